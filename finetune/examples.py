@@ -1,0 +1,131 @@
+"""What the training loop reads: inputs by row number, and their labels.
+
+Randomness of an input (augmentation, later) is a function of (seed, sample, epoch), never of a running generator, and
+the order of the samples is a function of (seed, epoch): so the position in the data is the step number, and a resumed
+training sees the same batches.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Examples(Protocol):
+    """A labelled sample list that gives network inputs by row."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each sample: ``(n,)`` int64."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of samples n."""
+        ...
+
+    def inputs(self, rows: np.ndarray, epoch: int | None) -> Tensor:
+        """Network inputs of these rows.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (b,), int64
+            Row numbers.
+        epoch : int or None
+            Epochs already done, for augmentation; None for evaluation, without any.
+
+        Returns
+        -------
+        Tensor of shape (b, …), float32
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TensorExamples:
+    """Examples held in memory.
+
+    Parameters
+    ----------
+    tensor : Tensor of shape (n, …), floating point
+        Inputs, given to the network as float32.
+    labels : ndarray of shape (n,), int64
+        Classes.
+    """
+
+    tensor: Tensor
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, rows: np.ndarray, epoch: int | None) -> Tensor:
+        """The rows, as float32 where the tensor is."""
+        import torch
+
+        return self.tensor[torch.from_numpy(rows).to(self.tensor.device)].float()
+
+
+def batch_rows(n: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
+    """Rows of the batch that follows ``step`` updates.
+
+    Every epoch is a fresh order of all n rows, a function of (seed, epoch) alone; its last batch may be smaller.
+
+    Parameters
+    ----------
+    n : int
+        Training samples.
+    batch_size : int
+        Rows of a full batch.
+    seed : int
+        Of the recipe.
+    step : int
+        Updates already done.
+
+    Returns
+    -------
+    ndarray of shape (b,), int64
+    """
+    epoch, position = divmod(step, -(-n // batch_size))
+    return _order(n, seed, epoch)[position * batch_size : (position + 1) * batch_size].copy()
+
+
+@functools.lru_cache(maxsize=1)  # the steps of an epoch ask for the same order one after another
+def _order(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(n)
+
+
+def logits_of(network: nn.Module, examples: Examples, *, batch_size: int, device: str | torch.device) -> np.ndarray:
+    """The network's output for every sample, in order; the caller has set the network to evaluation mode.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From inputs ``(b, …)`` to logits ``(b, k)``.
+    examples : Examples
+        What to run it on.
+    batch_size : int
+        Samples per forward pass.
+    device : str or torch.device
+        Where the network is.
+
+    Returns
+    -------
+    ndarray of shape (n, k), float32
+    """
+    import torch
+
+    rows = np.arange(len(examples))
+    with torch.inference_mode():
+        parts = [
+            network(examples.inputs(rows[start : start + batch_size], None).to(device)).float().cpu()
+            for start in range(0, len(rows), batch_size)
+        ]
+    found: np.ndarray = torch.cat(parts).numpy()
+    return found

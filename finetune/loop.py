@@ -1,0 +1,284 @@
+"""The one training loop. Every regime calls `train`; it is meant to be read from top to bottom.
+
+On a CPU a training is a function of its recipe, network and data: stopped at any step (Ctrl-C, kill -9) and called
+again, it ends with the same weights, bit for bit, for the same number of threads. On a GPU torch does not promise that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune.checkpoint import Checkpoint, Position, Row
+from finetune.errors import BadInput, Diverged, OutOfMemory
+from finetune.examples import Examples, batch_rows
+from finetune.recipe import Recipe
+from finetune.schedules import EpochShare
+from finetune.trainable import Moving, trainable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training ends with.
+
+    Attributes
+    ----------
+    kept, last : dict of str to Tensor
+        Moving tensors that the recipe's rule keeps, and those after the last step done; on the CPU. The network holds
+        ``kept``.
+    kept_step : int
+        Updates after which ``kept`` was taken.
+    history : tuple of Row
+        One row per evaluation.
+    stopped : str
+        Why the training ended, as a sentence.
+    seconds : float
+        Spent training and evaluating, interruptions left out.
+    """
+
+    kept: dict[str, Tensor]
+    last: dict[str, Tensor]
+    kept_step: int
+    history: tuple[Row, ...]
+    stopped: str
+    seconds: float
+
+
+def train(
+    network: nn.Module,
+    examples: Examples,
+    *,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    parts: Collection[str] = ("",),
+    evaluate: Callable[[], float] | None = None,
+    device: str = "cpu",
+    frozen_in_train_mode: bool = False,
+    checkpoint_every_s: float = 30.0,
+    report: Callable[[Row, int], None] | None = None,
+) -> Trained:
+    """Train some parts of a network as a recipe says, from the checkpoint where there is one.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From inputs ``(b, …)`` to logits ``(b, k)``; on ``device``; changed in place.
+    examples : Examples
+        Training samples; labels in 0 … k − 1.
+    recipe : Recipe
+        Every hyper-parameter.
+    checkpoint : Checkpoint
+        Where the state is kept between steps, and continued from.
+    parts : collection of str
+        Modules or parameters that move; see `finetune.trainable.trainable`.
+    evaluate : callable or None
+        Gives the validation score (higher is better) of the network as it is; called in evaluation mode.
+    device : str
+        ``"cpu"``, ``"cuda"`` …
+    frozen_in_train_mode : bool
+        See `finetune.trainable.trainable`.
+    checkpoint_every_s : float
+        Seconds between checkpoints. They are also written before the first step, so that a folder that cannot be
+        written is found at once, at Ctrl-C, and at the end.
+    report : callable or None
+        Called with each new row of history and the number of steps in all.
+
+    Raises
+    ------
+    BadInput
+        The recipe does not fit the data, or a part that does not exist.
+    Diverged
+        A loss or a weight that is NaN or infinite; the checkpoint keeps the last good state.
+    DifferentRun
+        The checkpoint belongs to another training.
+    OutOfMemory
+        The device's memory did not suffice.
+    KeyboardInterrupt
+        After Ctrl-C; the checkpoint holds every step done.
+    """
+    import torch
+
+    problems = recipe.problems_with(len(examples), has_val=evaluate is not None)
+    if problems:
+        raise BadInput.of("the recipe for this training", problems)
+    where, n = torch.device(device), len(examples)
+    n_steps, per_epoch = recipe.n_steps(n), recipe.steps_per_epoch(n)
+    evaluate_every = recipe.evaluate_every or per_epoch
+    momentum = (
+        recipe.bn_momentum.momentum(per_epoch) if isinstance(recipe.bn_momentum, EpochShare) else recipe.bn_momentum
+    )
+    with (
+        torch.random.fork_rng([where] if where.type == "cuda" else []),
+        trainable(network, parts, bn_momentum=momentum, frozen_in_train_mode=frozen_in_train_mode) as moving,
+        _memory_errors_explained(recipe, device),
+        _ctrl_c_between_steps() as is_interrupted,
+    ):
+        torch.manual_seed(recipe.seed)
+        optimizer = recipe.optimizer.build(_parameter_groups(moving, recipe), recipe.lr)
+        at = checkpoint.resume(moving, optimizer, where)
+        if at is None:
+            at = Position()
+            checkpoint.save(at, moving, optimizer, where)
+        started, saved = time.monotonic() - at.seconds, time.monotonic()
+
+        while at.step < n_steps and at.stopped is None:
+            lr = recipe.lr_at(at.step, n_train=n)
+            rows = batch_rows(n, recipe.batch_size, seed=recipe.seed, step=at.step)
+            inputs = examples.inputs(rows, at.step // per_epoch).to(where)
+            labels = torch.from_numpy(examples.labels[rows]).to(where)
+            loss = _update(network, optimizer, inputs, labels, lr=lr, label_smoothing=recipe.label_smoothing)
+            if not math.isfinite(loss):
+                raise _diverged(f"the loss of step {at.step + 1} is {loss}", at.step + 1, lr, checkpoint)
+            at.step, at.loss_sum, at.n_losses = at.step + 1, at.loss_sum + loss, at.n_losses + 1
+            at.seconds = time.monotonic() - started
+
+            is_due = time.monotonic() - saved >= checkpoint_every_s
+            is_row = at.step % evaluate_every == 0 or at.step == n_steps
+            if (is_row or is_due or is_interrupted()) and not moving.is_finite():
+                raise _diverged(f"a weight is NaN or infinite after step {at.step}", at.step, lr, checkpoint)
+            if is_row:
+                _add_row(at, moving, recipe, evaluate, lr=lr, epoch=at.step / per_epoch)
+                at.seconds = time.monotonic() - started
+                if report is not None:
+                    report(at.history[-1], n_steps)
+            if is_interrupted():
+                checkpoint.save(at, moving, optimizer, where)
+                raise KeyboardInterrupt(
+                    f"stopped after step {at.step} of {n_steps}; the same call continues from there"
+                )
+            if is_due:
+                checkpoint.save(at, moving, optimizer, where)
+                saved = time.monotonic()
+
+        at.stopped = at.stopped or f"All {n_steps} steps were done."
+        if checkpoint.saved_step != at.step:
+            checkpoint.save(at, moving, optimizer, where)
+        if is_interrupted():
+            raise KeyboardInterrupt(f"stopped after the last of {at.step} steps; the same call finishes the run")
+        last = moving.state()
+        kept = last if at.best is None else at.best
+        moving.load(kept)
+    kept_step = _best_row(at.history).step if at.best is not None else at.step
+    return Trained(kept, last, kept_step, tuple(at.history), at.stopped, at.seconds)
+
+
+def _update(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    lr: float,
+    label_smoothing: float,
+) -> float:
+    """One step; the mean loss of the batch before it. No step is taken on a loss that is not finite."""
+    import torch
+
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.nn.functional.cross_entropy(network(inputs), labels, label_smoothing=label_smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
+    value = loss.item()
+    if math.isfinite(value):
+        optimizer.step()
+    return value
+
+
+def _parameter_groups(moving: Moving, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters that decay, and those that do not."""
+    tensors = list(moving.parameters.values())
+    decayed = [p for p in tensors if recipe.decay_biases or p.ndim >= 2]
+    spared = [p for p in tensors if not recipe.decay_biases and p.ndim < 2]
+    groups = [(decayed, recipe.weight_decay), (spared, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+
+
+def _add_row(
+    at: Position, moving: Moving, recipe: Recipe, evaluate: Callable[[], float] | None, *, lr: float, epoch: float
+) -> None:
+    """Evaluate, add a row, keep the weights if they are the best so far, see whether training ends."""
+    score = None
+    if evaluate is not None:
+        with moving.evaluating():
+            score = float(evaluate())
+        if not math.isfinite(score):
+            raise BadInput(
+                f"the validation score after step {at.step} is {score}; which cannot rank weights: use another metric."
+            )
+    at.history.append(Row(at.step, epoch, at.seconds, lr, at.loss_sum / at.n_losses, score))
+    at.loss_sum, at.n_losses = 0.0, 0
+    if score is None:
+        return
+    if recipe.keep.keeps_best and _best_row(at.history) is at.history[-1]:
+        at.best = moving.state()
+    if recipe.keep.stops([(row.step, row.val) for row in at.history if row.val is not None]):
+        at.stopped = (
+            f"{recipe.keep} ended the training at step {at.step}, where the score fell from "
+            f"{at.history[-2].val} to {score}."
+        )
+
+
+def _best_row(history: list[Row]) -> Row:
+    """The row with the highest score, the earliest on ties."""
+    return max((row for row in history if row.val is not None), key=lambda row: (row.val, -row.step))
+
+
+def _diverged(what: str, step: int, lr: float, checkpoint: Checkpoint) -> Diverged:
+    return Diverged(
+        f"{what}, at learning rate {lr:.6g}: training cannot go on from there. The last good state, after step "
+        f"{checkpoint.saved_step}, is in {checkpoint.path}. Lower the learning rate or warm up, in another folder.",
+        step=step,
+        lr=lr,
+    )
+
+
+@contextlib.contextmanager
+def _memory_errors_explained(recipe: Recipe, device: str) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(
+            f"the memory of {device} did not suffice for batches of {recipe.batch_size}: {error}. "
+            "Lower batch_size (and lr with it), or choose a part of the network with fewer parameters."
+        ) from error
+
+
+@contextlib.contextmanager
+def _ctrl_c_between_steps() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end the training after the step at hand, with the state whole; a second one interrupts at once.
+
+    Only the main thread can do this; elsewhere, and where SIGINT is ignored or not Python's, nothing is changed.
+    """
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or not is_default:
+        yield lambda: False
+        return
+    pressed = False
+
+    def remember(number: int, frame: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(
+            2, b"\nfinishing this step and writing a checkpoint; Ctrl-C again stops at once\n"
+        )  # print may be re-entered here
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
