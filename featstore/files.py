@@ -1,0 +1,96 @@
+"""Files that are there whole or not at all: written aside under a unique name, flushed, renamed.
+
+A name that ends in ``.partial`` is never read, and whoever holds the lock may delete it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featstore.errors import StoreWrite
+
+__all__ = ["atomic_write", "flush_folder", "remove_partials", "write_errors"]
+
+PARTIAL = ".partial"
+flush_file = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+FULL = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file may not grow so large"}
+CLOSED = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission is denied", errno.EPERM: "permission is denied"}
+
+
+@contextmanager
+def write_errors(root: Path) -> Iterator[None]:
+    """Turn the errors of a disk that is full or closed to us into one `StoreWrite`."""
+    try:
+        yield
+    except OSError as error:
+        code = error.errno or 0
+        if code in FULL:
+            raise StoreWrite(
+                f"the store {root} could not be written: {FULL[code]} ({error.strerror}). What was stored before is still "
+                "good; free some space and run the same command again: it goes on where it stopped."
+            ) from error
+        if code in CLOSED:
+            raise StoreWrite(
+                f"the store {root} could not be written: {CLOSED[code]} ({error.filename}). "
+                "Nothing was changed; give write permission, or choose another folder."
+            ) from error
+        raise
+
+
+def atomic_write(path: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], *, durable: bool = True) -> None:
+    """Write `pieces` one after another to `path`, which holds all of them or what it held before, even after a power cut.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder must exist.
+    pieces : sequence of bytes-like
+    durable : bool
+        Flush to the disk before the rename. False leaves that to the operating system: a kill is still safe, a power cut not.
+    """
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    try:
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            _write_all(fd, [memoryview(p).cast("B") for p in pieces])
+            if durable:
+                flush_file(fd)
+        finally:
+            os.close(fd)
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(fd: int, views: list[memoryview]) -> None:
+    while views:
+        written = os.writev(fd, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the renames in `folder` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_partials(folder: Path) -> None:
+    """Delete what killed writers left in `folder`. Only for the holder of the lock."""
+    for path in folder.glob(f"*{PARTIAL}"):
+        path.unlink(missing_ok=True)

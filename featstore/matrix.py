@@ -1,0 +1,271 @@
+"""FeatureMatrix: the stored output of one unit for the samples of one split, opened lazily, in the form a caller needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.chunks import CHUNK_BYTES
+from featstore.digests import SplitDigest
+from featstore.errors import BadInput, BadLabels, MissingExtra
+from featstore.manifest import digest_of
+from featstore.passes import Targets
+from featstore.splits import as_rows, holdout_rows
+
+if TYPE_CHECKING:
+    import torch
+    import zarr
+
+    from featstore.reading import StoredArray
+
+__all__ = ["FeatureMatrix"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMatrix:
+    """Features of one unit, (n, d) or (n, …), with ids and labels; nothing is read before it is asked for.
+
+    Attributes
+    ----------
+    array : StoredArray
+        What is on disk.
+    unit, split, backbone : str
+        Names.
+    manifest : mapping
+        Everything that identifies the features, and where they came from; as JSON.
+    chosen : numpy.ndarray or None
+        (n,) int64: the rows of `array` that this matrix is, in order; None is all.
+    """
+
+    array: StoredArray
+    unit: str
+    split: str
+    backbone: str
+    manifest: Mapping[str, Any]
+    samples: SplitDigest
+    all_targets: Mapping[str, Targets]
+    chosen: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.array.grid.n if self.chosen is None else len(self.chosen)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.array.key.shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As stored: float16 or float32."""
+        return self.array.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * self.array.grid.row_bytes
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(n,) text."""
+        return self.samples.ids
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(n,) int64 or (n, k) uint8, or None where none are stored."""
+        return self.all_targets["labels"].labels if "labels" in self.all_targets else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers."""
+        return self.all_targets["labels"].classes if "labels" in self.all_targets else ()
+
+    def targets(self, name: str) -> np.ndarray:
+        """Return other labels that were stored beside, see `Store.set_targets`."""
+        if name not in self.all_targets:
+            raise BadLabels(f"no labels called '{name}' are stored for {self.split}; there are {sorted(self.all_targets)}.")
+        return self.all_targets[name].labels
+
+    def with_labels(self, labels: np.ndarray, classes: tuple[str, ...]) -> FeatureMatrix:
+        """Return the same features with other labels: (n,) int64 or (n, k) uint8."""
+        return replace(self, all_targets={**self.all_targets, "labels": Targets(labels, classes)})
+
+    @property
+    def key(self) -> str:
+        """Digest of the network, the unit and exactly these samples in this order: equal keys mean equal features.
+
+        The same rows have the same key, whether they were extracted alone or are a selection of more.
+        """
+        array = {k: v for k, v in self.array.key.to_json().items() if k != "pass_digest"}
+        samples = {"ids": self.samples.ids_digest, "contents": self.samples.content_digest, "n": len(self)}
+        return digest_of({"network": self.manifest["network"], "array": array, "samples": samples})
+
+    @property
+    def zarr(self) -> zarr.Array[Any]:
+        """The stored array opened with zarr, read-only. It has all stored rows, also where this matrix is a selection."""
+        from featstore import zarrays
+
+        return zarrays.open_read_only(self.array.folder)
+
+    def select(self, rows: np.ndarray) -> FeatureMatrix:
+        """Return the matrix of some rows, in the order given: row numbers or a boolean mask (n,)."""
+        rows = as_rows(rows, len(self))
+        return replace(
+            self,
+            samples=self.samples.select(rows),
+            all_targets={name: Targets(t.labels[rows], t.classes) for name, t in self.all_targets.items()},
+            chosen=rows if self.chosen is None else self.chosen[rows],
+        )
+
+    def holdout(self, fraction: float, *, seed: int = 0) -> tuple[FeatureMatrix, FeatureMatrix]:
+        """Return (rest, held), the same samples as `Split.holdout` takes."""
+        held = holdout_rows(self.ids, self.labels, fraction, seed)
+        return self.select(~held), self.select(held)
+
+    def read_into(self, out: np.ndarray, rows: slice | None = None, *, threads: int | None = None) -> None:
+        """Fill `out` with rows, without a copy in between when it has the stored dtype.
+
+        Parameters
+        ----------
+        out : numpy.ndarray
+            (m, …), C-contiguous when of the stored dtype; of another dtype, rows are converted block by block.
+        rows : slice or None
+            A contiguous range of `m` rows of this matrix; None is all.
+
+        Raises
+        ------
+        CorruptChunk
+            If stored bytes are not those that were written.
+        """
+        start, stop, step = (rows or slice(None)).indices(len(self))
+        if step != 1 or out.shape != (max(stop - start, 0), *self.shape[1:]):
+            raise BadInput(f"rows {rows} of a matrix of shape {self.shape} do not fit a buffer of shape {out.shape}.")
+        if out.dtype != self.dtype:
+            for where, block in self._blocks(start, stop, self._default_rows()):
+                out[where.start - start : where.stop - start] = block
+        elif self.chosen is None:
+            self.array.read_into(out, start, threads=threads)
+        else:
+            self.array.take(self.chosen[start:stop], out, threads=threads)
+
+    def take(self, index: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return some rows in the order asked, (len(index), …); each stored chunk is opened once."""
+        rows = as_rows(index, len(self))
+        if out is None:
+            out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        self.array.take(rows if self.chosen is None else self.chosen[rows], out)
+        return out
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (slice, block) over all rows in order; the next block is read while the caller works on this one.
+
+        Parameters
+        ----------
+        rows : int or None
+            Rows per block; None takes whole stored chunks of about 8 MiB.
+        """
+        if rows is not None and rows < 1:
+            raise BadInput(f"a block of {rows} rows holds nothing; ask for at least 1.")
+        return self._blocks(0, len(self), rows or self._default_rows())
+
+    def numpy(self, dtype: Any = None) -> np.ndarray:
+        """Return all rows in memory, as stored or as `dtype`."""
+        out = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        self.read_into(out)
+        return out
+
+    def load(self, device: Any = "cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return all rows as a torch tensor on `device`, as stored or as `dtype`.
+
+        Rows go to a CUDA device through two pinned buffers, so that reading, copying and converting overlap.
+        """
+        import torch
+
+        device = torch.device(device)
+        stored = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        if device.type == "cpu":
+            whole = torch.from_numpy(self.numpy())
+            return whole if dtype is None else whole.to(dtype)
+        out = torch.empty(self.shape, dtype=dtype or stored, device=device)
+        rows = self._default_rows()
+        ring = [torch.empty((rows, *self.shape[1:]), dtype=stored, pin_memory=device.type == "cuda") for _ in range(2)]
+        copied: list[Any] = [None, None]
+        for turn, start in enumerate(range(0, len(self), rows)):
+            stop, buffer = min(start + rows, len(self)), ring[turn % 2]
+            if copied[turn % 2] is not None:
+                copied[turn % 2].synchronize()  # the buffer's last copy must have left it
+            self.read_into(buffer[: stop - start].numpy(), slice(start, stop))
+            out[start:stop].copy_(buffer[: stop - start].to(device, non_blocking=True))
+            if device.type == "cuda":
+                copied[turn % 2] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                copied[turn % 2].record(torch.cuda.current_stream(device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return out
+
+    def cupy(self) -> Any:
+        """Return all rows as a cupy array on the current device."""
+        try:
+            import cupy
+        except ImportError as error:
+            raise MissingExtra("cupy is not installed; `pip install 'featprobe[cuda12]'` (or cuda13) brings it.") from error
+        return cupy.from_dlpack(self.load(f"cuda:{cupy.cuda.Device().id}"))
+
+    def dask(self) -> Any:
+        """Return a lazy dask array with one chunk per stored chunk. It reads; it must not be written to the same store."""
+        import dask.array
+
+        chunk_rows = self.array.grid.chunk_rows
+        return dask.array.from_array(self, chunks=(chunk_rows, *self.shape[1:]), name=f"featstore-{self.key}", lock=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("a stored feature matrix cannot become an array without a copy: it is on disk.")
+        return self.numpy(dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Return rows as numpy does: an int, a slice, row numbers or a mask, and further indices for the other axes."""
+        first, rest = (index[0], index[1:]) if isinstance(index, tuple) and index else (index, ())
+        if isinstance(first, slice) and first.step in (None, 1):
+            start, stop, _ = first.indices(len(self))
+            found = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
+            self.read_into(found, slice(start, max(stop, start)))
+        elif isinstance(first, slice):
+            found = self.take(np.arange(*first.indices(len(self))))
+        elif isinstance(first, int | np.integer):
+            return np.asarray(self.take(np.array([first]))[0][rest])
+        else:
+            found = self.take(first)
+        return found[(slice(None), *rest)] if rest else found
+
+    def __repr__(self) -> str:
+        return f"FeatureMatrix({self.backbone}, {self.split}, unit '{self.unit}', {self.dtype}, shape {self.shape})"
+
+    def _default_rows(self) -> int:
+        grid = self.array.grid
+        return grid.chunk_rows * max(CHUNK_BYTES // grid.chunk_bytes, 1)
+
+    def _blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
+        slices = [slice(a, min(a + rows, stop)) for a in range(start, stop, rows)]
+
+        def read(where: slice) -> np.ndarray:
+            out = np.empty((where.stop - where.start, *self.shape[1:]), self.dtype)
+            if self.chosen is None:
+                self.array.read_into(out, where.start, threads=1)
+            else:
+                self.array.take(self.chosen[where], out, threads=1)
+            return out
+
+        with ThreadPoolExecutor(1, thread_name_prefix="featstore-blocks") as ahead:
+            coming = ahead.submit(read, slices[0]) if slices else None
+            for turn, where in enumerate(slices):
+                assert coming is not None
+                block = coming.result()
+                if turn + 1 < len(slices):
+                    coming = ahead.submit(read, slices[turn + 1])
+                yield where, block

@@ -1,0 +1,218 @@
+"""Reading the rows of one committed array: plain `pread` into the caller's memory, every chunk checked the first time it is touched.
+
+zarr reads the same files at a tenth of the speed when few rows are wanted, because it always decodes whole chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from featstore import chunks
+from featstore.chunks import BadChunk, Grid
+from featstore.errors import BadInput, CorruptChunk
+from featstore.manifest import ArrayKey
+
+__all__ = ["StoredArray", "in_threads"]
+
+MAX_THREADS = 8
+READ_BYTES_PER_S = 8e9
+ROW_SECONDS = 1.5e-6
+"""What copying from the page cache and what one system call costs, in order of size: they decide between reading rows and chunks."""
+
+T = TypeVar("T")
+
+
+def in_threads(work: Callable[[T], None], items: Iterable[T], threads: int | None = None) -> None:
+    """Call `work` on every item, in threads where there is more than one item and more than one core; raise the first error."""
+    items = list(items)
+    threads = min(threads or os.cpu_count() or 1, MAX_THREADS, len(items))
+    if threads <= 1:
+        for item in items:
+            work(item)
+        return
+    # A pool per call costs 0.2 ms and leaves no thread behind that a fork could lose.
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, items):
+            pass
+
+
+@dataclass(frozen=True, eq=False)
+class StoredArray:
+    """The rows of one committed array.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds the chunk files and ``zarr.json``.
+    key : ArrayKey
+    grid : Grid
+    crcs : tuple of int
+        CRC32C of every chunk, from the manifest.
+    root : Path
+        Of the store, for messages.
+    label : str
+        Backbone, split, unit in words, for messages.
+    checked : dict
+        Chunk number to the (inode, mtime) under which it was found good. Shared by all who read through one `Store`.
+    """
+
+    folder: Path
+    key: ArrayKey
+    grid: Grid
+    crcs: tuple[int, ...]
+    root: Path
+    label: str
+    checked: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.grid.n, *self.key.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return chunks.stored_dtype(self.key.dtype)
+
+    def read_into(self, out: np.ndarray, start: int = 0, *, threads: int | None = None) -> None:
+        """Fill `out` with the rows from `start` on.
+
+        Parameters
+        ----------
+        out : numpy.ndarray
+            (m, …) of the stored dtype, C-contiguous.
+        start : int
+            First row; ``start + m`` must not exceed the rows there are.
+        threads : int or None
+            Chunks are read by that many threads; None takes the cores, at most 8.
+        """
+        flat = self._flat(out)
+        stop = start + len(out)
+        if not 0 <= start <= stop <= self.grid.n:
+            raise BadInput(f"rows {start} to {stop} were asked of {self.label}, which has {self.grid.n}.")
+
+        def read(k: int) -> None:
+            lo, hi = self.grid.rows(k)
+            first, last = max(lo, start), min(hi, stop)
+            rb = self.grid.row_bytes
+            self._read(k, flat[(first - start) * rb : (last - start) * rb], first - lo)
+
+        in_threads(read, range(start // self.grid.chunk_rows, -(-stop // self.grid.chunk_rows) if len(out) else 0), threads)
+
+    def take(self, rows: np.ndarray, out: np.ndarray, *, threads: int | None = None) -> None:
+        """Fill `out` with some rows, in the order asked; every chunk is opened once.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray
+            (m,) int64 in [0, n), any order, repeats allowed.
+        out : numpy.ndarray
+            (m, …) of the stored dtype, C-contiguous.
+        """
+        flat = self._flat(out)
+        if not len(rows):
+            return
+        order = None if bool((rows[1:] >= rows[:-1]).all()) else np.argsort(rows, kind="stable")
+        ascending = rows if order is None else rows[order]
+        chunk_of = ascending // self.grid.chunk_rows
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(chunk_of)) + 1, [len(rows)]])
+        groups = [(int(chunk_of[a]), int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+
+        def some(mine: list[tuple[int, int, int]]) -> None:
+            gather = _Gather(self, flat)
+            for k, a, b in mine:
+                local = ascending[a:b] - k * self.grid.chunk_rows
+                gather(k, local, np.arange(a, b) if order is None else order[a:b])
+
+        # One list of chunks per thread, so that each has one scratch buffer. Few small reads are done sooner than a thread starts.
+        n_threads = min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if out.nbytes > chunks.CHUNK_BYTES else 1
+        in_threads(some, [groups[t::n_threads] for t in range(n_threads)], n_threads)
+
+    def check(self, k: int) -> str | None:
+        """Read chunk `k` whole and return what is wrong with it, or None."""
+        try:
+            self.checked[k] = chunks.read_chunk(self.folder / self.grid.name(k), self.grid, crc=self.crcs[k])[1]
+        except BadChunk as bad:
+            self.checked.pop(k, None)
+            return str(bad)
+        return None
+
+    def is_checked(self, k: int, fd: int) -> bool:
+        """Return whether the open file of chunk `k` is the one that was found good."""
+        stamp = self.checked.get(k)
+        if stamp is None:
+            return False
+        status = os.fstat(fd)
+        return stamp == (status.st_ino, status.st_mtime_ns)
+
+    def corrupt(self, k: int, reason: str) -> CorruptChunk:
+        """Return the error for chunk `k`."""
+        return CorruptChunk(reason, store=self.root, array=self.label, rows=self.grid.rows(k))
+
+    def _read(self, k: int, out: np.ndarray, first: int) -> None:
+        """Fill flat `out` with rows of chunk `k` from its row `first` on; check the chunk unless that was done before."""
+        path = self.folder / self.grid.name(k)
+        try:
+            if k in self.checked:
+                fd = chunks.open_chunk(path)
+                try:
+                    if self.is_checked(k, fd):
+                        chunks.read_rows(fd, out, first * self.grid.row_bytes)
+                        return
+                finally:
+                    os.close(fd)
+            self.checked[k] = chunks.read_chunk(path, self.grid, out, first, crc=self.crcs[k])[1]
+        except BadChunk as bad:
+            self.checked.pop(k, None)
+            raise self.corrupt(k, str(bad)) from None
+
+    def _flat(self, out: np.ndarray) -> np.ndarray:
+        if out.dtype != self.dtype or out.shape[1:] != self.key.shape or not out.flags.c_contiguous or not out.flags.writeable:
+            raise BadInput(
+                f"the buffer is {out.dtype} of shape {out.shape}; {self.label} needs a writeable C-contiguous one of "
+                f"{self.dtype} and shape (m, {', '.join(map(str, self.key.shape))})."
+            )
+        return out.reshape(-1).view(np.uint8)
+
+
+class _Gather:
+    """Copies chosen rows of one chunk after another; owns a scratch buffer of one chunk."""
+
+    def __init__(self, array: StoredArray, flat: np.ndarray) -> None:
+        self.array = array
+        self.rows = flat.reshape(-1, array.grid.row_bytes)
+        self.view = memoryview(flat)
+        self.scratch: np.ndarray | None = None
+
+    def __call__(self, k: int, local: np.ndarray, positions: np.ndarray) -> None:
+        array, grid = self.array, self.array.grid
+        by_rows = len(local) * ROW_SECONDS < grid.chunk_bytes / READ_BYTES_PER_S
+        if by_rows and k in array.checked:
+            try:
+                fd = chunks.open_chunk(array.folder / grid.name(k))
+                try:
+                    if array.is_checked(k, fd):
+                        self._read_rows(fd, local, positions)
+                        return
+                finally:
+                    os.close(fd)
+            except BadChunk as bad:
+                raise array.corrupt(k, str(bad)) from None
+        first, last = grid.rows(k)
+        if self.scratch is None:
+            self.scratch = np.empty(grid.chunk_bytes, np.uint8)
+        read = self.scratch[: (last - first) * grid.row_bytes]
+        array._read(k, read, 0)
+        self.rows[positions] = read.reshape(-1, grid.row_bytes)[local]
+
+    def _read_rows(self, fd: int, local: np.ndarray, positions: np.ndarray) -> None:
+        rb, view = self.array.grid.row_bytes, self.view
+        for row, position in zip(local.tolist(), positions.tolist(), strict=True):
+            piece = view[position * rb : (position + 1) * rb]
+            if os.preadv(fd, [piece], row * rb) != rb:
+                chunks.read_rows(fd, np.frombuffer(piece, np.uint8), row * rb)
