@@ -1,0 +1,98 @@
+"""Extract the features of a pretrained network once, keep them, find them again.
+
+Names are imported when they are first used, so that ``import featstore`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.backbones import Backbone, load_backbone
+    from featstore.datasets import load_split
+    from featstore.errors import (
+        Ambiguous,
+        BadInput,
+        BadLabels,
+        CorruptChunk,
+        FeatstoreError,
+        IdentityError,
+        MissingExtra,
+        NotStored,
+        StoreBusy,
+        StoreFormat,
+        StoreWrite,
+        UnknownName,
+        UnreadableImage,
+    )
+    from featstore.extraction import extract, plan
+    from featstore.manifest import ArrayKey, PassKey
+    from featstore.matrix import FeatureMatrix
+    from featstore.preprocessing import Preprocessing
+    from featstore.splits import Samples, Shift, Split, holdout_rows
+    from featstore.store import Entry, Store, create_store, open_store
+    from featstore.verifying import Problem
+
+__all__ = [
+    "Ambiguous",
+    "ArrayKey",
+    "Backbone",
+    "BadInput",
+    "BadLabels",
+    "CorruptChunk",
+    "Entry",
+    "FeatstoreError",
+    "FeatureMatrix",
+    "IdentityError",
+    "MissingExtra",
+    "NotStored",
+    "PassKey",
+    "Preprocessing",
+    "Problem",
+    "Samples",
+    "Shift",
+    "Split",
+    "Store",
+    "StoreBusy",
+    "StoreFormat",
+    "StoreWrite",
+    "UnknownName",
+    "UnreadableImage",
+    "create_store",
+    "extract",
+    "holdout_rows",
+    "load_backbone",
+    "load_split",
+    "open_store",
+    "plan",
+]
+
+_ERRORS = (
+    "Ambiguous", "BadInput", "BadLabels", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingExtra", "NotStored",
+    "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
+)  # fmt: skip
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("Backbone", "load_backbone"), "backbones"),
+    **dict.fromkeys(("extract", "plan"), "extraction"),
+    **dict.fromkeys(("ArrayKey", "PassKey"), "manifest"),
+    **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows"), "splits"),
+    **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
+    "FeatureMatrix": "matrix",
+    "Preprocessing": "preprocessing",
+    "Problem": "verifying",
+    "load_split": "datasets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'featstore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"featstore.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

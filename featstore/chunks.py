@@ -154,7 +154,9 @@ def read_chunk(
     if found != written:
         raise BadChunk(f"its file {path.name} has the checksum {found:08x} and was written with {written:08x}")
     if crc is not None and found != crc:
-        raise BadChunk(f"its file {path.name} has the checksum {found:08x} and the manifest says {crc:08x}: another chunk's bytes")
+        raise BadChunk(
+            f"its file {path.name} has the checksum {found:08x} and the manifest says {crc:08x}: another chunk's bytes"
+        )
     return found, (status.st_ino, status.st_mtime_ns)
 
 
@@ -171,7 +173,7 @@ def _read_checked(fd: int, n_bytes: int, out: np.ndarray | None, skip: int) -> i
         else:
             scratch = np.empty(PIECE_BYTES, np.uint8) if scratch is None else scratch
             piece = scratch[: end - at]
-        read = os.preadv(fd, [piece], at)
+        read = os.preadv(fd, [piece.data], at)
         if read <= 0:
             raise BadChunk(f"its file ended after {at} of {n_bytes} bytes while it was read")
         crc = google_crc32c.extend(crc, piece[:read])
@@ -183,7 +185,7 @@ def read_rows(fd: int, out: np.ndarray, offset: int) -> None:
     """Fill the flat uint8 `out` from `offset` on, unchecked."""
     at = 0
     while at < out.nbytes:
-        read = os.preadv(fd, [out[at:] if at else out], offset + at)
+        read = os.preadv(fd, [out[at:].data], offset + at)
         if read <= 0:
             raise BadChunk(f"its file ended {out.nbytes - at} bytes too early")
         at += read

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import sys
 import time
@@ -81,7 +82,7 @@ class SplitDigest:
         """Return what `to_arrays` wrote."""
         try:
             text, ends = arrays["ids"].tobytes(), arrays["id_offsets"].tolist()
-            ids = [text[a:b].decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+            ids = [text[a:b].decode() for a, b in itertools.pairwise(ends)]
             return cls(np.array(ids, np.str_), arrays["digests"].reshape(len(ids), DIGEST_BYTES))
         except (KeyError, ValueError, TypeError) as error:
             raise IdentityError(f"a list of samples cannot be read ({error}): it was edited or damaged.") from error
@@ -98,7 +99,7 @@ def ids_digest(ids: np.ndarray) -> str:
 
 def content_digest(rows: np.ndarray) -> str:
     """Return the digest of the samples' digests (n, 16) in order."""
-    return hashlib.sha256(np.ascontiguousarray(rows, np.uint8)).hexdigest()[:32]
+    return hashlib.sha256(np.ascontiguousarray(rows, np.uint8).reshape(-1).data).hexdigest()[:32]
 
 
 def sample_digest(sample: bytes | np.ndarray) -> bytes:
@@ -106,7 +107,7 @@ def sample_digest(sample: bytes | np.ndarray) -> bytes:
     if isinstance(sample, np.ndarray):
         head = f"{sample.dtype.str}{sample.shape}".encode()
         running = hashlib.sha256(b"array\0" + head + b"\0")
-        running.update(np.ascontiguousarray(sample))
+        running.update(np.ascontiguousarray(sample).reshape(-1).view(np.uint8).data)
         return running.digest()[:DIGEST_BYTES]
     return hashlib.sha256(sample).digest()[:DIGEST_BYTES]
 
@@ -126,7 +127,11 @@ def digest_split(split: Split, cache: DigestCache | None = None, *, threads: int
     seen_at = time.time()  # before the first stat: whatever is younger than that, less 2 s, is not kept
     keys = np.array([_name_of(samples.describe(i)) for i in range(len(split))], np.uint64)
     stats = np.array([_stat_of(samples, i) for i in range(len(split))], np.int64).reshape(-1, N_STAT)
-    rows, known = cache.look_up(keys, stats) if cache else (np.zeros((len(split), DIGEST_BYTES), np.uint8), np.zeros(len(split), bool))
+    rows, known = (
+        cache.look_up(keys, stats)
+        if cache
+        else (np.zeros((len(split), DIGEST_BYTES), np.uint8), np.zeros(len(split), bool))
+    )
     missing = np.flatnonzero(~known)
     _hash_rows(samples, missing, rows, _Progress(split.name, len(missing)), threads)
     if cache and len(missing):
@@ -136,7 +141,9 @@ def digest_split(split: Split, cache: DigestCache | None = None, *, threads: int
     return SplitDigest(split.ids, rows)
 
 
-def _hash_rows(samples: Samples, missing: np.ndarray, rows: np.ndarray, progress: _Progress, threads: int | None) -> None:
+def _hash_rows(
+    samples: Samples, missing: np.ndarray, rows: np.ndarray, progress: _Progress, threads: int | None
+) -> None:
     """Fill `rows[missing]`, a group of samples per task, so that threads are not busier with queues than with hashing."""
 
     def hash_group(group: np.ndarray) -> int:
@@ -185,7 +192,12 @@ class _Progress:
         now = time.monotonic()
         if now - self.begun > SILENT_S and now - self.shown > 0.5:
             self.shown = now
-            print(f"\rfeatstore: reading what '{self.name}' holds: {self.done} of {self.n}", end="", file=sys.stderr, flush=True)
+            print(
+                f"\rfeatstore: reading what '{self.name}' holds: {self.done} of {self.n}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def end(self) -> None:
         if self.shown:
@@ -220,7 +232,9 @@ class DigestCache:
             return
         old_keys, old_stats, old_digests = self._load()
         all_keys = np.concatenate([keys[settled], old_keys])
-        chosen = np.unique(all_keys, return_index=True)[1]  # sorted by key; of equal keys the first, which is the new one
+        chosen = np.unique(all_keys, return_index=True)[
+            1
+        ]  # sorted by key; of equal keys the first, which is the new one
         arrays = {
             "keys": all_keys[chosen],
             "stats": np.concatenate([stats[settled], old_stats])[chosen],

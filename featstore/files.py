@@ -22,8 +22,16 @@ __all__ = ["atomic_write", "flush_folder", "remove_partials", "write_errors"]
 PARTIAL = ".partial"
 flush_file = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
-FULL = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file may not grow so large"}
-CLOSED = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission is denied", errno.EPERM: "permission is denied"}
+FULL = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not grow so large",
+}
+CLOSED = {
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+}
 
 
 @contextmanager
@@ -61,7 +69,7 @@ def atomic_write(path: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], *, 
     try:
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            _write_all(fd, [memoryview(p).cast("B") for p in pieces])
+            _write_all(fd, [memoryview(p if isinstance(p, bytes) else p.data).cast("B") for p in pieces])
             if durable:
                 flush_file(fd)
         finally:

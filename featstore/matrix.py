@@ -88,7 +88,9 @@ class FeatureMatrix:
     def targets(self, name: str) -> np.ndarray:
         """Return other labels that were stored beside, see `Store.set_targets`."""
         if name not in self.all_targets:
-            raise BadLabels(f"no labels called '{name}' are stored for {self.split}; there are {sorted(self.all_targets)}.")
+            raise BadLabels(
+                f"no labels called '{name}' are stored for {self.split}; there are {sorted(self.all_targets)}."
+            )
         return self.all_targets[name].labels
 
     def with_labels(self, labels: np.ndarray, classes: tuple[str, ...]) -> FeatureMatrix:
@@ -213,7 +215,9 @@ class FeatureMatrix:
         try:
             import cupy
         except ImportError as error:
-            raise MissingExtra("cupy is not installed; `pip install 'featprobe[cuda12]'` (or cuda13) brings it.") from error
+            raise MissingExtra(
+                "cupy is not installed; `pip install 'featprobe[cuda12]'` (or cuda13) brings it."
+            ) from error
         return cupy.from_dlpack(self.load(f"cuda:{cupy.cuda.Device().id}"))
 
     def dask(self) -> Any:
@@ -221,7 +225,9 @@ class FeatureMatrix:
         import dask.array
 
         chunk_rows = self.array.grid.chunk_rows
-        return dask.array.from_array(self, chunks=(chunk_rows, *self.shape[1:]), name=f"featstore-{self.key}", lock=False)
+        return dask.array.from_array(
+            self, chunks=(chunk_rows, *self.shape[1:]), name=f"featstore-{self.key}", lock=False
+        )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

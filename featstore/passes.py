@@ -66,7 +66,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise IdentityError(f"{path} is not valid JSON ({error}): it was edited or damaged, so what it describes is unknown.") from error
+        raise IdentityError(
+            f"{path} is not valid JSON ({error}): it was edited or damaged, so what it describes is unknown."
+        ) from error
 
 
 def npz_bytes(**arrays: np.ndarray) -> bytes:
@@ -129,10 +131,16 @@ class Manifest:
             raise IdentityError(f"{path} was changed after it was written: {_edits(path, rest)}. {REWRITE}")
         array = ArrayKey.from_json(said["array"])
         if array.digest != array_id:
-            raise IdentityError(f"{path} describes another array than its folder holds: {_edits(path, rest)}. {REWRITE}")
-        manifest = cls(array, said["n"], said["chunk_rows"], tuple(int(c, 16) for c in said["crc32c"]), said["provenance"])
+            raise IdentityError(
+                f"{path} describes another array than its folder holds: {_edits(path, rest)}. {REWRITE}"
+            )
+        manifest = cls(
+            array, said["n"], said["chunk_rows"], tuple(int(c, 16) for c in said["crc32c"]), said["provenance"]
+        )
         if len(manifest.crcs) != manifest.grid.n_chunks:
-            raise IdentityError(f"{path} lists {len(manifest.crcs)} chunks and an array of its shape has {manifest.grid.n_chunks}.")
+            raise IdentityError(
+                f"{path} lists {len(manifest.crcs)} chunks and an array of its shape has {manifest.grid.n_chunks}."
+            )
         return manifest
 
 
@@ -144,7 +152,9 @@ def _edits(path: Path, said: dict[str, Any]) -> str:
     try:
         known = read_json(path.with_name(ARRAY))
         found = differences(known["array"], said["array"], names=("when it was written", "now"))
-        found += differences(*({"chunk_rows": v["chunk_rows"], "n": v["n"]} for v in (known, said)), names=("when it was written", "now"))
+        found += differences(
+            *({"chunk_rows": v["chunk_rows"], "n": v["n"]} for v in (known, said)), names=("when it was written", "now")
+        )
     except (OSError, KeyError, TypeError, AttributeError, IdentityError):
         found = []
     return "; ".join(found) or "its checksums or its provenance are not those that were written"
@@ -219,6 +229,11 @@ class PassFolder:
         said = read_json(path).get("names", []) if path.exists() else []
         return tuple(sorted(str(name) for name in said))
 
+    def provenance(self) -> Mapping[str, Any]:
+        """Return where the committed arrays came from; of several extractions, what the one with the lowest digest says."""
+        committed = [array_id for array_id in self.array_ids() if self.is_complete(array_id)]
+        return self.manifest(committed[0]).provenance if committed else {}
+
     def is_complete(self, array_id: str) -> bool:
         """Return whether an array is committed."""
         return (self.array_path(array_id) / MANIFEST).is_file()
@@ -244,7 +259,9 @@ class PassFolder:
     def targets_path(self, name: str) -> Path:
         """Return the file of the labels called `name`; a name that could leave the folder is `BadInput`."""
         if not TARGET_NAME.fullmatch(name):
-            raise BadInput(f"labels cannot be called {name!r}: use letters, digits, '_', '-' and '.', not first, at most 100.")
+            raise BadInput(
+                f"labels cannot be called {name!r}: use letters, digits, '_', '-' and '.', not first, at most 100."
+            )
         return self.path / "targets" / f"{name}.npz"
 
     def targets(self, name: str) -> Targets | None:

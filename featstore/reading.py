@@ -102,7 +102,9 @@ class StoredArray:
             rb = self.grid.row_bytes
             self._read(k, flat[(first - start) * rb : (last - start) * rb], first - lo)
 
-        in_threads(read, range(start // self.grid.chunk_rows, -(-stop // self.grid.chunk_rows) if len(out) else 0), threads)
+        in_threads(
+            read, range(start // self.grid.chunk_rows, -(-stop // self.grid.chunk_rows) if len(out) else 0), threads
+        )
 
     def take(self, rows: np.ndarray, out: np.ndarray, *, threads: int | None = None) -> None:
         """Fill `out` with some rows, in the order asked; every chunk is opened once.
@@ -130,7 +132,9 @@ class StoredArray:
                 gather(k, local, np.arange(a, b) if order is None else order[a:b])
 
         # One list of chunks per thread, so that each has one scratch buffer. Few small reads are done sooner than a thread starts.
-        n_threads = min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if out.nbytes > chunks.CHUNK_BYTES else 1
+        n_threads = (
+            min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if out.nbytes > chunks.CHUNK_BYTES else 1
+        )
         in_threads(some, [groups[t::n_threads] for t in range(n_threads)], n_threads)
 
     def check(self, k: int) -> str | None:
@@ -172,7 +176,12 @@ class StoredArray:
             raise self.corrupt(k, str(bad)) from None
 
     def _flat(self, out: np.ndarray) -> np.ndarray:
-        if out.dtype != self.dtype or out.shape[1:] != self.key.shape or not out.flags.c_contiguous or not out.flags.writeable:
+        if (
+            out.dtype != self.dtype
+            or out.shape[1:] != self.key.shape
+            or not out.flags.c_contiguous
+            or not out.flags.writeable
+        ):
             raise BadInput(
                 f"the buffer is {out.dtype} of shape {out.shape}; {self.label} needs a writeable C-contiguous one of "
                 f"{self.dtype} and shape (m, {', '.join(map(str, self.key.shape))})."
@@ -186,7 +195,7 @@ class _Gather:
     def __init__(self, array: StoredArray, flat: np.ndarray) -> None:
         self.array = array
         self.rows = flat.reshape(-1, array.grid.row_bytes)
-        self.view = memoryview(flat)
+        self.view = flat.data
         self.scratch: np.ndarray | None = None
 
     def __call__(self, k: int, local: np.ndarray, positions: np.ndarray) -> None:

@@ -165,7 +165,9 @@ class Split:
             If the split has no single-label labels, or a class has fewer than `k` samples.
         """
         if self.labels is None or self.labels.ndim != 1:
-            raise BadLabels(f"split '{self.name}' has no single label per sample, so there is no class to draw {k} from.")
+            raise BadLabels(
+                f"split '{self.name}' has no single label per sample, so there is no class to draw {k} from."
+            )
         chosen = np.zeros(len(self), bool)
         ranks = _ranks(self.ids, seed)
         for label in np.unique(self.labels):
@@ -265,7 +267,9 @@ def as_rows(chosen: np.ndarray | Sequence[int], n: int) -> np.ndarray:
     if chosen.size == 0:
         return np.zeros(0, np.int64)
     if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
-        raise BadInput(f"rows are a list of whole numbers or a boolean mask, not {chosen.dtype} of shape {chosen.shape}.")
+        raise BadInput(
+            f"rows are a list of whole numbers or a boolean mask, not {chosen.dtype} of shape {chosen.shape}."
+        )
     rows = chosen.astype(np.int64)
     if int(rows.min()) < -n or int(rows.max()) >= n:
         worst = int(rows.min()) if int(rows.min()) < -n else int(rows.max())
@@ -283,7 +287,9 @@ def checked_labels(labels: np.ndarray, n: int, classes: tuple[str, ...], what: s
     """
     labels = np.asarray(labels)
     if labels.ndim not in (1, 2) or len(labels) != n:
-        raise BadLabels(f"'{what}' has {n} samples and labels of shape {labels.shape}; one row of labels per sample is needed.")
+        raise BadLabels(
+            f"'{what}' has {n} samples and labels of shape {labels.shape}; one row of labels per sample is needed."
+        )
     if labels.dtype.kind not in "iub":
         raise BadLabels(f"the labels of '{what}' are {labels.dtype}; they must be whole numbers of classes.")
     if labels.ndim == 2:
@@ -317,7 +323,9 @@ def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
         image.load()
         return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f"{where} does not decode to an image: {error}. Mend or remove it, or skip such images.") from error
+        raise UnreadableImage(
+            f"{where} does not decode to an image: {error}. Mend or remove it, or skip such images."
+        ) from error
 
 
 def _checked_ids(ids: np.ndarray, name: str) -> np.ndarray:
@@ -327,5 +335,7 @@ def _checked_ids(ids: np.ndarray, name: str) -> np.ndarray:
     ids = ids.astype(np.str_)
     names, counts = np.unique(ids, return_counts=True)
     if len(names) != len(ids):
-        raise BadInput(f"{(counts > 1).sum()} ids of split '{name}' occur more than once, the first is '{names[counts > 1][0]}'.")
+        raise BadInput(
+            f"{(counts > 1).sum()} ids of split '{name}' occur more than once, the first is '{names[counts > 1][0]}'."
+        )
     return ids

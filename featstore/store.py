@@ -19,7 +19,18 @@ from featstore.errors import Ambiguous, BadInput, IdentityError, NotStored, Stor
 from featstore.files import PARTIAL, write_errors
 from featstore.manifest import ArrayKey, PassKey, differences
 from featstore.matrix import FeatureMatrix
-from featstore.passes import ARRAY, DATA, DIGEST, FORMAT, MANIFEST, PassFolder, Targets, check_format, read_json, write_json
+from featstore.passes import (
+    ARRAY,
+    DATA,
+    DIGEST,
+    FORMAT,
+    MANIFEST,
+    PassFolder,
+    Targets,
+    check_format,
+    read_json,
+    write_json,
+)
 from featstore.reading import StoredArray
 from featstore.splits import Split, checked_labels
 
@@ -92,7 +103,9 @@ def open_store(root: str | Path) -> Store:
     path = root / FORMAT_FILE
     if not path.is_file():
         what = "is a folder without" if root.is_dir() else "does not exist, so there is no"
-        raise NotStored(f"there is no feature store at {root}: it {what} {FORMAT_FILE}. `featstore extract MODEL SPLIT {root}` makes one.")
+        raise NotStored(
+            f"there is no feature store at {root}: it {what} {FORMAT_FILE}. `featstore extract MODEL SPLIT {root}` makes one."
+        )
     try:
         said = read_json(path)
     except IdentityError as error:
@@ -120,7 +133,9 @@ def create_store(root: str | Path) -> Store:
         with write_errors(root):
             others = sorted(p.name for p in root.iterdir() if not p.name.endswith(PARTIAL))
         if others and not (root / FORMAT_FILE).is_file():
-            raise BadInput(f"{root} holds other things ('{others[0]}') and no {FORMAT_FILE}; choose an empty or a new folder.")
+            raise BadInput(
+                f"{root} holds other things ('{others[0]}') and no {FORMAT_FILE}; choose an empty or a new folder."
+            )
     with write_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / FORMAT_FILE, {"format": FORMAT})
@@ -213,7 +228,9 @@ class Store:
         if len(whole) > 1:
             choices = "; ".join(f"backbone='{e.backbone}' (weights {e.weights_digest[:8]}, {e.precision}), pool='{e.pool}', "
                                 f"dtype='{e.dtype}', {e.shape[0]} samples" for e in whole)  # fmt: skip
-            raise Ambiguous(f"{len(whole)} matrices of unit '{unit}' of {_name_of(split)} are in {self.root}: {choices}. Say which.")
+            raise Ambiguous(
+                f"{len(whole)} matrices of unit '{unit}' of {_name_of(split)} are in {self.root}: {choices}. Say which."
+            )
         return self._open(whole[0], split, selections.get(whole[0].pass_id))
 
     # ---- changing it
@@ -312,7 +329,9 @@ class Store:
                 known = sorted({name for folder in self.passes() for name in folder.names()})
                 near = difflib.get_close_matches(split, known, n=5, cutoff=0.4) or known[:12]
                 there = "it has " + ", ".join(f"'{n}'" for n in near) if near else "it is empty"
-                raise NotStored(f"no split called '{split}' is in {self.root}: {there}. `{self._command('MODEL', split)}` adds it.")
+                raise NotStored(
+                    f"no split called '{split}' is in {self.root}: {there}. `{self._command('MODEL', split)}` adds it."
+                )
             return found, {}
         asked = split.digest(self.digest_cache)
         selections: dict[str, np.ndarray] = {}
@@ -343,7 +362,9 @@ class Store:
             changed = [i for i, row in shared if (asked.rows[i] != stored.rows[row]).any()]
             found = [f"{len(stored.ids)} samples stored and {len(split)} asked for", f"{len(shared)} ids in common"]
             if changed:
-                found.append(f"{len(changed)} of these with other contents or shifts, the first is '{asked.ids[changed[0]]}'")
+                found.append(
+                    f"{len(changed)} of these with other contents or shifts, the first is '{asked.ids[changed[0]]}'"
+                )
             raise IdentityError(
                 f"the split '{split.name}' in {self.root} is not the one asked for: {', '.join(found)}. Features of other images "
                 f"must not be mixed up: `{command}` adds these beside."
@@ -374,14 +395,22 @@ class Store:
             )
         return self._of_name(entries, backbone.name, "backbone", [e.backbone for e in entries], split)
 
-    def _of_name(self, entries: list[Entry], wanted: str, what: str, names: list[str], split: str | Split) -> list[Entry]:
+    def _of_name(
+        self, entries: list[Entry], wanted: str, what: str, names: list[str], split: str | Split
+    ) -> list[Entry]:
         """Return the entries whose name is `wanted`; none is a `NotStored` that knows the nearest ones."""
         found = [entry for entry, name in zip(entries, names, strict=True) if name == wanted]
         if not found:
             known = list(dict.fromkeys(names))
             near = difflib.get_close_matches(wanted, known, n=5, cutoff=0.4) or known[:12]
             backbone = wanted if what == "backbone" else entries[0].backbone if entries else "MODEL"
-            more = f" --units {shlex.quote(wanted)}" if what == "unit" else f" --{what} {wanted}" if what in ("pool", "dtype") else ""
+            more = (
+                f" --units {shlex.quote(wanted)}"
+                if what == "unit"
+                else f" --{what} {wanted}"
+                if what in ("pool", "dtype")
+                else ""
+            )
             raise NotStored(
                 f"no {what} '{wanted}' of {_name_of(split)} is in {self.root}; stored are {', '.join(repr(n) for n in near)}. "
                 f"`{self._command(backbone, split)}{more}` adds it, if the network has it."
@@ -411,8 +440,13 @@ class Store:
             unit=entry.unit,
             split=split if isinstance(split, str) else split.name,
             backbone=entry.backbone,
-            manifest={**manifest.to_json(), "pass": key.to_json(), "network": key.of_network(),
-                      "pass_id": entry.pass_id, "array_id": entry.array_id},  # fmt: skip
+            manifest={
+                **manifest.to_json(),
+                "pass": key.to_json(),
+                "network": key.of_network(),
+                "pass_id": entry.pass_id,
+                "array_id": entry.array_id,
+            },  # fmt: skip
             samples=self.samples(folder),
             all_targets=targets,
         )
@@ -454,7 +488,9 @@ def _entries_of(folder: PassFolder) -> Iterator[Entry]:
             if array_id not in committed and path.is_file():
                 found.append((ArrayKey.from_json(json.loads(path.read_bytes())["array"]), False, ""))
     place = {unit: i for i, unit in enumerate(order)}
-    for array, is_complete, created_at in sorted(found, key=lambda f: (place.get(f[0].unit, len(place)), f[0].unit, f[0].digest)):
+    for array, is_complete, created_at in sorted(
+        found, key=lambda f: (place.get(f[0].unit, len(place)), f[0].unit, f[0].digest)
+    ):
         yield Entry(
             key.backbone, key.weights_digest, names, array.unit, array.pool, array.dtype, (key.n, *array.shape),
             key.n * array.row_bytes, is_complete, folder.id, array.digest, created_at, key.precision,

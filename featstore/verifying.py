@@ -74,7 +74,9 @@ def _of_pass(store: Store, folder: PassFolder) -> Iterator[Problem]:
         for name in folder.target_names():
             targets = folder.targets(name)
             if targets is not None and len(targets.labels) != n:
-                yield Problem(f"labels '{name}' of pass {folder.id}", None, f"{len(targets.labels)} labels for {n} samples")
+                yield Problem(
+                    f"labels '{name}' of pass {folder.id}", None, f"{len(targets.labels)} labels for {n} samples"
+                )
     except (FeatstoreError, OSError) as error:
         yield Problem(f"pass {folder.id}", None, str(error))
 

@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore import zarrays
-from featstore.chunks import BadChunk, Grid, default_block_rows, default_chunk_rows, read_chunk, stored_dtype, write_chunk
+from featstore.chunks import (
+    BadChunk,
+    Grid,
+    default_block_rows,
+    default_chunk_rows,
+    read_chunk,
+    stored_dtype,
+    write_chunk,
+)
 from featstore.errors import BadInput, IdentityError, NotStored, StoreBusy
 from featstore.files import atomic_write, flush_folder, remove_partials, write_errors
 from featstore.manifest import ArrayKey, PassKey
@@ -77,7 +85,9 @@ class Session:
         Chunks that `begin` found missing, cut short or changed in arrays that had been complete.
     """
 
-    def __init__(self, folder: PassFolder, key: PassKey, provenance: Mapping[str, Any], *, durable: bool = True) -> None:
+    def __init__(
+        self, folder: PassFolder, key: PassKey, provenance: Mapping[str, Any], *, durable: bool = True
+    ) -> None:
         self.folder, self.key = folder, key
         self.n_damaged = 0
         self._provenance = dict(provenance)
@@ -119,7 +129,9 @@ class Session:
         arrays = list(dict.fromkeys(arrays))
         for key in arrays:
             if key.pass_digest != self.key.digest:
-                raise IdentityError(f"unit '{key.unit}' belongs to the pass {key.pass_digest}; this is {self.key.digest}.")
+                raise IdentityError(
+                    f"unit '{key.unit}' belongs to the pass {key.pass_digest}; this is {self.key.digest}."
+                )
         if block_rows is not None and block_rows < 1:
             raise BadInput(f"a block of {block_rows} rows holds nothing; ask for at least 1.")
         with write_errors(self.folder.root):
@@ -131,7 +143,9 @@ class Session:
             rows = block_rows or default_block_rows([key.row_bytes for key in open_keys])
             self._staged = {key: self._stage(key, rows) for key in open_keys}
         # Chunks of an earlier writer may have other rows: a block is the smallest number of rows that cuts no chunk.
-        self._block_rows = min(math.lcm(*(s.grid.chunk_rows for s in self._staged.values()), min(rows, self.key.n)), self.key.n)
+        self._block_rows = min(
+            math.lcm(*(s.grid.chunk_rows for s in self._staged.values()), min(rows, self.key.n)), self.key.n
+        )
 
     def missing_blocks(self) -> list[Block]:
         """Return the blocks of which some array lacks rows, in order."""
@@ -184,7 +198,9 @@ class Session:
         self._drain()
         missing = self.missing_blocks()
         if missing:
-            raise NotStored(f"{len(missing)} blocks are not written yet, the first from row {missing[0].start}: not complete.")
+            raise NotStored(
+                f"{len(missing)} blocks are not written yet, the first from row {missing[0].start}: not complete."
+            )
         with write_errors(self.folder.root):
             for key, staged in self._staged.items():
                 self._commit(key, staged)
@@ -236,7 +252,9 @@ class Session:
             chunk_rows = _fitting_rows(key.row_bytes, block_rows)
             data.mkdir(parents=True)
             grid = Grid.of(key, self.key.n, chunk_rows)
-            write_json(folder / ARRAY, {"format": FORMAT, "array": key.to_json(), "n": grid.n, "chunk_rows": grid.chunk_rows})
+            write_json(
+                folder / ARRAY, {"format": FORMAT, "array": key.to_json(), "n": grid.n, "chunk_rows": grid.chunk_rows}
+            )
         grid = Grid.of(key, self.key.n, chunk_rows)
         remove_partials(folder)
         remove_partials(data)
@@ -305,7 +323,9 @@ def open_session(
     """Become the one writer of a pass; see `featstore.store.Store.writing`."""
     samples = split.digest()
     if (samples.ids_digest, samples.content_digest, len(split)) != (key.ids_digest, key.content_digest, key.n):
-        raise IdentityError(f"the samples of split '{split.name}' are not those that the pass {key.digest} was planned for.")
+        raise IdentityError(
+            f"the samples of split '{split.name}' are not those that the pass {key.digest} was planned for."
+        )
     with write_errors(folder.root):
         folder.path.mkdir(exist_ok=True)
     with _locked(folder, timeout):

@@ -63,4 +63,8 @@ def problems(folder: Path, key: ArrayKey, grid: Grid) -> list[str]:
         "dtype": (str(array.dtype), key.dtype),
         "codecs": (codecs, ["BytesCodec", "Crc32cCodec"]),
     }
-    return [f"its {METADATA} says {what} {found} and the manifest {said}" for what, (found, said) in pairs.items() if found != said]
+    return [
+        f"its {METADATA} says {what} {found} and the manifest {said}"
+        for what, (found, said) in pairs.items()
+        if found != said
+    ]
