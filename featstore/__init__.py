@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UnreadableImage,
     )
     from featstore.extraction import extract, plan
-    from featstore.manifest import ArrayKey, PassKey
+    from featstore.manifest import ArrayKey, PassKey, differences
     from featstore.matrix import FeatureMatrix
     from featstore.preprocessing import Preprocessing
     from featstore.splits import Samples, Shift, Split, holdout_rows
@@ -60,6 +60,7 @@ __all__ = [
     "UnknownName",
     "UnreadableImage",
     "create_store",
+    "differences",
     "extract",
     "holdout_rows",
     "load_backbone",
@@ -76,7 +77,7 @@ _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("Backbone", "load_backbone"), "backbones"),
     **dict.fromkeys(("extract", "plan"), "extraction"),
-    **dict.fromkeys(("ArrayKey", "PassKey"), "manifest"),
+    **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
     "FeatureMatrix": "matrix",
