@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from featstore.manifest import ArrayKey, PassKey, differences
     from featstore.matrix import FeatureMatrix
     from featstore.preprocessing import Preprocessing
-    from featstore.splits import Samples, Shift, Split, holdout_rows
+    from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows
     from featstore.store import Entry, Store, create_store, open_store
     from featstore.verifying import Problem
 
@@ -66,6 +66,7 @@ __all__ = [
     "load_backbone",
     "load_split",
     "open_store",
+    "per_class_rows",
     "plan",
 ]
 
@@ -78,7 +79,7 @@ _HOMES = {
     **dict.fromkeys(("Backbone", "load_backbone"), "backbones"),
     **dict.fromkeys(("extract", "plan"), "extraction"),
     **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
-    **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows"), "splits"),
+    **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
     "FeatureMatrix": "matrix",
     "Preprocessing": "preprocessing",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from featstore.digests import DigestCache, SplitDigest
 
-__all__ = ["Samples", "Shift", "Split", "holdout_rows"]
+__all__ = ["Samples", "Shift", "Split", "holdout_rows", "per_class_rows"]
 
 
 @runtime_checkable
@@ -164,20 +164,7 @@ class Split:
         BadLabels
             If the split has no single-label labels, or a class has fewer than `k` samples.
         """
-        if self.labels is None or self.labels.ndim != 1:
-            raise BadLabels(
-                f"split '{self.name}' has no single label per sample, so there is no class to draw {k} from."
-            )
-        chosen = np.zeros(len(self), bool)
-        ranks = _ranks(self.ids, seed)
-        for label in np.unique(self.labels):
-            members = np.flatnonzero(self.labels == label)
-            if not 1 <= k <= len(members):
-                raise BadLabels(
-                    f"class '{self.class_name(label)}' of split '{self.name}' has {len(members)} samples and {k} of each "
-                    f"class were asked for; ask for 1 to {len(members)}."
-                )
-            chosen[members[np.argsort(ranks[members])[:k]]] = True
+        chosen = per_class_rows(self.ids, self.labels, k, seed, name=self.name, classes=self.classes)
         return self.subset(chosen, f"{self.name}#per_class({k},seed={seed})")
 
     def class_name(self, label: int) -> str:
@@ -250,6 +237,47 @@ def holdout_rows(ids: np.ndarray, labels: np.ndarray | None, fraction: float, se
         n_held = min(max(round(fraction * len(members)), 1), len(members) - 1)
         held[members[np.argsort(ranks[members])[:n_held]]] = True
     return held
+
+
+def per_class_rows(
+    ids: np.ndarray, labels: np.ndarray | None, k: int, seed: int = 0, *, name: str = "", classes: Sequence[str] = ()
+) -> np.ndarray:
+    """Return which rows a few-shot subset takes: (n,) bool, the `k` of every class with the lowest hash of (seed, id).
+
+    Parameters
+    ----------
+    ids : array
+        (n,) text.
+    labels : array or None
+        (n,) int64.
+    k : int
+        At least 1.
+    seed : int
+        Another seed, another choice.
+    name : str
+        Of the split, for errors.
+    classes : sequence of str
+        Names of the classes, for errors.
+
+    Raises
+    ------
+    BadLabels
+        If the labels are not one per sample, or a class has fewer than `k` samples.
+    """
+    if labels is None or labels.ndim != 1:
+        raise BadLabels(f"split '{name}' has no single label per sample, so there is no class to draw {k} from.")
+    chosen = np.zeros(len(ids), bool)
+    ranks = _ranks(ids, seed)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if not 1 <= k <= len(members):
+            called = classes[label] if 0 <= label < len(classes) else str(label)
+            raise BadLabels(
+                f"class '{called}' of split '{name}' has {len(members)} samples and {k} of each class were asked for; "
+                f"ask for 1 to {len(members)}."
+            )
+        chosen[members[np.argsort(ranks[members])[:k]]] = True
+    return chosen
 
 
 def _ranks(ids: np.ndarray, seed: int) -> np.ndarray:
