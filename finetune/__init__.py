@@ -1,0 +1,80 @@
+"""Train a pretrained network, or one part of it, on a new task.
+
+Names are imported when they are first used, so that ``import finetune`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.checkpoint import Row
+    from finetune.errors import (
+        BadInput,
+        CorruptRun,
+        DifferentRun,
+        Diverged,
+        FinetuneError,
+        OutOfMemory,
+        RunBusy,
+        RunWrite,
+    )
+    from finetune.keeping import KeepBest, KeepLast, StopEarly
+    from finetune.optimizers import SGD, Adam, AdamW
+    from finetune.recipe import Recipe
+    from finetune.regimes import tune_head
+    from finetune.run import Run, open_run
+    from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BadInput",
+    "Constant",
+    "CorruptRun",
+    "Cosine",
+    "DifferentRun",
+    "Diverged",
+    "EpochShare",
+    "FinetuneError",
+    "KeepBest",
+    "KeepLast",
+    "OutOfMemory",
+    "Recipe",
+    "Row",
+    "Run",
+    "RunBusy",
+    "RunWrite",
+    "StepDecay",
+    "StopEarly",
+    "open_run",
+    "tune_head",
+]
+
+_ERRORS = (
+    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "OutOfMemory", "RunBusy", "RunWrite",
+)  # fmt: skip
+_HOMES = {
+    **dict.fromkeys(_ERRORS, "errors"),
+    **dict.fromkeys(("KeepBest", "KeepLast", "StopEarly"), "keeping"),
+    **dict.fromkeys(("SGD", "Adam", "AdamW"), "optimizers"),
+    **dict.fromkeys(("Run", "open_run"), "run"),
+    **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
+    "Recipe": "recipe",
+    "Row": "checkpoint",
+    "tune_head": "regimes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"finetune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
