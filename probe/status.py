@@ -1,0 +1,35 @@
+"""How a fit ended: four words, each with its sentence."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Status(str, Enum):
+    """How a fit ended. The certificate (``grad_norm``, ``gap``) is reported whatever the status.
+
+    See Also
+    --------
+    probe.certificate.meets : the rule behind CONVERGED.
+    """
+
+    CONVERGED = "converged"
+    MAX_ITER = "max_iter"
+    PRECISION = "precision"
+    FAILED = "failed"
+
+    @property
+    def sentence(self) -> str:
+        """What the status means, in words."""
+        return _SENTENCES[self]
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_SENTENCES = {
+    Status.CONVERGED: "The float64 certificate at the returned point meets the tolerance.",
+    Status.MAX_ITER: "The iterations ran out before the certificate met the tolerance; raise max_iter or tol.",
+    Status.PRECISION: "Rounding in float64 keeps the certificate above the tolerance; scale the features or raise tol.",
+    Status.FAILED: "The objective is not finite at the returned point; check the scale of the features.",
+}
