@@ -1,0 +1,350 @@
+"""What a network does, as a graph: nodes in order of execution, who owns them, and where the graph can be cut.
+
+A *cut* is a position after which one single tensor is all that the rest of the network still needs from the input:
+every path from input to output passes through it, so that what comes before and what comes after can be run apart.
+
+Only this file knows torch.fx's tracer. Tracing specialises on eval mode: what a network does differently in training
+outside of modules (``F.dropout(x, training=self.training)``) is fixed to what it does in eval mode. Dropout and
+stochastic-depth *modules* are kept whole and still obey ``module.train()``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from featstore.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+__all__ = ["NotTraceable", "Traced", "describe_module", "graph_lines", "part", "trace"]
+
+PREFIX = "net"
+"""Attribute under which the traced network hangs while it is traced; see `_one_input`."""
+
+VIEWS = frozenset(
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "permute",
+        "transpose",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "chunk",
+        "split",
+        "getitem",
+    ]
+)
+"""Operations whose result may share memory with their input."""
+
+PASSING = frozenset(["Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth", "Flatten"])
+"""Modules of which that is true in eval mode."""
+
+
+class NotTraceable(BadInput):
+    """The network's forward cannot be written as a graph: the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A network as a graph.
+
+    Attributes
+    ----------
+    graph : torch.fx.Graph
+        With targets that name modules and tensors of the network itself.
+    nodes : tuple of torch.fx.Node
+        In order of execution, without the output node.
+    paths : tuple of str
+        (len(nodes),) dotted path of the innermost module that was running at each node, ``""`` for the network itself.
+    varying : tuple of bool
+        Whether a node depends on the input; the others are constants and may be computed again wherever they are
+        needed.
+    cuts : dict
+        Position -> the node whose tensor is all that later nodes need; several positions may have the same node, the
+        first is kept.
+    result : torch.fx.Node
+        The network's output.
+    owned : dict
+        Target name -> module or tensor, for everything that the graph calls or reads.
+    """
+
+    graph: fx.Graph
+    nodes: tuple[fx.Node, ...]
+    paths: tuple[str, ...]
+    varying: tuple[bool, ...]
+    cuts: dict[int, fx.Node]
+    result: fx.Node
+    owned: dict[str, Any]
+
+
+def trace(module: nn.Module) -> Traced:
+    """Return `module` as a graph.
+
+    Raises
+    ------
+    NotTraceable
+        If its forward depends on values of the input, or does not return one tensor.
+    """
+    import torch
+
+    wrapper = _one_input(module)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter(
+            "ignore"
+        )  # tracing through asserts and shape checks warns; none of it is the user's doing
+        try:
+            graph = _tracer(wrapper).trace(wrapper)
+        except Exception as error:  # the tracer runs foreign code with proxies: anything may be raised
+            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise NotTraceable(f"{type(module).__name__} cannot be written as a graph by torch.fx: {why}") from error
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = str(node.target).removeprefix(f"{PREFIX}.")
+    *nodes, output = graph.nodes
+    result = output.args[0]
+    if not hasattr(result, "op"):
+        raise NotTraceable(f"{type(module).__name__} returns a {type(result).__name__}, and a unit is one tensor.")
+    varying = _varying(nodes)
+    owned = {str(n.target): _owned(wrapper, str(n.target)) for n in nodes if n.op in ("call_module", "get_attr")}
+    paths = tuple(_path(node) for node in nodes)
+    return Traced(graph, tuple(nodes), paths, varying, _cuts(nodes, varying, output), result, owned)
+
+
+def _one_input(module: nn.Module) -> nn.Module:
+    """Return a module whose forward has one argument: defaults of the other arguments must not become inputs."""
+    from torch import nn
+
+    class OneInput(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = module
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.net(x)
+
+    return OneInput()
+
+
+def _tracer(root: nn.Module) -> fx.Tracer:
+    import torch
+    from torch import fx, nn
+
+    layers: list[type[nn.Module]] = [
+        nn.Linear,
+        nn.modules.conv._ConvNd,
+        nn.modules.batchnorm._BatchNorm,
+        nn.LayerNorm,
+        nn.GroupNorm,
+    ]
+    functions: list[Callable[..., Any]] = []
+    modules: list[ModuleType] = [math]
+    # where the libraries are not loaded, no layer of theirs can be in the network
+    timm_layers, timm_drop = sys.modules.get("timm.layers"), sys.modules.get("timm.layers.drop")
+    if timm_layers and timm_drop:
+        layers += [timm_drop.DropPath, timm_drop.DropBlock2d, *timm_layers.get_notrace_modules()]
+        functions += timm_layers.get_notrace_functions()
+    torchvision_ops = sys.modules.get("torchvision.ops")
+    if torchvision_ops:
+        layers.append(torchvision_ops.StochasticDepth)
+        modules.append(torchvision_ops)
+    whole = tuple(layers)
+    names = {id(tensor): name for name, tensor in (*root.named_buffers(), *root.named_parameters())}
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, whole) or super().is_leaf_module(m, module_qualified_name)
+
+        def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+            # torch.fx stands for parameters only; what is computed from a buffer would be frozen into a constant
+            name = names.get(id(attr_val))
+            if name is None or not isinstance(attr_val, torch.Tensor):
+                return attr_val
+            if name not in parameter_proxy_cache:
+                parameter_proxy_cache[name] = self.create_proxy(
+                    "get_attr", name, (), {}, proxy_factory_fn=lambda node: _tensor_proxy(self, node, name, attr_val)
+                )
+            return parameter_proxy_cache[name]
+
+    return Tracer(autowrap_modules=tuple(modules), autowrap_functions=tuple(functions))
+
+
+def _tensor_proxy(tracer: fx.Tracer, node: fx.Node, name: str, tensor: torch.Tensor) -> fx.Proxy:
+    """Return a stand-in whose shape is known while tracing, so that a forward may branch on it."""
+    from torch import fx
+
+    class TensorProxy(fx.proxy.ParameterProxy):
+        def __init__(self) -> None:  # the one of ParameterProxy refuses buffers
+            fx.Proxy.__init__(self, node, tracer)
+            self.param, self.name = cast("torch.nn.Parameter", tensor), name
+
+    return TensorProxy()
+
+
+def _owned(wrapper: nn.Module, target: str) -> Any:
+    """Return what a target names: in the network, or, for tensors the tracer made, in the wrapper."""
+    for root in (getattr(wrapper, PREFIX), wrapper):
+        found: Any = root
+        for name in target.split("."):
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise NotTraceable(f"the traced graph names '{target}', which the network does not have.")
+
+
+def _path(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(value[0]) for value in stack.values()]
+    return names[-1].removeprefix(PREFIX).removeprefix(".") if names else ""
+
+
+def _varying(nodes: list[fx.Node]) -> tuple[bool, ...]:
+    known: dict[fx.Node, bool] = {}
+    for node in nodes:
+        known[node] = node.op == "placeholder" or any(known[n] for n in node.all_input_nodes)
+    return tuple(known[node] for node in nodes)
+
+
+def _cuts(nodes: list[fx.Node], varying: tuple[bool, ...], output: fx.Node) -> dict[int, fx.Node]:
+    where = {node: i for i, node in enumerate(nodes)}
+    where[output] = len(nodes)
+    last_use = [max((where[u] for u in node.users), default=-1) for node in nodes]
+    alive: set[int] = set()
+    cuts: dict[int, fx.Node] = {}
+    seen: set[fx.Node] = set()
+    for i, node in enumerate(nodes):
+        if varying[i]:
+            alive = {j for j in alive if last_use[j] > i}
+            if last_use[i] > i:
+                alive.add(i)
+            if len(alive) == 1 and node.op != "placeholder":
+                tensor = nodes[next(iter(alive))]
+                if tensor not in seen and tensor.op != "placeholder":
+                    seen.add(tensor)
+                    cuts[i] = tensor
+    return cuts
+
+
+def part(traced: Traced, start: int, stop: int, source: fx.Node | None, result: fx.Node) -> nn.Module:
+    """Return the module that computes `result` from `source` by the nodes `start` to `stop` (one past the last).
+
+    Modules and parameters are those of the network itself, under their names there.
+
+    Parameters
+    ----------
+    source : torch.fx.Node or None
+        The tensor that is the input of the part; None for the network's own input.
+    result : torch.fx.Node
+        The tensor that the part returns.
+    """
+    from torch import fx
+
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    entry = graph.placeholder("x")
+    for node in traced.nodes:
+        if node is source or (source is None and node.op == "placeholder"):
+            env[node] = entry
+    constant = {node for node, varies in zip(traced.nodes, traced.varying, strict=True) if not varies}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in env:
+            if node not in constant and node not in inside:
+                raise NotTraceable(f"'{node}' is needed on both sides of a cut.")
+            for needed in node.all_input_nodes:
+                copy(needed)
+            env[node] = graph.node_copy(node, lambda n: env[n])
+        return env[node]
+
+    inside = {traced.nodes[i] for i in range(start, stop) if traced.varying[i]}
+    for i in range(start, stop):
+        if traced.varying[i] and traced.nodes[i].op != "placeholder":
+            copy(traced.nodes[i])
+    graph.output(copy(result))
+    needed = {str(n.target): traced.owned[str(n.target)] for n in graph.nodes if n.op in ("call_module", "get_attr")}
+    return fx.GraphModule(needed, graph, class_name="Unit")
+
+
+def mutates_input(unit: nn.Module) -> bool:
+    """Return whether a part made by `part` may write into its input: an in-place operation on it or on a view of it."""
+    from torch import fx
+
+    assert isinstance(unit, fx.GraphModule)
+    aliases: set[fx.Node] = set()
+    for node in unit.graph.nodes:
+        if node.op == "placeholder":
+            aliases.add(node)
+        elif node.all_input_nodes and node.all_input_nodes[0] in aliases:
+            name = str(getattr(node.target, "__name__", node.target))
+            called = unit.get_submodule(str(node.target)) if node.op == "call_module" else None
+            in_place = getattr(called, "inplace", False) or node.kwargs.get("inplace", False) or _is_in_place_name(name)
+            if in_place:
+                return True
+            if name in VIEWS or type(called).__name__ in PASSING:
+                aliases.add(node)
+    return False
+
+
+def _is_in_place_name(name: str) -> bool:
+    return (name.endswith("_") and not name.endswith("__")) or name in ("iadd", "imul", "isub", "itruediv")
+
+
+def graph_lines(traced: Traced, digest_tensor: Callable[[Any], str]) -> Iterator[str]:
+    """Yield the graph as text that does not depend on how torch.fx names nodes: what identifies an architecture.
+
+    Parameters
+    ----------
+    digest_tensor : callable
+        Tensor -> text, for tensors that are neither parameters nor buffers of the network but made while tracing.
+    """
+    number = {node: f"%{i}" for i, node in enumerate(traced.nodes)}
+
+    def text(value: Any) -> str:
+        if hasattr(value, "op"):
+            return number[value]
+        if isinstance(value, tuple | list):
+            return f"({','.join(text(v) for v in value)})"
+        if isinstance(value, dict):
+            return f"{{{','.join(f'{k}:{text(v)}' for k, v in sorted(value.items()))}}}"
+        if isinstance(value, slice):
+            return f"slice({text(value.start)},{text(value.stop)},{text(value.step)})"
+        return repr(value)
+
+    for i, node in enumerate(traced.nodes):
+        kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+        target = str(node.target)
+        if node.op == "call_module":
+            target += describe_module(traced.owned[target])
+        elif node.op == "get_attr" and target.startswith("_tensor_constant"):
+            target = digest_tensor(traced.owned[target])
+        elif node.op == "call_function":
+            target = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', target)}"
+        elif node.op == "placeholder":
+            target = "input"
+        yield f"%{i}={node.op} {target}{text(node.args)}{text(kwargs)}"
+    yield f"return {text(traced.result)}"
+
+
+def describe_module(module: nn.Module) -> str:
+    """Return class and settings of a module and of those inside it, without its weights, as text."""
+    simple = (int, float, str, type(None))
+    settings = [
+        f"{name}={value!r}"
+        for name, value in sorted(vars(module).items())
+        if name not in ("training", "inplace")
+        and not name.startswith("_")
+        and (
+            isinstance(value, simple) or (isinstance(value, tuple | list) and all(isinstance(v, simple) for v in value))
+        )
+    ]
+    inner = [f"{name}:{describe_module(child)}" for name, child in module.named_children()]
+    return f"<{type(module).__qualname__} {' '.join(settings + inner)}>"

@@ -1,0 +1,249 @@
+"""A network as a chain of units, any part of which can be run alone.
+
+    N = head ∘ penultimate ∘ … ∘ layer1 ∘ conv1          chain.run(x, "layer1", "layer3")
+
+Units share modules and parameters with the network they were cut from; the composition of all units equals the network
+bit for bit, which `cut` proves on one input before it returns. Networks whose forward cannot be written as a graph are
+watched by forward hooks instead: every unit's output can be taken, but parts cannot be run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+from featstore.errors import BadInput, UnknownName
+from featstore.grouping import HEAD, Boundary, choose_units
+from featstore.tracing import NotTraceable, Traced, mutates_input, part, trace
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Chain", "GraphChain", "cut", "live_tensors"]
+
+UNSEEN = ("num_batches_tracked",)
+"""Buffers that no output depends on: batch norm counts its updates. Weight files often leave them out."""
+
+
+class Chain(ABC):
+    """A network as a sequence of units; made by `cut`.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The network itself.
+    names : tuple of str
+        Of the units, in order of execution; the last ones are ``"penultimate"`` and, where there is a classifier,
+        ``"head"``.
+    shapes : dict
+        Name -> shape of the unit's output for one sample, without the batch axis.
+    tensors : dict
+        Name -> names of the parameters and buffers that the unit owns, as the network names them. Every tensor that an
+        output depends on is owned by exactly one unit, the first that uses it.
+    unused : tuple of str
+        Names of the parameters and buffers that no output depends on in eval mode: auxiliary classifiers.
+    architecture : tuple of str
+        What the network computes, line by line in text, without its weights.
+    reason : str or None
+        Why parts cannot be run alone; None where they can.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        shapes: Mapping[str, tuple[int, ...]],
+        tensors: Mapping[str, tuple[str, ...]],
+        architecture: tuple[str, ...],
+        reason: str | None = None,
+    ) -> None:
+        self.module = module
+        self.names = tuple(shapes)
+        self.shapes = dict(shapes)
+        self.tensors = dict(tensors)
+        owned = {name for names in self.tensors.values() for name in names}
+        self.unused = tuple(name for name in live_tensors(module) if name not in owned)
+        self.architecture = architecture
+        self.reason = reason
+
+    @abstractmethod
+    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+        """Return the output of unit `last`, given the input of unit `first`.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            (n, …) input of `first`: images for the first unit, else the output of the unit before it. Not written to.
+        first, last : str or None
+            Names; None means the first and the last unit of the chain.
+
+        Raises
+        ------
+        UnknownName
+            If there is no such unit.
+        BadInput
+            If `last` comes before `first`, or the network cannot be run in parts.
+        """
+
+    @abstractmethod
+    def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
+        """Run the network once on (n, …) images, handing the output of each of `units` to `each` as it appears.
+
+        The tensor must be used, or copied, before `each` returns: the next unit may write into it.
+        """
+
+    @abstractmethod
+    def unit(self, name: str) -> nn.Module:
+        """Return a unit as a module that shares the network's parameters, under the network's names.
+
+        Raises
+        ------
+        BadInput
+            If the network cannot be run in parts.
+        """
+
+    def index(self, name: str) -> int:
+        """Return the place of a unit in the chain."""
+        if name not in self.names:
+            raise UnknownName(f"unit of {type(self.module).__name__}", name, self.names)
+        return self.names.index(name)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network and all its units."""
+        self.module.to(device)
+
+
+class GraphChain(Chain):
+    """A chain whose units are parts of the network's graph."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        units: Mapping[str, nn.Module],
+        shapes: Mapping[str, tuple[int, ...]],
+        architecture: tuple[str, ...],
+    ) -> None:
+        super().__init__(module, shapes, _owned_tensors(module, units), architecture)
+        self._units = dict(units)
+        self._writes_input = {name: mutates_input(unit) for name, unit in self._units.items()}
+
+    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+        start = 0 if first is None else self.index(first)
+        stop = len(self.names) - 1 if last is None else self.index(last)
+        if stop < start:
+            raise BadInput(f"unit '{last}' comes before '{first}': units run in the order {', '.join(self.names)}.")
+        for name in self.names[start : stop + 1]:
+            if name == self.names[start] and self._writes_input[name]:
+                x = x.clone()  # an in-place activation may come first, and the caller's tensor is not ours to write to
+            x = self._units[name](x)
+        return x
+
+    def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
+        last = max(self.index(name) for name in units)
+        for name in self.names[: last + 1]:
+            x = self._units[name](x)
+            if name in units:
+                each(name, x)
+
+    def unit(self, name: str) -> nn.Module:
+        self.index(name)
+        return self._units[name]
+
+    def to(self, device: torch.device | str) -> None:
+        super().to(device)
+        for unit in self._units.values():
+            unit.to(device)  # buffers that a unit reads directly hang in the unit as well
+
+
+def cut(module: nn.Module, example: torch.Tensor, *, fine: bool = False) -> Chain:
+    """Return a network as a chain of units.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In eval mode; with or without its classifier.
+    example : torch.Tensor
+        (1, c, h, w) an input, to measure shapes and to prove on that the chain computes what the network does.
+    fine : bool
+        Cut stages into their blocks. See `featstore.grouping` for the rule.
+
+    Raises
+    ------
+    BadInput
+        If the network does not run on `example`, or does not return one tensor.
+    """
+    import torch
+
+    with torch.no_grad():
+        try:
+            expected = module(example)
+        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+            raise BadInput(
+                f"{type(module).__name__} does not run on an input of shape {tuple(example.shape)}: {error}. "
+                "The preprocessing must give the input that the network expects."
+            ) from error
+    if not isinstance(expected, torch.Tensor):
+        raise BadInput(f"{type(module).__name__} returns a {type(expected).__name__}; a backbone returns one tensor.")
+    try:
+        chain = _cut_graph(module, trace(module), example, fine)
+        with torch.no_grad():
+            if not _same_bits(chain.run(example), expected):
+                raise NotTraceable(f"the graph of {type(module).__name__} does not compute what the network computes.")
+        return chain
+    except NotTraceable as error:
+        from featstore.hooks import watch
+
+        return watch(module, example, fine=fine, reason=str(error))
+
+
+def _cut_graph(module: nn.Module, traced: Traced, example: torch.Tensor, fine: bool) -> Chain:
+    from featstore.outlines import outline_of_graph
+    from featstore.tracing import graph_lines
+
+    outline = outline_of_graph(module, traced, example)
+    boundaries = choose_units(outline, fine=fine)
+    if outline.has_head:
+        boundaries.append(Boundary(HEAD, len(traced.nodes) - 1))
+    units: dict[str, nn.Module] = {}
+    start, source = 0, None
+    for boundary in boundaries:
+        is_last = boundary is boundaries[-1]
+        result = traced.result if is_last else traced.cuts[boundary.position]
+        stop = len(traced.nodes) if is_last else boundary.position + 1
+        units[boundary.name] = part(traced, start, stop, source, result).eval()
+        start, source = stop, result
+    shapes = {b.name: outline.cuts.get(b.position, outline.cuts[max(outline.cuts)])[1:] for b in boundaries}
+    return GraphChain(module, units, shapes, tuple(graph_lines(traced, _digest_tensor)))
+
+
+def _owned_tensors(module: nn.Module, units: Mapping[str, nn.Module]) -> dict[str, tuple[str, ...]]:
+    known = live_tensors(module)
+    taken: set[str] = set()
+    tensors: dict[str, tuple[str, ...]] = {}
+    for name, unit in units.items():
+        inside = {t for t in live_tensors(unit) if t in known} - taken
+        tensors[name] = tuple(t for t in known if t in inside)
+        taken |= inside
+    return tensors
+
+
+def live_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a network that can change an output, buffers outside its state_dict
+    included.
+
+    A tensor that hangs in the network under several names is listed under the first.
+    """
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor for name, tensor in named if not name.endswith(UNSEEN)}
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.cpu().numpy().tobytes() == b.cpu().numpy().tobytes()
+
+
+def _digest_tensor(tensor: torch.Tensor) -> str:
+    import hashlib
+
+    array = tensor.detach().cpu().contiguous().numpy()
+    return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:32]}"
