@@ -31,8 +31,9 @@ from finetune.files import FORMAT, read_tensors, write_atomically, write_tensors
 from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from featstore import Backbone
     from finetune.loop import Trained
     from probe import Predictions
 
@@ -108,6 +109,36 @@ class Run:
         if which not in ("best", "last"):
             raise BadInput(f"there are no {which!r} weights of a run; ask for 'best' or 'last'.")
         return read_tensors(self.path / f"{which}.safetensors")[0]
+
+    def network(self, backbone: Backbone) -> nn.Module:
+        """The whole network as trained, images to logits of this run's classes, in evaluation mode.
+
+        Parameters
+        ----------
+        backbone : Backbone
+            The network that the run began from; not changed. Its preprocessing is the network's too.
+
+        Raises
+        ------
+        BadInput
+            It has other weights than the run began from.
+        """
+        import torch
+
+        from finetune.heads import head_name, with_head
+
+        began_from = self.identity["network"]["weights_digest"]
+        if backbone.weights_digest != began_from:
+            raise BadInput(
+                f"{backbone.name} has weights {backbone.weights_digest} and the run in {self.path} began from weights "
+                f"{began_from}; its head does not belong on other features: load the backbone that it was made with."
+            )
+        tensors = {name.rpartition(".")[2]: tensor for name, tensor in self.weights().items()}
+        k, d = tensors["weight"].shape
+        head = torch.nn.Linear(d, k, bias="bias" in tensors)
+        head.load_state_dict(tensors)
+        assert set(self.weights()) == {f"{head_name(backbone)}.{name}" for name in tensors}
+        return with_head(backbone, head)
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain numbers, strings, lists and dictionaries."""
