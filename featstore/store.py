@@ -25,6 +25,7 @@ from featstore.passes import (
     DIGEST,
     FORMAT,
     MANIFEST,
+    Manifest,
     PassFolder,
     Targets,
     check_format,
@@ -211,27 +212,25 @@ class Store:
         IdentityError
             If the split or the network has the name of a stored one and is another.
         """
-        entries, selections = self._of_split(split)
+        return self.matrices((unit,), split, backbone=backbone, pool=pool, dtype=dtype)[unit]
+
+    def matrices(
+        self,
+        units: Sequence[str],
+        split: str | Split,
+        *,
+        backbone: Any = None,
+        pool: str | None = None,
+        dtype: str | None = None,
+    ) -> dict[str, FeatureMatrix]:
+        """Return several units of a split; what the store says about them is read once for all.
+
+        Parameters and errors are those of `features`.
+        """
+        entries, selections = self._of_split(split, glance := _Glance())
         entries = self._of_backbone(entries, backbone, split)
-        entries = self._of_name(entries, unit, "unit", [e.unit for e in entries], split)
-        for what, wanted in (("pool", pool), ("dtype", dtype)):
-            if wanted is not None:
-                entries = self._of_name(entries, wanted, what, [getattr(e, what) for e in entries], split)
-        whole = [entry for entry in entries if entry.is_complete]
-        if not whole:
-            raise NotStored(
-                f"unit '{unit}' of {_name_of(split)} in {self.root} is not complete: its extraction is still running or was "
-                f"interrupted. Run `{self._command(entries[0].backbone, split)}` again; it goes on where it stopped."
-            )
-        exact = [entry for entry in whole if entry.pass_id not in selections]
-        whole = exact or whole
-        if len(whole) > 1:
-            choices = "; ".join(f"backbone='{e.backbone}' (weights {e.weights_digest[:8]}, {e.precision}), pool='{e.pool}', "
-                                f"dtype='{e.dtype}', {e.shape[0]} samples" for e in whole)  # fmt: skip
-            raise Ambiguous(
-                f"{len(whole)} matrices of unit '{unit}' of {_name_of(split)} are in {self.root}: {choices}. Say which."
-            )
-        return self._open(whole[0], split, selections.get(whole[0].pass_id))
+        chosen = [self._one(entries, selections, unit, split, pool, dtype) for unit in units]
+        return {e.unit: self._open(e, split, selections.get(e.pass_id), glance) for e in chosen}
 
     # ---- changing it
 
@@ -321,10 +320,11 @@ class Store:
 
     # ---- finding
 
-    def _of_split(self, split: str | Split) -> tuple[list[Entry], dict[str, np.ndarray]]:
+    def _of_split(self, split: str | Split, glance: _Glance | None = None) -> tuple[list[Entry], dict[str, np.ndarray]]:
         """Return the entries of a split, and for passes over a larger split the rows of it that are this one."""
         if isinstance(split, str):
-            found = [entry for entry in self.entries() if split in entry.splits]
+            named = [folder for folder in self.passes() if split in folder.names()]
+            found = [entry for folder in named for entry in _entries_of(folder, glance)]
             if not found:
                 known = sorted({name for folder in self.passes() for name in folder.names()})
                 near = difflib.get_close_matches(split, known, n=5, cutoff=0.4) or known[:12]
@@ -345,7 +345,7 @@ class Store:
                 if rows is not None:
                     folders.append(folder)
                     selections[folder.id] = rows
-        found = [entry for folder in folders for entry in _entries_of(folder)]
+        found = [entry for folder in folders for entry in _entries_of(folder, glance)]
         if not found:
             self._refuse_split(split, asked)
         return found, selections
@@ -395,6 +395,36 @@ class Store:
             )
         return self._of_name(entries, backbone.name, "backbone", [e.backbone for e in entries], split)
 
+    def _one(
+        self,
+        entries: list[Entry],
+        selections: Mapping[str, np.ndarray],
+        unit: str,
+        split: str | Split,
+        pool: str | None,
+        dtype: str | None,
+    ) -> Entry:
+        """Return the one complete entry that is asked for, or say why there is not one."""
+        entries = self._of_name(entries, unit, "unit", [e.unit for e in entries], split)
+        for what, wanted in (("pool", pool), ("dtype", dtype)):
+            if wanted is not None:
+                entries = self._of_name(entries, wanted, what, [getattr(e, what) for e in entries], split)
+        whole = [entry for entry in entries if entry.is_complete]
+        if not whole:
+            raise NotStored(
+                f"unit '{unit}' of {_name_of(split)} in {self.root} is not complete: its extraction is still running or was "
+                f"interrupted. Run `{self._command(entries[0].backbone, split)}` again; it goes on where it stopped."
+            )
+        exact = [entry for entry in whole if entry.pass_id not in selections]
+        whole = exact or whole
+        if len(whole) > 1:
+            choices = "; ".join(f"backbone='{e.backbone}' (weights {e.weights_digest[:8]}, {e.precision}), pool='{e.pool}', "
+                                f"dtype='{e.dtype}', {e.shape[0]} samples" for e in whole)  # fmt: skip
+            raise Ambiguous(
+                f"{len(whole)} matrices of unit '{unit}' of {_name_of(split)} are in {self.root}: {choices}. Say which."
+            )
+        return whole[0]
+
     def _of_name(
         self, entries: list[Entry], wanted: str, what: str, names: list[str], split: str | Split
     ) -> list[Entry]:
@@ -423,20 +453,20 @@ class Store:
             self._samples[folder.id] = folder.samples()
         return self._samples[folder.id]
 
-    def stored_array(self, folder: PassFolder, array_id: str) -> StoredArray:
+    def stored_array(self, folder: PassFolder, array_id: str, glance: _Glance | None = None) -> StoredArray:
         """Return the reader of a committed array; what one reader has found good, all readers of this Store rely on."""
-        manifest, key = folder.manifest(array_id), folder.key()
+        glance = glance or _Glance()
+        manifest, key = glance.manifest(folder, array_id), glance.key(folder)
         label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*folder.names(), 'an unnamed split')[0]}'"
         checked = self._checked.setdefault(array_id, {})
         data = folder.array_path(array_id) / DATA
         return StoredArray(data, manifest.array, manifest.grid, manifest.crcs, self.root, label, checked)
 
-    def _open(self, entry: Entry, split: str | Split, rows: np.ndarray | None) -> FeatureMatrix:
+    def _open(self, entry: Entry, split: str | Split, rows: np.ndarray | None, glance: _Glance) -> FeatureMatrix:
         folder = PassFolder(self.root, entry.pass_id)
-        key, manifest = folder.key(), folder.manifest(entry.array_id)
-        targets = {name: found for name in folder.target_names() if (found := folder.targets(name)) is not None}
+        key, manifest = glance.key(folder), glance.manifest(folder, entry.array_id)
         matrix = FeatureMatrix(
-            array=self.stored_array(folder, entry.array_id),
+            array=self.stored_array(folder, entry.array_id, glance),
             unit=entry.unit,
             split=split if isinstance(split, str) else split.name,
             backbone=entry.backbone,
@@ -448,7 +478,7 @@ class Store:
                 "array_id": entry.array_id,
             },  # fmt: skip
             samples=self.samples(folder),
-            all_targets=targets,
+            all_targets=glance.targets(folder),
         )
         if rows is not None:
             matrix = matrix.select(rows)
@@ -470,14 +500,41 @@ def _rows_within(asked: SplitDigest, stored: SplitDigest) -> np.ndarray | None:
     return np.array(found, np.int64)
 
 
-def _entries_of(folder: PassFolder) -> Iterator[Entry]:
+class _Glance:
+    """What files say, each read once in the course of one question; nothing of it outlives the question."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, PassKey] = {}
+        self._manifests: dict[tuple[str, str], Manifest] = {}
+        self._targets: dict[str, dict[str, Targets]] = {}
+
+    def key(self, folder: PassFolder) -> PassKey:
+        if folder.id not in self._keys:
+            self._keys[folder.id] = folder.key()
+        return self._keys[folder.id]
+
+    def manifest(self, folder: PassFolder, array_id: str) -> Manifest:
+        where = (folder.id, array_id)
+        if where not in self._manifests:
+            self._manifests[where] = folder.manifest(array_id)
+        return self._manifests[where]
+
+    def targets(self, folder: PassFolder) -> dict[str, Targets]:
+        if folder.id not in self._targets:
+            read = ((name, folder.targets(name)) for name in folder.target_names())
+            self._targets[folder.id] = {name: found for name, found in read if found is not None}
+        return self._targets[folder.id]
+
+
+def _entries_of(folder: PassFolder, glance: _Glance | None = None) -> Iterator[Entry]:
     """Yield the entries of one pass in the order of the network's units."""
-    key, names = folder.key(), folder.names()
+    glance = glance or _Glance()
+    key, names = glance.key(folder), folder.names()
     found: list[tuple[ArrayKey, bool, str]] = []
     order: list[str] = []
     for array_id in folder.array_ids():
         if folder.is_complete(array_id):
-            manifest = folder.manifest(array_id)
+            manifest = glance.manifest(folder, array_id)
             created = datetime.fromtimestamp((folder.array_path(array_id) / MANIFEST).stat().st_mtime, UTC)
             found.append((manifest.array, True, f"{created:%Y-%m-%d %H:%M:%S}"))
             order = [str(u) for u in manifest.provenance.get("units", ())] or order
