@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from featstore import Backbone, FeatureMatrix, Split, Store
-    from probe.metrics import Metric
+    from probe import metrics as probe_metrics
 
 _EVALUATION_BATCH = 4096  # rows of features: a few MiB
 
@@ -37,7 +37,7 @@ def tune_head(
     test: Split | None = None,
     head_rows: Sequence[int] | None = None,
     store: str | Path | Store | None = None,
-    metric: Metric | None = None,
+    metric: probe_metrics.Metric | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> Run:
@@ -130,7 +130,7 @@ class Asked:
 
     splits: Mapping[str, Split]
     recipe: Recipe
-    metric: Metric
+    metric: probe_metrics.Metric
     device: str
     progress: bool
 

@@ -112,6 +112,44 @@ def test_public_names_exist_and_are_documented(package: str) -> None:
         _ = module.no_such_name
 
 
+LANGUAGE = {"numpy", "torch"}
+"""What the project is written in; every other library has one file per package that knows it."""
+
+SEVERAL_FILES = {
+    "PIL": "an image is decoded, shifted and prepared in three places, and PIL's image is what passes between them",
+    "array_api_compat": "it is the standard that probe's arrays speak, not a library behind one door",
+    "scipy": "a collection of unrelated parts",
+}
+
+
+def libraries(path: Path) -> set[str]:
+    """Third-party libraries that a file imports when it runs; imports for the type checker know nothing."""
+    unseen = {
+        inner
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import) and node not in unseen:
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node not in unseen:
+            found.add((node.module or "").split(".")[0])
+    return found - set(sys.stdlib_module_names) - set(PACKAGES) - LANGUAGE
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_library_is_known_by_one_file(package: str) -> None:
+    """When a library changes, one file must be looked at. A new exception goes into SEVERAL_FILES, with its reason."""
+    homes: dict[str, list[str]] = {}
+    for path in files(package):
+        for library in libraries(path):
+            homes.setdefault(library, []).append(path.relative_to(ROOT).as_posix())
+    assert {library: known for library, known in homes.items() if len(known) > 1 and library not in SEVERAL_FILES} == {}
+
+
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run this Python; the programs must be found whatever the working directory is."""
     return subprocess.run(
