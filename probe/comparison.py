@@ -208,7 +208,8 @@ def mcnemar(n_only_a: int, n_only_b: int) -> float:
     for i in range(1, smaller + 1):
         ways = ways * (n - i + 1) // i
         total += ways
-    return min(1.0, 2 * total / 2**n)
+    tail: float = 2 * total / 2**n
+    return min(1.0, tail)
 
 
 def sign_flip(

@@ -122,7 +122,8 @@ class Predictions:
     def label_names(self, labels: np.ndarray) -> np.ndarray:
         """Labels as text: class names for integer labels that have one, the label itself otherwise."""
         if self.classes and labels.dtype.kind in "iu":
-            return np.asarray(self.classes, dtype=np.str_)[labels]
+            names: np.ndarray = np.asarray(self.classes, dtype=np.str_)[labels]
+            return names
         return labels.astype(np.str_)
 
     def save(self, path: str | Path) -> None:
@@ -138,7 +139,7 @@ class Predictions:
             "ids": self.ids,
             "y_true": self.y_true,
             "y_pred": self.y_pred,
-            # Always there, without columns where none were kept: a file that lost an array is then told from a whole one.
+            # Always there, without columns where none were kept: a file that lost an array is told from a whole one.
             "scores": np.zeros((len(self), 0), np.float32) if self.scores is None else self.scores,
         }
         buffer = io.BytesIO()

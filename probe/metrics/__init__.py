@@ -17,6 +17,7 @@ from functools import partial
 
 from probe.errors import BadInput
 from probe.metrics import labels, probabilities, ranking
+from probe.metrics.inputs import to_numpy
 from probe.metrics.kinds import (
     Metric,
     PredictionMetric,
@@ -115,6 +116,7 @@ __all__ = [
     "roc_auc",
     "thresholds_by_f1",
     "thresholds_by_proportion",
+    "to_numpy",
     "top5",
     "top_k",
 ]
