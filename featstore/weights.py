@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["digest_tensors", "load_weights", "read_weights"]
+__all__ = ["digest_tensors", "load_weights", "no_download", "read_weights"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_ema")
 """Keys under which training scripts keep the weights beside other things."""
@@ -105,6 +105,17 @@ def load_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, wher
             "name of the model, and its number of classes."
         )
     module.load_state_dict(tensors, strict=False)
+
+
+def no_download(library: str, name: str, error: Exception) -> str:
+    """Return the message for weights that a hub did not give, with the ways out."""
+    lines = str(error).strip().splitlines()
+    return (
+        f"the weights of {library}:{name} could not be loaded ({type(error).__name__}: "
+        f"{lines[0] if lines else 'no reason given'}). Where this machine cannot download them, fetch the file "
+        f"elsewhere and give its path: weights='file.safetensors' (on the command line --weights, or "
+        f"{library}:{name}@file.safetensors); weights=None gives random ones."
+    )
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor], names: Collection[str]) -> str:
