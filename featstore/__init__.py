@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone, load_backbone
+    from featstore.capture import channel_axis, mean_pool
     from featstore.datasets import load_split
     from featstore.errors import (
         Ambiguous,
@@ -59,12 +60,14 @@ __all__ = [
     "StoreWrite",
     "UnknownName",
     "UnreadableImage",
+    "channel_axis",
     "create_store",
     "differences",
     "extract",
     "holdout_rows",
     "load_backbone",
     "load_split",
+    "mean_pool",
     "open_store",
     "per_class_rows",
     "plan",
@@ -77,6 +80,7 @@ _ERRORS = (
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("Backbone", "load_backbone"), "backbones"),
+    **dict.fromkeys(("channel_axis", "mean_pool"), "capture"),
     **dict.fromkeys(("extract", "plan"), "extraction"),
     **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows"), "splits"),
