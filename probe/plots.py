@@ -2,15 +2,18 @@
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; markers and dashes differ too, so that a grey
 copy can be read. Nothing global is touched: no pyplot, no settings; drawings are made on a figure of their own, or on
-axes that are passed in, and the axes are returned. Save with ``ax.figure.savefig("name.png")``.
+axes that are passed in, and the axes are returned. `save` writes them to a file.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from probe.errors import BadInput
+from probe.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas
@@ -127,6 +130,31 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     _quiet(ax)
     ax.legend(frameon=False, loc="best", ncols=1 + paths[by].nunique() // 8)
     return ax
+
+
+def save(ax: Axes, path: str | Path) -> None:
+    """Write the figure of some axes to a file, its format by the ending: png, pdf, svg.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    path : str or Path
+        Its folder is made where missing; a file that is there is replaced at once or not at all.
+
+    Raises
+    ------
+    BadInput
+        On an ending that names no format, or a place that cannot be written.
+    """
+    path = Path(path)
+    content = io.BytesIO()
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "axes that belong to no figure cannot be drawn"
+    try:
+        figure.savefig(content, format=path.suffix.lstrip(".").lower() or "png")
+    except ValueError as error:
+        raise BadInput(f"'{path}' cannot be drawn: {error}.") from error
+    write_atomically(path, content.getvalue())
 
 
 def _new_axes(size: tuple[float, float]) -> Axes:

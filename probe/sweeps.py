@@ -16,8 +16,8 @@ import numpy as np
 import featstore
 from probe import metrics
 from probe.errors import BadInput, DamagedRecord
-from probe.labels import absent_classes, common_labels, labels_digest
 from probe.metrics import Metric
+from probe.numbering import absent_classes, common_labels, labels_digest
 from probe.progress import Progress
 from probe.records import Record, ResultFolder, digest_of
 from probe.results import Results, absent_sentence

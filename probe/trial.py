@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe import intervals, metrics
+from probe.arrays import namespace, to_numpy
 from probe.intervals import Interval
 from probe.metrics import Metric
 from probe.predictions import Predictions
@@ -16,7 +17,7 @@ from probe.predictions import Predictions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from probe.path import Model
+    from probe.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,8 @@ def run(train: Part, val: Part, test: Part | None, protocol: Protocol, classes: 
     dict
         The fields of `probe.records.Record` that come out of the fit, and "predictions".
     """
-    from probe.path import fit, fit_path, select
+    from probe.path import fit, fit_path
+    from probe.selection import select
 
     started = time.perf_counter()
     path = fit_path(train.X, train.y, protocol.C, tol=protocol.tol)
@@ -85,7 +87,7 @@ def run(train: Part, val: Part, test: Part | None, protocol: Protocol, classes: 
     if test is not None:
         judged, of = test, "test"
         if protocol.refit:
-            both = _concatenated(train.X, val.X)
+            both = namespace(train.X).concat([train.X, val.X], axis=0)
             model = fit(both, np.concatenate([train.y, val.y]), C=float(choice.C), tol=protocol.tol)
     score, predictions = judge(model, judged, protocol.metric, classes)
     val_pred = predictions if test is None else _predicted(path.model(choice.index), val, classes)
@@ -103,10 +105,10 @@ def run(train: Part, val: Part, test: Part | None, protocol: Protocol, classes: 
         "is_refitted": test is not None and protocol.refit,
         "status": str(model.status.value),
         "statuses": _counted([s.value for s in path.status]),
-        "worst_grad_norm": float(np.max(metrics.to_numpy(path.grad_norm))),
-        "worst_gap": float(np.max(metrics.to_numpy(path.gap))),
-        "n_iter": int(np.sum(metrics.to_numpy(path.n_iter))),
-        "passes": int(np.sum(metrics.to_numpy(path.passes))),
+        "worst_grad_norm": float(np.max(to_numpy(path.grad_norm))),
+        "worst_gap": float(np.max(to_numpy(path.gap))),
+        "n_iter": int(np.sum(to_numpy(path.n_iter))),
+        "passes": int(np.sum(to_numpy(path.passes))),
         "predictions_of": of,
         "predictions": predictions,
     }
@@ -140,13 +142,7 @@ def interval(metric: Metric, predictions: Predictions) -> Interval | None:
 def _predicted(model: Model, part: Part, classes: Sequence[str], scores: Any = None) -> Predictions:
     scores = model.decision_function(part.X) if scores is None else scores
     y_pred = metrics.predicted_labels(scores, model.classes, multi_label=part.y.ndim == 2)
-    return Predictions(part.ids, part.y, metrics.to_numpy(y_pred), tuple(classes))
-
-
-def _concatenated(a: Any, b: Any) -> Any:
-    from array_api_compat import array_namespace
-
-    return array_namespace(a, b).concat([a, b], axis=0)
+    return Predictions(part.ids, part.y, to_numpy(y_pred), tuple(classes))
 
 
 def _counted(values: Sequence[str]) -> dict[str, int]:

@@ -17,7 +17,6 @@ from functools import partial
 
 from probe.errors import BadInput
 from probe.metrics import labels, probabilities, ranking
-from probe.metrics.inputs import to_numpy
 from probe.metrics.kinds import (
     Metric,
     PredictionMetric,
@@ -116,7 +115,6 @@ __all__ = [
     "roc_auc",
     "thresholds_by_f1",
     "thresholds_by_proportion",
-    "to_numpy",
     "top5",
     "top_k",
 ]

@@ -6,21 +6,12 @@ The conventions are those at the top of `probe.metrics.kinds`.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from probe.arrays import Array, device_of, namespace, to_numpy
 from probe.errors import BadInput
-
-Array: TypeAlias = Any
-"""A numpy, torch, cupy or other array of the array API standard; the standard has no common type yet."""
-
-
-def namespace(*arrays: Array) -> Any:
-    """Return the array API namespace the arrays share; lists and tuples were made numpy before."""
-    from array_api_compat import array_namespace
-
-    return array_namespace(*arrays)
 
 
 def is_array(x: object) -> bool:
@@ -32,20 +23,7 @@ def is_array(x: object) -> bool:
 
 def to_device_of(x: np.ndarray, like: Array, xp: Any) -> Array:
     """Copy a numpy array to where ``like`` lives."""
-    from array_api_compat import device
-
-    return xp.asarray(x, device=device(like))
-
-
-def to_numpy(x: Array) -> np.ndarray:
-    """Copy an array of any device to numpy; numpy arrays and sequences are not copied."""
-    if isinstance(x, np.ndarray):
-        return x
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-    elif hasattr(x, "get"):
-        x = x.get()
-    return np.asarray(x)
+    return xp.asarray(x, device=device_of(like))
 
 
 def label_pair(y_true: Array, y_pred: Array) -> tuple[Array, Array, Any]:
@@ -156,7 +134,7 @@ def softmax(scores: Array, xp: Any) -> Array:
 
 def histogram(codes: Array, k: int, xp: Any) -> Array:
     """Count how often each of 0 … k-1 occurs in ``codes`` (n,): (k,) int64. The standard has no bincount."""
-    edges = xp.searchsorted(xp.sort(codes), xp.arange(k + 1, dtype=codes.dtype, device=_device(codes)))
+    edges = xp.searchsorted(xp.sort(codes), xp.arange(k + 1, dtype=codes.dtype, device=device_of(codes)))
     return xp.astype(edges[1:] - edges[:-1], xp.int64)
 
 
@@ -165,12 +143,6 @@ def finite_mean(values: list[float], name: str, why_none: str) -> float:
     if not values:
         raise BadInput(f"{name} is undefined here: {why_none}")
     return math.fsum(values) / len(values)
-
-
-def _device(x: Array) -> Any:
-    from array_api_compat import device
-
-    return device(x)
 
 
 def ndim(y: Array) -> int:
@@ -184,7 +156,7 @@ def _length(y: Array) -> int:
 
 def _like(y: Array, other: Array, xp: Any) -> Array:
     """Bring labels to the array type and device of ``other``; a no-op where they are there already."""
-    if type(y) is type(other) and _device(y) == _device(other):
+    if type(y) is type(other) and device_of(y) == device_of(other):
         return y
     host = to_numpy(y)
     if host.dtype.kind not in "biuf" and not isinstance(other, np.ndarray):

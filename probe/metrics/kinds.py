@@ -26,8 +26,9 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 
+from probe.arrays import Array, to_numpy
 from probe.errors import BadInput
-from probe.metrics.inputs import Array, as_columns, both_columns, ndim, to_device_of, to_numpy
+from probe.metrics.inputs import as_columns, both_columns, ndim, to_device_of
 
 
 class Takes(Enum):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from probe.arrays import Array, namespace
 from probe.errors import BadInput
-from probe.metrics.inputs import Array, histogram, label_pair, namespace, single_label
+from probe.metrics.inputs import histogram, label_pair, single_label
 
 
 def accuracy(y_true: Array, y_pred: Array) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from probe.arrays import Array
 from probe.errors import BadInput
-from probe.metrics.inputs import Array, histogram, multi_label, ndim, scored_codes, softmax
+from probe.metrics.inputs import histogram, multi_label, ndim, scored_codes, softmax
 
 
 def log_loss(y_true: Array, scores: Array, classes: Array | None = None) -> float:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
+from probe.arrays import Array
 from probe.errors import BadInput
-from probe.metrics.inputs import (
-    Array,
-    finite_mean,
-    multi_label,
-    ndim,
-    scored_codes,
-    softmax,
-)
+from probe.metrics.inputs import finite_mean, multi_label, ndim, scored_codes, softmax
 
 DIFFICULT = 2
 """Mark, beside 0 and 1 in multi-label truth, of a class that is in the image but annotated as difficult (VOC)."""

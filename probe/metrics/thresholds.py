@@ -6,8 +6,9 @@ from functools import partial
 
 import numpy as np
 
+from probe.arrays import Array, namespace, to_numpy
 from probe.errors import BadInput
-from probe.metrics.inputs import Array, multi_label, namespace, to_device_of, to_numpy
+from probe.metrics.inputs import multi_label, to_device_of
 from probe.metrics.kinds import ScoreMetric
 from probe.metrics.labels import macro_f1
 from probe.metrics.ranking import ranked

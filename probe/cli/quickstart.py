@@ -1,0 +1,176 @@
+"""``probe quickstart``: the whole way, from images to a verdict, on data that comes with scikit-learn.
+
+Half of its 1,797 handwritten digits trained ``featstore:digits_net`` (the source domain). The other half, shifted in
+three ways (the targets), is run through that network once; every unit is probed; and for each shift the question is: at
+which depth can the shifted digits be read best, and is that better than the network as it is?
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import featstore
+from probe import tables
+from probe.cli import output
+from probe.comparison import Comparison, compare
+from probe.predictions import Predictions
+from probe.results import Results, row, text
+from probe.sweeps import sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from featstore import Split, Store
+
+NETWORK = "featstore:digits_net"
+SHIFTS = {"blurred": "+blur(1.0)", "rotated": "+rotate(40)", "inverted": "+invert()"}
+FIGURE = "accuracy_by_depth.png"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found for one shift.
+
+    Attributes
+    ----------
+    shift : str
+    results : Results
+        One record per unit.
+    source : Predictions
+        Of the network as it is, on the shifted test images.
+    against_last : Comparison
+        The unit chosen on validation data, against the last one.
+    against_source : Comparison
+        The unit chosen on validation data, against the network as it is.
+    """
+
+    shift: str
+    results: Results
+    source: Predictions
+    against_last: Comparison
+    against_source: Comparison
+
+    @property
+    def verdict(self) -> str:
+        """One sentence, in words that follow from the numbers."""
+        return verdict(self)
+
+
+def command(out: Path = Path("runs/quickstart"), *, as_json: bool = False) -> int:
+    """Extract, probe, compare, print and draw; everything is kept in ``out``."""
+    started = time.perf_counter()
+    n_missing = extract(out)
+    findings = [probe_shift(out, shift) for shift in SHIFTS]
+    figure = out / FIGURE
+    draw(findings, figure)
+    seconds = time.perf_counter() - started
+    n_fitted = sum(finding.results.n_fitted for finding in findings)
+    if as_json:
+        said = [_as_json(finding) for finding in findings]
+        output.print_json(
+            {"shifts": said, "figure": str(figure), "n_extracted": n_missing, "n_fitted": n_fitted, "seconds": seconds}
+        )
+        return 0
+    for finding in findings:
+        print(f"{finding.shift} digits\n{text(finding.results.records)}\n{finding.verdict}\n")
+    done = [f"{n_missing} feature matrices were extracted" if n_missing else "nothing had to be extracted"]
+    done.append(f"{n_fitted} units were probed" if n_fitted else "nothing had to be refitted")
+    print(f"Figure: {figure}\nIn {tables.seconds(seconds)} s: {' and '.join(done)}.")
+    return 0
+
+
+def extract(out: Path) -> int:
+    """Run the network once over train, val and test of every shift; how many feature matrices were missing."""
+    backbone = featstore.load_backbone(NETWORK)
+    splits = [_split(part, shift) for shift in SHIFTS for part in ("train", "val", "test")]
+    root = out / "features"
+    # The head's output, the network's own logits, is what "the network as it is" says about the shifted images.
+    made = featstore.plan(backbone, splits, root, units=backbone.units)
+    n_missing = sum(len(part.missing) for part in made.parts)
+    if n_missing:
+        featstore.extract(backbone, splits, root, units=backbone.units)
+    return n_missing
+
+
+def probe_shift(out: Path, shift: str) -> Finding:
+    """Probe every unit on one shift, and compare the unit that validation chose."""
+    store = featstore.open_store(out / "features")
+    train, val, test = (_name(part, shift) for part in ("train", "val", "test"))
+    results = sweep(store, train=train, val=val, test=test, out=out / "results")
+    best, last = results.best(), results.records[-1]
+    chosen = results.predictions(best)
+    source = _source_predictions(store, test)
+    return Finding(shift, results, source, compare(chosen, results.predictions(last)), compare(chosen, source))
+
+
+def verdict(finding: Finding) -> str:
+    """Say which unit to probe, whether depth mattered and whether probing helped, with the numbers behind each word."""
+    best, last = finding.results.best(), finding.results.records[-1]
+    ends = best.test_interval
+    share = f"{best.test_score:.3f}" + (f" [{ends.low:.3f}, {ends.high:.3f}]" if ends else "")
+    if best.unit == last.unit:
+        depth = "no earlier unit did better there"
+    else:
+        against = finding.against_last
+        depth = f"{_apart(against)} the last unit, {last.unit} ({last.test_score:.3f}{_p(against)})"
+    own = f"the network as it is ({finding.source.accuracy():.3f}{_p(finding.against_source)})"
+    return (
+        f"Verdict: for {finding.shift} digits probe '{best.unit}', best on validation data: it reads {share} of the "
+        f"test images, {depth}, and {_apart(finding.against_source)} {own}."
+    )
+
+
+def draw(findings: list[Finding], path: Path) -> Axes:
+    """Accuracy against depth, one line per shift, the network as it is as reference lines."""
+    import pandas
+
+    from probe import plots
+
+    tables_of = [finding.results.table().assign(shift=f"{finding.shift} digits") for finding in findings]
+    references = {f"{finding.shift} digits": finding.source.accuracy() for finding in findings}
+    ax = plots.accuracy_by_depth(pandas.concat(tables_of), by="shift", references=references)
+    ax.set_title(
+        "Where can shifted digits be read best? Probes of every unit of a digit network", fontsize=11, loc="left"
+    )
+    plots.save(ax, path)
+    return ax
+
+
+def _name(part: str, shift: str) -> str:
+    return f"digits:{part}{SHIFTS[shift]}"
+
+
+def _split(part: str, shift: str) -> Split:
+    return featstore.load_split(_name(part, shift))
+
+
+def _source_predictions(store: Store, split: str) -> Predictions:
+    """What the network's own classifier says: the largest of its stored logits."""
+    head = store.features("head", split)
+    assert head.labels is not None, "the digits come with labels"
+    return Predictions(head.ids, head.labels, head.numpy().argmax(1), head.classes, name="the network as it is")
+
+
+def _apart(c: Comparison) -> str:
+    """How the first of two compares with the second, in words no stronger than the test."""
+    if not c.is_significant:
+        return "no more than chance apart from"
+    return "better than" if c.difference > 0 else "worse than"
+
+
+def _p(c: Comparison) -> str:
+    return f", p = {c.p_value:.2g}" if c.p_value >= 1e-4 else ", p < 0.0001"
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "shift": finding.shift,
+        "units": [row(record) for record in finding.results],
+        "source_accuracy": finding.source.accuracy(),
+        "against_last": asdict(finding.against_last),
+        "against_source": asdict(finding.against_source),
+        "verdict": finding.verdict,
+    }
