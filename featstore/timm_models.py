@@ -41,12 +41,12 @@ def build_timm(name: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.Mod
         raise UnknownName("tag of timm", name, [t for t in tags if t.partition(".")[0] == bare])
     if pretrained:
         try:
-            module = timm.create_model(name, pretrained=True, **arguments)
+            module: Any = timm.create_model(name, pretrained=True, **arguments)
         except Exception as error:  # hub, network and cache have many kinds of error, and change them between versions
             raise BadInput(no_download("timm", name, error)) from error
     else:
         module = timm.create_model(name, pretrained=False, **arguments)
-    config = module.pretrained_cfg
+    config: Mapping[str, Any] = module.pretrained_cfg
     tag = config.get("tag") or ""
     return module, f"timm:{config.get('architecture') or bare}{'.' if tag else ''}{tag}"
 
@@ -59,9 +59,10 @@ def preprocessing_of_timm(module: nn.Module) -> Preprocessing:
     BadInput
         If it is of a kind that `Preprocessing` does not have (padding to the longer side, input that is not square).
     """
-    import timm.data
+    from timm.data.config import resolve_model_data_config
 
-    found: Mapping[str, Any] = timm.data.resolve_model_data_config(module)
+    resolve: Any = resolve_model_data_config
+    found: Mapping[str, Any] = resolve(module)
     _, height, width = found["input_size"]
     scaled = math.floor(height / found["crop_pct"]), math.floor(width / found["crop_pct"])
     squashed = found["crop_mode"] == "squash"

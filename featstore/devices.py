@@ -1,0 +1,94 @@
+"""Where and in which arithmetic the network runs: exactly what was asked for, and everything put back afterwards."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from featstore.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    import torch
+
+    from featstore.units import Chain
+
+__all__ = ["PRECISIONS", "arithmetic", "checked_device", "on_device"]
+
+PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16")
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return a device that is there; none is ever put in the place of another.
+
+    Raises
+    ------
+    BadInput
+        If torch does not have it.
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"'{device}' is no device; write 'cpu', 'cuda', 'cuda:1', 'mps'.") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (found.index or 0) >= there.get(found.type, 0):
+        names = [f"{kind}:{i}" if kind == "cuda" else kind for kind, n in there.items() for i in range(n)]
+        raise BadInput(
+            f"the device '{device}' is not there: torch {torch.__version__} sees {', '.join(names)}. Ask for one of "
+            "these; another is not taken silently, for its numbers and its speed differ."
+        )
+    return found
+
+
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in one of `PRECISIONS` and in nothing else, whatever the process is set to.
+
+    Raises
+    ------
+    UnknownName, BadInput
+        If there is no such precision, or not on this device.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    if precision == "tf32" and device.type != "cuda":
+        raise BadInput(f"precision 'tf32' exists on CUDA devices only, and the device is '{device}'; use 'fp32'.")
+    halves = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is renaming these switches, and both names work
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    half = halves.get(precision)
+    try:
+        with torch.autocast(device.type, dtype=half) if half is not None else nullcontext():
+            yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@contextmanager
+def on_device(chain: Chain, device: torch.device) -> Iterator[None]:
+    """Have a network on a device and in eval mode, and put it back as it was found."""
+    modules = list(chain.module.modules())
+    training = [m.training for m in modules]
+    first = next(chain.module.parameters(), None)
+    home = device if first is None else first.device
+    chain.module.eval()
+    try:
+        if home != device:
+            chain.to(device)
+        yield
+    finally:
+        if home != device:
+            chain.to(home)
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag

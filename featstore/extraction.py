@@ -1,0 +1,272 @@
+"""Extraction: run a network once over the images of some splits, and keep what every unit says.
+
+`planning.plan` decides what is missing; `extract` carries it out block by block. A block is decoded and preprocessed
+by threads, goes through the network in batches, and is handed to the store whole; what is killed in between loses at
+most a block. Batches begin with their block, so that a resumed run forms the same ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featstore.capture import POOLS, capture
+from featstore.devices import arithmetic, checked_device, on_device
+from featstore.errors import BadInput, StoreBusy, StoreWrite
+from featstore.loading import default_workers, load_batches
+from featstore.planning import Plan, SplitPlan, channel_axes, plan
+from featstore.progress import bar, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from featstore.backbones import Backbone
+    from featstore.manifest import ArrayKey
+    from featstore.splits import Split
+    from featstore.store import Store
+    from featstore.writing import Block, Session
+
+__all__ = ["Plan", "SplitPlan", "extract", "plan"]
+
+FLOAT16_MAX = 65504.0
+
+
+def extract(
+    backbone: Backbone,
+    splits: Split | Sequence[Split],
+    root: str | Path | Store,
+    *,
+    units: str | Sequence[str] = "all",
+    pool: str = "mean",
+    dtype: str = "float16",
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    workers: int | None = None,
+    skip_unreadable: bool = False,
+    repair: bool = False,
+    block_rows: int | None = None,
+    progress: bool = True,
+) -> Store:
+    """Compute the features that a store lacks, and return the store.
+
+    What is complete is not computed again; an interrupted extraction goes on where it stopped. Other weights,
+    preprocessing, units, pooling, dtype or precision make other entries and overwrite nothing.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    splits : Split or sequence of Split
+    root : str, Path or Store
+        Of the store; made if there is none.
+    units : str or sequence of str
+        Names of units; ``"all"`` are those up to ``"penultimate"``, without the classifier ``"head"``.
+    pool : str
+        How maps become vectors: ``"mean"``.
+    dtype : str
+        What is stored: ``"float16"`` or ``"float32"``.
+    batch_size : int
+        Images per forward pass; changes no feature beyond rounding.
+    device : str or torch.device
+        Where the network runs; it is put back where it was.
+    precision : str
+        Arithmetic of the forward pass: ``"fp32"``, ``"tf32"``, ``"amp-fp16"`` or ``"amp-bf16"``. Pooling is always in
+        float32.
+    workers : int or None
+        Threads that decode and preprocess; None takes the cores, at most 16.
+    skip_unreadable : bool
+        Leave out images that do not decode, and record which; they are found by decoding everything beforehand.
+    repair : bool
+        Read all that is stored, and compute damaged rows again.
+    block_rows : int or None
+        Rows that are computed and written together; None lets the store choose.
+    progress : bool
+        Show it on stderr.
+
+    Raises
+    ------
+    UnreadableImage
+        If an image does not decode; names it.
+    BadInput
+        If a feature is not finite, or too large for float16; names the unit and the images. If the device is not there.
+    StoreWrite
+        If the disk is full or the folder read-only; what was written before is kept.
+    """
+    from featstore.store import Store, create_store
+
+    where = checked_device(device)
+    for name, value in (("batch_size", batch_size), ("workers", workers), ("block_rows", block_rows)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}; it must be at least 1.")
+    with arithmetic(precision, where):
+        pass  # refuse what the device cannot do before anything is read
+    store = root if isinstance(root, Store) else create_store(root)
+    made = plan(
+        backbone,
+        splits,
+        store,
+        units=units,
+        pool=pool,
+        dtype=dtype,
+        precision=precision,
+        skip_unreadable=skip_unreadable,
+    )
+    run = _Run(backbone, where, precision, pool, batch_size, workers or default_workers(), progress)
+    for part in made.parts:
+        for name, why in part.skipped.items():
+            say(f"left out {name}: {why}")
+        _extract_split(run, store, part, repair=repair, block_rows=block_rows)
+    return store
+
+
+class _Run:
+    """What stays the same for all splits of one call of `extract`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        precision: str,
+        pool: str,
+        batch_size: int,
+        workers: int,
+        progress: bool,
+    ) -> None:
+        self.backbone, self.device, self.precision = backbone, device, precision
+        self.pool, self.axes = POOLS[pool], channel_axes(backbone)
+        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+
+    def features(self, pixels: np.ndarray, units: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return unit -> (n, d) float32 on the CPU for (n, h, w, c) uint8."""
+        import torch
+
+        x = self.backbone.preprocessing.normalize(torch.from_numpy(pixels).to(self.device))
+        found = capture(self.backbone.chain, x, {unit: self.axes[unit] for unit in units}, self.pool)
+        return {unit: value.cpu() for unit, value in found.items()}
+
+    def provenance(self, part: SplitPlan) -> dict[str, Any]:
+        """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same "
+        "command."""
+        import PIL
+        import torch
+
+        import featstore
+
+        said: dict[str, Any] = {
+            "units": list(self.backbone.units),
+            "weights": self.backbone.weights,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
+            "batch_size": self.batch_size,
+            "versions": {
+                "featstore": getattr(featstore, "__version__", None) or _version("featprobe"),
+                "torch": str(torch.__version__),
+                "pillow": PIL.__version__,
+                "numpy": np.__version__,
+            },
+        }
+        if part.skipped:
+            said["skipped"] = dict(part.skipped)
+        return said
+
+
+def _version(distribution: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, block_rows: int | None) -> None:
+    """Compute what the store lacks of one split, as the one writer of its pass."""
+    nothing_to_do = not part.missing and not repair
+    try:
+        # a complete pass is entered, too: its labels may be new, and files cut short are found by their size
+        with store.writing(part.key, part.split, run.provenance(part), timeout=0 if nothing_to_do else None) as session:
+            session.begin(part.arrays, block_rows, repair=repair)
+            if session.n_damaged:
+                say(f"{session.n_damaged} damaged chunks of '{part.split.name}' are computed again")
+            if session.arrays:
+                _compute(run, part, session)
+                session.commit()
+                return
+    except (StoreBusy, StoreWrite):
+        if not nothing_to_do:
+            raise  # else somebody adds other units, or the store is read-only: what is wanted is there all the same
+    if run.progress:
+        say(
+            f"nothing to extract: {len(part.arrays)} units of '{part.split.name}' ({len(part.split):,} images) "
+            f"are complete in {store.root}"
+        )
+
+
+def _compute(run: _Run, part: SplitPlan, session: Session) -> None:
+    """Run the network over the blocks that are missing, and hand each to the store."""
+    blocks = session.missing_blocks()
+    batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
+    units = [key.unit for key in session.arrays]
+    n_missing = sum(len(block) for block in blocks)
+    if run.progress:
+        resumed = f", {len(part.split) - n_missing:,} are there already" if n_missing < len(part.split) else ""
+        say(f"'{part.split.name}': {n_missing:,} images through {run.backbone.name} for {', '.join(units)}{resumed}")
+    begun = time.monotonic()
+    loaded = load_batches(part.split, run.backbone.preprocessing, [rows for _, rows in batches], run.workers)
+    with (
+        on_device(run.backbone.chain, run.device),
+        arithmetic(run.precision, run.device),
+        bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown,
+        closing(loaded),
+    ):
+        gathered: dict[ArrayKey, np.ndarray] = {}
+        for (block, _), (rows, pixels) in zip(batches, loaded, strict=True):
+            if rows.start == block.start:
+                # new arrays for every block: the store writes those of the last one while this one is computed
+                gathered = {key: np.empty((len(block), *key.shape), key.dtype) for key in session.arrays}
+            features = run.features(pixels, units)
+            for key, out in gathered.items():
+                values = _checked(features[key.unit], key, part.split, rows)
+                out[rows.start - block.start : rows.stop - block.start] = values
+            if rows.stop == block.stop:
+                session.write(block, gathered, wait=False)
+            shown.update(len(rows))
+    seconds = time.monotonic() - begun
+    if run.progress:
+        rate = n_missing / max(seconds, 1e-9)
+        say(f"'{part.split.name}': {n_missing:,} images in {seconds:.1f} s, {rate:,.0f} images/s")
+
+
+def _batches(block: Block, size: int) -> Iterator[range]:
+    for start in range(block.start, block.stop, size):
+        yield range(start, min(start + size, block.stop))
+
+
+def _checked(features: torch.Tensor, key: ArrayKey, split: Split, rows: range) -> np.ndarray:
+    """Return features as numbers that can be stored.
+
+    Raises
+    ------
+    BadInput
+        If some are not finite, or too large for the dtype.
+    """
+    values: np.ndarray = features.numpy()
+    largest = np.abs(values).max()  # NaN and infinity come through
+    if not np.isfinite(largest):
+        bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))
+        ids = ", ".join(f"'{split.ids[rows[i]]}'" for i in bad[:5])
+        raise BadInput(
+            f"unit '{key.unit}' gives NaN or infinity for {len(bad)} of {len(rows)} images of '{split.name}': {ids}"
+            f"{', …' if len(bad) > 5 else ''}. No probe can be fitted to that: look at the weights and at these "
+            "images; in half precision try precision='fp32'."
+        )
+    if key.dtype == "float16" and largest > FLOAT16_MAX:
+        raise BadInput(
+            f"unit '{key.unit}' reaches {largest:g}, and float16 ends at {FLOAT16_MAX:g}: the features would become "
+            "infinite. Store them as dtype='float32'."
+        )
+    return values
