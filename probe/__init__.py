@@ -73,7 +73,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'probe' has no attribute {name!r}")
     home = _HOME[name]
-    value = getattr(importlib.import_module(f"probe.{home}"), name) if home else importlib.import_module(f"probe.{name}")
+    value = (
+        getattr(importlib.import_module(f"probe.{home}"), name) if home else importlib.import_module(f"probe.{name}")
+    )
     globals()[name] = value
     return value
 

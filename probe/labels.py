@@ -1,68 +1,210 @@
-"""Labels of several splits of one data set: one numbering, what train lacks, and their identity."""
+"""Labels of any kind become class numbers at the door: binary, multinomial or multi-label, with weights checked."""
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 
+from probe.arrays import Array, like, namespace, to_numpy
 from probe.errors import BadInput
+from probe.objective import Logistic, Softmax
 
 
-def common_labels(
-    parts: dict[str, tuple[np.ndarray, tuple[str, ...]]],
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Give the parts' labels one numbering: by name where classes have names, so that two folders' orders cannot mix.
+class Task(Enum):
+    """What the labels ask for."""
+
+    BINARY = "binary"
+    MULTINOMIAL = "multinomial"
+    MULTILABEL = "multi-label"
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels as class numbers.
+
+    Attributes
+    ----------
+    task : Task
+    codes : numpy.ndarray of shape (L, n), int64
+        Class numbers; L = 1 but for multi-label data, which has one lane of 0 and 1 per label.
+    classes : numpy.ndarray of shape (k,)
+        Sorted labels; for multi-label data 0 … k - 1.
+    weights : numpy.ndarray of shape (n,), float64, or None
+    """
+
+    task: Task
+    codes: np.ndarray
+    classes: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def n_rows_of_coef(self) -> int:
+        """Rows of the coefficients: 1 for binary, else the number of classes or labels."""
+        return 1 if self.task is Task.BINARY else len(self.classes)
+
+    def loss(self, example: Array, dtype: Any) -> Softmax | Logistic:
+        """The loss of these labels, on the device of `example`, in `dtype`."""
+        weights = None if self.weights is None else like(example, self.weights[None, None, :], dtype)
+        if self.task is Task.MULTINOMIAL:
+            hot = self.codes[:, None, :] == np.arange(len(self.classes))[None, :, None]
+            return Softmax(like(example, hot, dtype), weights)
+        return Logistic(like(example, 2.0 * self.codes[:, None, :] - 1.0, dtype), weights)
+
+
+def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) -> Labels:
+    """Read labels and weights.
 
     Parameters
     ----------
-    parts : dict of str to (labels, classes)
-        Labels (n,) int64 or (n, k), and the names of their classes or ().
+    y : array-like of shape (n,) or (n, k)
+        Labels of any kind; or 0 and 1 per label, for multi-label data.
+    n : int
+        Number of rows of X.
+    sample_weight : array-like of shape (n,), optional
+        Not negative, not all zero.
+    class_weight : mapping or "balanced", optional
+        Weight of each class, multiplied into the sample weights; "balanced" is ``n / (k · count)``.
 
     Returns
     -------
-    classes : tuple of str
-        Those of train, then those only others have.
-    labels : dict of str to numpy.ndarray
+    Labels
 
     Raises
     ------
     BadInput
-        Where some parts' classes have names and others' do not, or multi-label columns differ.
+        Wrong length, one class only, missing labels, weights that are negative or not finite.
     """
-    named = {part for part, (_, classes) in parts.items() if classes}
-    if not named:
-        return (), {part: labels for part, (labels, _) in parts.items()}
-    if named != set(parts):
+    if y is None:
+        raise BadInput("This needs labels: y should be a 1d array of n labels, but it is None.")
+    labels = np.asarray(to_numpy(y) if hasattr(y, "shape") else y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim not in (1, 2):
         raise BadInput(
-            f"The classes of {', '.join(sorted(named))} have names and those of "
-            f"{', '.join(sorted(set(parts) - named))} do not, so it is not known which is which; store names with both."
+            f"y should be a 1d array (n,) of labels or (n, k) of 0 and 1, got an array of shape {labels.shape} instead."
         )
-    if len({classes for _, classes in parts.values()}) == 1:
-        return parts["train"][1], {part: labels for part, (labels, _) in parts.items()}
-    if any(labels.ndim != 1 for labels, _ in parts.values()):
-        raise BadInput("The splits have multi-label columns of different classes; store the same classes with all.")
-    union = tuple(dict.fromkeys(name for _, classes in parts.values() for name in classes))
-    number = {name: i for i, name in enumerate(union)}
-    return union, {
-        p: np.array([number[c] for c in classes], np.int64)[labels] for p, (labels, classes) in parts.items()
-    }
+    if len(labels) != n:
+        raise BadInput(
+            f"X has {n} rows but y has {len(labels)} labels; they must be of the same samples in the same order."
+        )
+    weights = _weights(sample_weight, n)
+    if labels.ndim == 2:
+        return _multilabel(labels, weights, class_weight)
+    _require_classification(labels)
+    classes, codes = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise BadInput(
+            f"The data has only one class, {classes[0]!r}, in all {n} rows (a solver needs samples of at least 2 classes "
+            "in the data); check the split and the labels."
+        )
+    weights = _times_class_weight(weights, class_weight, codes, classes)
+    if weights is not None:
+        mass = np.bincount(codes, weights=weights, minlength=len(classes))
+        if (mass == 0).any():
+            empty = ", ".join(repr(c) for c in classes[mass == 0][:5].tolist())
+            raise BadInput(
+                f"All rows of class {empty} have weight zero, so its intercept has no finite optimum; drop these rows."
+            )
+    task = Task.BINARY if len(classes) == 2 else Task.MULTINOMIAL
+    return Labels(task, codes[None, :].astype(np.int64), classes, weights)
 
 
-def absent_classes(labels: dict[str, np.ndarray], classes: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return the classes of val and test that train lacks, by name; parts that lack none are left out."""
-    if any(y.ndim != 1 for y in labels.values()):
-        return {}
-    out = {}
-    for part, y in labels.items():
-        missing = np.setdiff1d(y, labels["train"])
-        if len(missing):
-            out[part] = [classes[i] if classes else str(i) for i in missing.tolist()]
-    return out
+def _require_classification(labels: np.ndarray) -> None:
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            bad = np.flatnonzero(~np.isfinite(labels))
+            raise BadInput(
+                f"Input y contains NaN or infinity: {len(bad)} labels are missing (first at rows {bad[:5].tolist()}); drop these rows."
+            )
+        if not (labels == np.round(labels)).all():
+            raise BadInput(
+                f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]!r}; "
+                "labels must be classes (integers, text), not measurements."
+            )
 
 
-def labels_digest(labels: np.ndarray, classes: tuple[str, ...]) -> str:
-    """32 hexadecimal digits of the sha256 of labels and class names: part of what determines a result."""
-    h = hashlib.sha256("\0".join([str(labels.dtype), str(labels.shape), *classes]).encode())
-    h.update(np.ascontiguousarray(labels).tobytes())
-    return h.hexdigest()[:32]
+def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
+    if sample_weight is None:
+        return None
+    w = np.asarray(to_numpy(sample_weight) if hasattr(sample_weight, "shape") else sample_weight, dtype=np.float64)
+    if w.ndim == 0:
+        w = np.full(n, float(w))
+    if w.shape != (n,):
+        raise BadInput(f"sample_weight has shape {w.shape} but X has {n} rows: sample_weight.shape must be ({n},).")
+    if not np.isfinite(w).all() or (w < 0).any() or not (w > 0).any():
+        raise BadInput(
+            f"Sample weights must be finite, not negative, and not all zero; they run from {w.min()} to {w.max()}."
+        )
+    return None if (w == 1).all() else w
+
+
+def _times_class_weight(
+    weights: np.ndarray | None, class_weight: Any, codes: np.ndarray, classes: np.ndarray
+) -> np.ndarray | None:
+    if class_weight is None:
+        return weights
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise BadInput(
+                f"class_weight is {class_weight!r}; give a mapping from class to weight, 'balanced', or None."
+            )
+        mass = np.bincount(codes, weights=weights, minlength=len(classes))
+        factor = mass.sum() / (len(classes) * np.maximum(mass, 1e-300))
+    else:
+        unknown = [c for c in class_weight if c not in classes.tolist()]
+        if unknown:
+            raise BadInput(f"class_weight names classes that y does not have: {unknown}; y has {classes.tolist()}.")
+        factor = np.array([float(class_weight.get(c, 1.0)) for c in classes.tolist()])
+        if not np.isfinite(factor).all() or (factor < 0).any():
+            raise BadInput(f"Class weights must be finite and not negative, got {dict(class_weight)}.")
+    total: np.ndarray = factor[codes] * (1.0 if weights is None else weights)
+    return total
+
+
+def _multilabel(labels: np.ndarray, weights: np.ndarray | None, class_weight: Any) -> Labels:
+    if class_weight is not None:
+        raise BadInput(
+            "class_weight has no meaning for multi-label data, where every label is a problem of its own; use sample_weight."
+        )
+    values = np.unique(labels)
+    if not np.isin(values, [0, 1]).all():
+        raise BadInput(
+            f"y of shape {labels.shape} is read as multi-label, which holds 0 and 1 only, but it holds {values[:5].tolist()}; "
+            "pass (n,) class labels for one label per row."
+        )
+    count = labels.sum(0)
+    constant = np.flatnonzero((count == 0) | (count == len(labels)))
+    if len(constant):
+        raise BadInput(
+            f"{len(constant)} of {labels.shape[1]} labels (columns {constant[:5].tolist()}) are the same in every row, so nothing "
+            "can be learnt about them; drop these columns."
+        )
+    return Labels(Task.MULTILABEL, labels.T.astype(np.int64), np.arange(labels.shape[1]), weights)
+
+
+def decode(scores: Array, classes: np.ndarray, task: Task) -> np.ndarray:
+    """Decision values → labels, on the host.
+
+    Parameters
+    ----------
+    scores : array of shape (..., k)
+        k = 1 for binary problems.
+    classes : numpy.ndarray
+    task : Task
+
+    Returns
+    -------
+    numpy.ndarray of shape (...), or (..., k) of 0 and 1 for multi-label data
+        On a tie the first class.
+    """
+    xp = namespace(scores)
+    if task is Task.MULTILABEL:
+        return to_numpy(scores > 0).astype(np.int64)
+    code = (
+        to_numpy(scores[..., 0] > 0).astype(np.int64) if task is Task.BINARY else to_numpy(xp.argmax(scores, axis=-1))
+    )
+    found: np.ndarray = classes[code]
+    return found

@@ -1,0 +1,247 @@
+"""Proof of how good a fit is: relative gradient and duality gap, in float64, at the returned point, on the data as given.
+
+F is λ-strongly convex in W, and once the intercept is at its optimum given W,
+
+    F(W, b) − F* ≤ ‖∇_W F‖² / (2 λ).
+
+(It is the duality gap at the dual point made of the residuals.) The intercept is therefore brought to its optimum first,
+by Newton steps on the scores, which cost no pass over X. `gap` is this bound divided by F.
+
+The rule (`meets`) needs both halves. The gradient alone is satisfied far from the optimum when penalties are weak (on
+separable features the loss is tiny, and so is its gradient); the gap alone is satisfied far from the optimal *weights* when
+penalties are strong (F hardly depends on them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probe.arrays import Array, like, namespace, to_numpy
+from probe.objective import Logistic, Softmax
+
+_SCORES_AT_ONCE = 1 << 24  # float64 scores held at once: 128 MB
+_BLOCK_ENTRIES = 1 << 21  # entries of X converted to float64 at once
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is known of some fits; arrays of shape (b,) or, with L lanes, (b, L), float64 on the host.
+
+    Attributes
+    ----------
+    objective : numpy.ndarray
+        ``Σ s_i loss_i + ‖W‖² / (2 C)``.
+    grad_norm : numpy.ndarray
+        ‖∇F‖∞ over W and b, relative to its value at zero weights (the mean form has the same ratio).
+    gap : numpy.ndarray
+        Upper bound of (F − F*) / F.
+    coef_error : numpy.ndarray
+        Upper bound of ‖W − W*‖ / ‖W‖, which is ‖∇_W F‖ / (λ ‖W‖).
+    """
+
+    objective: np.ndarray
+    grad_norm: np.ndarray
+    gap: np.ndarray
+    coef_error: np.ndarray
+
+
+def meets(grad_norm: np.ndarray, gap: np.ndarray, coef_error: np.ndarray, tol: float) -> np.ndarray:
+    """Whether a certificate meets a tolerance: the rule behind ``Status.CONVERGED``.
+
+    The objective is within ``100 tol`` of its optimum, and either the relative gradient is below ``tol``, or the gap is
+    below ``tol`` with the weights within ``1000 tol``.
+
+    Parameters
+    ----------
+    grad_norm, gap, coef_error : numpy.ndarray
+    tol : float
+
+    Returns
+    -------
+    numpy.ndarray of bool
+    """
+    met: np.ndarray = (gap <= 100 * tol) & ((grad_norm <= tol) | ((gap <= tol) & (coef_error <= 1000 * tol)))
+    return met
+
+
+def zero_gradient(X: Array, loss: Softmax | Logistic, k: int, fit_intercept: bool) -> np.ndarray:
+    """‖∇F‖∞ at zero weights and intercept: the scale of `Certificate.grad_norm`.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    loss : Softmax or Logistic, float64
+    k : int
+    fit_intercept : bool
+
+    Returns
+    -------
+    numpy.ndarray of shape (L,)
+    """
+    xp = namespace(X)
+    lanes = int((loss.hot if isinstance(loss, Softmax) else loss.sign).shape[0])
+    _, R = loss.evaluate(xp.zeros((lanes, k, int(X.shape[0])), dtype=xp.float64, device=X.device))
+    largest = to_numpy(xp.max(xp.abs(_adjoint(X, R)), axis=(1, 2)))
+    if fit_intercept:
+        largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
+    return np.maximum(largest, np.finfo(np.float64).tiny)
+
+
+def certify(
+    X: Array,
+    loss: Softmax | Logistic,
+    W: Array,
+    b: Array,
+    l2: np.ndarray,
+    scale: np.ndarray,
+    fit_intercept: bool = True,
+) -> tuple[Certificate, Array]:
+    """Certify fits of one matrix; two passes over X per group of fits, whatever their number.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+        As given, in any floating dtype; the arithmetic is float64.
+    loss : Softmax or Logistic, float64
+    W : array of shape (b, L, k, d), float64
+        Fits of b penalties and L lanes.
+    b : array of shape (b, L, k), float64
+    l2 : numpy.ndarray of shape (b,)
+        λ = 1 / C.
+    scale : numpy.ndarray of shape (L,)
+        From `zero_gradient`.
+    fit_intercept : bool
+
+    Returns
+    -------
+    certificate : Certificate
+        Arrays of shape (b, L).
+    b : array of shape (b, L, k)
+        The intercepts, at their optimum given W.
+    """
+    xp = namespace(X)
+    n_fits, L, k, _ = (int(s) for s in W.shape)
+    group = max(1, _SCORES_AT_ONCE // (int(X.shape[0]) * L * k))
+    parts: list[Certificate] = []
+    intercepts = []
+    for a in range(0, n_fits, group):
+        part, moved = _certify(
+            X, loss, W[a : a + group, ...], b[a : a + group, ...], l2[a : a + group], scale, fit_intercept
+        )
+        parts.append(part)
+        intercepts.append(moved)
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ("objective", "grad_norm", "gap", "coef_error")
+    }
+    return Certificate(**joined), xp.concat(intercepts, axis=0)
+
+
+def _certify(
+    X: Array, loss: Softmax | Logistic, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray, fit_intercept: bool
+) -> tuple[Certificate, Array]:
+    xp = namespace(X)
+    g, L, k, d = (int(s) for s in W.shape)
+    lanes = _repeated(loss, g, L)
+    Z = _scores(X, xp.reshape(W, (g * L * k, d)), (g * L, k))
+    offset = xp.reshape(b, (g * L, k))
+    decrement = np.zeros(g * L)
+    if fit_intercept:
+        offset, decrement = _optimal_intercepts(lanes, Z, offset)
+    value, R = lanes.evaluate(Z + offset[..., None])
+    l2_all = np.repeat(l2, L)
+    W_all = xp.reshape(W, (g * L, k, d))
+    G = _adjoint(X, R) + like(W_all, l2_all)[:, None, None] * W_all
+    squared = to_numpy(xp.sum(G * G, axis=(1, 2)))
+    weights = to_numpy(xp.sum(W_all * W_all, axis=(1, 2)))
+    largest = to_numpy(xp.max(xp.abs(G), axis=(1, 2)))
+    if fit_intercept:
+        largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
+    objective = value + 0.5 * l2_all * weights
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = (squared / (2 * l2_all) + decrement) / objective
+        error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2_all * np.sqrt(weights)))
+    shape = (g, L)
+    found = Certificate(
+        objective.reshape(shape), (largest / np.tile(scale, g)).reshape(shape), gap.reshape(shape), error.reshape(shape)
+    )
+    return found, xp.reshape(offset, (g, L, k))
+
+
+def _repeated(loss: Softmax | Logistic, g: int, L: int) -> Softmax | Logistic:
+    """The loss of L lanes for g penalties: lanes of one penalty stand together. One label set needs no copies."""
+    return loss if L == 1 else loss.take(np.tile(np.arange(L), g))
+
+
+def _optimal_intercepts(loss: Softmax | Logistic, Z: Array, b: Array, most: int = 20) -> tuple[Array, np.ndarray]:
+    """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,)."""
+    xp = namespace(Z)
+    k = int(Z.shape[1])
+    value, R = loss.evaluate(Z + b[..., None])
+    decrement = np.zeros(int(Z.shape[0]))
+    for _ in range(most):
+        gradient = xp.sum(R, axis=2)
+        hessian = _intercept_hessian(loss, R)
+        if k > 1:  # the gauge: adding one number to every intercept changes nothing
+            mean = xp.sum(xp.sum(hessian * xp.eye(k, dtype=Z.dtype, device=Z.device), axis=2), axis=1) / k
+            hessian = hessian + (mean / k)[:, None, None]
+        jitter = 1e-14 * xp.max(xp.abs(hessian), axis=(1, 2), keepdims=True) + 1e-300
+        step = xp.linalg.solve(hessian + jitter * xp.eye(k, dtype=Z.dtype, device=Z.device), gradient[..., None])[
+            ..., 0
+        ]
+        decrement = np.abs(to_numpy(xp.sum(step * gradient, axis=1)))
+        if (decrement <= 1e-20 * np.abs(value)).all():
+            break
+        t = np.ones(len(value))
+        for _ in range(30):
+            tried = b - like(b, t)[:, None] * step
+            new_value, new_R = loss.evaluate(Z + tried[..., None])
+            worse = ~(new_value <= value + 1e-13 * np.abs(value))
+            if not worse.any():
+                break
+            t[worse] *= 0.5
+        if worse.any():
+            break
+        b, value, R = tried, new_value, new_R
+    return b, decrement
+
+
+def _intercept_hessian(loss: Softmax | Logistic, R: Array) -> Array:
+    """Second derivative of the loss by the intercepts, (lanes, k, k)."""
+    xp = namespace(R)
+    w = loss.weights
+    if isinstance(loss, Logistic):
+        size = xp.abs(R)
+        return xp.sum(size * (1 - (size if w is None else size / xp.where(w > 0, w, xp.ones_like(w)))), axis=2)[
+            ..., None
+        ]
+    P = R + (loss.hot if w is None else loss.hot * w)  # s · p
+    cross = (P if w is None else P / xp.where(w > 0, w, xp.ones_like(w))) @ xp.permute_dims(P, (0, 2, 1))
+    return xp.eye(int(R.shape[1]), dtype=R.dtype, device=R.device) * xp.sum(P, axis=2)[..., None] - cross
+
+
+def _scores(X: Array, W: Array, shape: tuple[int, int]) -> Array:
+    xp = namespace(X)
+    parts = [W @ xp.astype(block, xp.float64).T for block in _blocks(X)]
+    return xp.reshape(xp.concat(parts, axis=1), (*shape, int(X.shape[0])))
+
+
+def _adjoint(X: Array, R: Array) -> Array:
+    xp = namespace(X)
+    lanes, k, n = (int(s) for s in R.shape)
+    flat = xp.reshape(R, (lanes * k, n))
+    total = xp.zeros((lanes * k, int(X.shape[1])), dtype=xp.float64, device=X.device)
+    a = 0
+    for block in _blocks(X):
+        m = int(block.shape[0])
+        total = total + flat[:, a : a + m] @ xp.astype(block, xp.float64)
+        a += m
+    return xp.reshape(total, (lanes, k, int(X.shape[1])))
+
+
+def _blocks(X: Array) -> list[Array]:
+    step = max(1, _BLOCK_ENTRIES // int(X.shape[1]))
+    return [X[a : a + step, :] for a in range(0, int(X.shape[0]), step)]

@@ -1,0 +1,121 @@
+"""One fitted probe: coefficients, what they predict, and the proof of how good they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probe.arrays import Array, as_matrix, like, namespace, to_numpy
+from probe.errors import BadInput
+from probe.labels import Task, decode
+from probe.status import Status
+
+_BLOCK_ENTRIES = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A linear classifier fitted at one C.
+
+    Attributes
+    ----------
+    coef : array of shape (k, d), float64
+        One row per class; a single row for binary problems, of the second class.
+    intercept : array of shape (k,), float64
+    classes : numpy.ndarray of shape (k,) (two for binary problems)
+        Sorted labels.
+    C : float
+        Inverse penalty: ``C · Σ s_i loss_i + ½ ‖W‖²`` was minimised.
+    status : Status
+    grad_norm, gap, coef_error, objective : float
+        The certificate, see `probe.certificate`; `objective` is in the form with C.
+    n_iter, passes : int
+    task : Task
+    """
+
+    coef: Array
+    intercept: Array
+    classes: np.ndarray
+    C: float
+    status: Status
+    grad_norm: float
+    gap: float
+    coef_error: float
+    objective: float
+    n_iter: int
+    passes: int
+    task: Task
+
+    def decision_function(self, X: Any) -> Array:
+        """Decision values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+
+        Returns
+        -------
+        array of shape (n, k), or (n,) for binary problems, float64
+            Where the coefficients live.
+        """
+        scores = linear_scores(X, self.coef[None, ...], self.intercept[None, ...])[0, ...]
+        return scores[:, 0] if self.task is Task.BINARY else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels, shape (n,); (n, k) of 0 and 1 for multi-label models. On a tie the first class."""
+        scores = linear_scores(X, self.coef[None, ...], self.intercept[None, ...])[0, ...]
+        return decode(scores, self.classes, self.task)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities, shape (n, k), two columns for binary problems; per label for multi-label models."""
+        scores = linear_scores(X, self.coef[None, ...], self.intercept[None, ...])[0, ...]
+        xp = namespace(scores)
+        if self.task is Task.MULTINOMIAL:
+            e = xp.exp(scores - xp.max(scores, axis=1, keepdims=True))
+            return e / xp.sum(e, axis=1, keepdims=True)
+        small = xp.exp(-xp.abs(scores))
+        second = xp.where(scores > 0, 1 / (1 + small), small / (1 + small))
+        if self.task is Task.MULTILABEL:
+            return second
+        first = xp.where(scores > 0, small / (1 + small), 1 / (1 + small))
+        return xp.concat([first, second], axis=1)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Share of rows (of entries, for multi-label models) that are predicted right."""
+        return float(np.mean(self.predict(X) == (to_numpy(y) if hasattr(y, "shape") else np.asarray(y))))
+
+
+def linear_scores(X: Any, coef: Array, intercept: Array) -> Array:
+    """Decision values of b models, in float64, from row blocks.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+    coef : array of shape (b, k, d), float64
+    intercept : array of shape (b, k), float64
+
+    Returns
+    -------
+    array of shape (b, n, k)
+
+    Raises
+    ------
+    BadInput
+        When `X` has another number of columns than the models.
+    """
+    A = as_matrix(X)
+    b, k, d = (int(s) for s in coef.shape)
+    if int(A.shape[1]) != d:
+        raise BadInput(f"X has {A.shape[1]} features, but the model is expecting {d} features as input.")
+    if namespace(A) is not namespace(coef):
+        A = like(coef, to_numpy(A))
+    xp = namespace(A)
+    flat = xp.reshape(coef, (b * k, d))
+    step = max(1, _BLOCK_ENTRIES // max(d, b * k))
+    parts = [
+        xp.astype(A[a : a + step, :], xp.float64) @ flat.T + xp.reshape(intercept, (1, b * k))
+        for a in range(0, int(A.shape[0]), step)
+    ]
+    return xp.permute_dims(xp.reshape(xp.concat(parts, axis=0), (int(A.shape[0]), b, k)), (1, 0, 2))

@@ -1,0 +1,290 @@
+"""The objective of L2-regularised logistic regression: its definition, and the batched losses the solver works with.
+
+Conventions
+-----------
+One *problem* is ``minimise F(W, b) = Σ_i s_i · loss(W x_i + b, y_i) + ½ λ ‖W‖²`` with ``λ = 1 / C``: scikit-learn's
+``C · Σ loss + ½‖W‖²`` divided by C. The intercept b is never penalised.
+
+``k``
+    Rows of W: the number of classes for softmax (three or more), 1 for binary problems, where the score is the log-odds
+    of the second class (two softmax rows would halve the penalty).
+``L``
+    Lanes: problems that share X and advance together (labels of a multi-label problem, folds, seeds).
+``Z, R (L, k, n)``
+    Scores of the rows, and the derivative of the loss by them. Rows run along the last axis: reductions over classes
+    are then sums of contiguous vectors, several times faster on a CPU than reductions over a short last axis.
+
+`value_and_gradient` is the definition, in plain float64 numpy. Everything else in this package is tested against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.arrays import Array, is_on_cpu, namespace, to_numpy
+
+_CACHE_ENTRIES = 1 << 16  # scores per piece of elementwise work on a CPU: 256 kB of float32
+
+
+def value_and_gradient(
+    W: np.ndarray,
+    b: np.ndarray,
+    X: np.ndarray,
+    y: np.ndarray,
+    C: float,
+    sample_weight: np.ndarray | None = None,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Evaluate F and its gradient, straight from the formula: the definition the fast paths are held to.
+
+    Parameters
+    ----------
+    W : numpy.ndarray of shape (k, d), float64
+        k = 1 for binary problems.
+    b : numpy.ndarray of shape (k,), float64
+    X : numpy.ndarray of shape (n, d)
+    y : numpy.ndarray of shape (n,), integer
+        Class numbers 0 … k - 1, or 0 and 1 when k = 1.
+    C : float
+        Inverse penalty, in the sum form.
+    sample_weight : numpy.ndarray of shape (n,), optional
+
+    Returns
+    -------
+    value : float
+        ``Σ s_i loss_i + ‖W‖² / (2 C)``.
+    grad_W : numpy.ndarray of shape (k, d)
+    grad_b : numpy.ndarray of shape (k,)
+    """
+    X = X.astype(np.float64)
+    s = np.ones(len(X)) if sample_weight is None else sample_weight.astype(np.float64)
+    Z = X @ W.T + b
+    if W.shape[0] == 1:
+        loss = np.logaddexp(0.0, Z[:, 0]) - y * Z[:, 0]
+        R = (0.5 * (1.0 + np.tanh(0.5 * Z[:, 0])) - y)[:, None]
+    else:
+        log_sum = np.logaddexp.reduce(Z, axis=1)
+        loss = log_sum - Z[np.arange(len(y)), y]
+        R = np.exp(Z - log_sum[:, None])
+        R[np.arange(len(y)), y] -= 1.0
+    R = R * s[:, None]
+    return float(s @ loss + (W * W).sum() / (2.0 * C)), R.T @ X + W / C, R.sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """Second derivative of the loss by the scores, as a sum of weighted outer products over (class, row) pairs.
+
+    Row i of a lane has ``H_i = Σ_c weight_ci · v_ci v_ciᵀ``; softmax has ``v = e_c − p_i`` and ``weight = s_i p_ic``,
+    the logistic loss ``v = 1`` and ``weight = s_i p (1 − p)``.
+
+    Attributes
+    ----------
+    trace : array of shape (k, n)
+        ``weight · ‖v‖²``: how much each pair adds to the trace of H.
+    weight : array of shape (k, n)
+    """
+
+    trace: Array
+    weight: Array
+    _loss: Softmax | Logistic
+    _R: Array
+    _lane: int
+
+    def vectors(self, c: Array, i: Array) -> Array:
+        """The vectors v of some pairs.
+
+        Parameters
+        ----------
+        c, i : array of shape (m,), integer
+            Classes and rows of the pairs.
+
+        Returns
+        -------
+        array of shape (m, k)
+        """
+        return self._loss.vectors(self._R, self._lane, c, i)
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """Multinomial logistic loss of L label sets.
+
+    Attributes
+    ----------
+    hot : array of shape (1 or L, k, n)
+        One where the class is the row's label, else zero, in the working dtype.
+    weights : array of shape (1 or L, 1, n) or None
+        Sample weights.
+    """
+
+    hot: Array
+    weights: Array | None = None
+
+    def take(self, lanes: np.ndarray) -> Softmax:
+        """The same loss for some of the lanes."""
+        return Softmax(_lanes(self.hot, lanes), None if self.weights is None else _lanes(self.weights, lanes))
+
+    def counts(self) -> np.ndarray:
+        """Weight of every class, shape (1 or L, k), float64."""
+        return _counts(self.hot, self.weights)
+
+    def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
+        """Loss of every lane and its derivative by the scores.
+
+        ``1 − p_y`` is never formed by subtraction: ``r_y = −s / (s + e_y)`` with s the sum over the other classes, so
+        that float32 keeps its relative precision when ``p_y → 1`` (with C large on separable data, all rows do that).
+
+        Parameters
+        ----------
+        Z : array of shape (L, k, n)
+
+        Returns
+        -------
+        loss : numpy.ndarray of shape (L,), float64
+        R : array of shape (L, k, n)
+        """
+        xp = namespace(Z)
+        R = xp.empty_like(Z)
+        loss = np.zeros(int(Z.shape[0]))
+        for lane, part in _pieces(Z):
+            hot, w = _piece(self.hot, lane, part), _piece(self.weights, lane, part)
+            u = Z[lane, :, part]
+            u = u - xp.max(u, axis=1, keepdims=True)
+            u_y = xp.sum(u * hot, axis=1, keepdims=True)
+            e = xp.exp(u) * (1 - hot)
+            e_y = xp.exp(u_y)
+            s = xp.sum(e, axis=1, keepdims=True)
+            q = 1 / (s + e_y)
+            value = xp.log1p(xp.astype(s + (e_y - 1), xp.float64)) - xp.astype(u_y, xp.float64)
+            if w is not None:
+                value, q = value * xp.astype(w, xp.float64), q * w
+            loss[lane] += to_numpy(xp.sum(value, axis=(1, 2)))
+            R[lane, :, part] = (e - hot * s) * q
+        return loss, R
+
+    def curvature(self, R: Array, lane: int) -> Curvature:
+        """Curvature of one lane at the point whose derivative is R (L, k, n)."""
+        xp = namespace(R)
+        hot, w = self.hot[_own(self.hot, lane), ...], self._weights(lane)
+        r = R[lane, ...]
+        if w is not None:
+            r = r / xp.where(w > 0, w, xp.ones_like(w))
+        p = r + hot
+        p = xp.where(p > 0, p, xp.zeros_like(p))
+        # ‖e_c − p‖² is 1 − 2 p_c + Σp², except at c = y, where it is Σr²: no cancellation when p_y → 1.
+        squared = 1 - 2 * p + xp.sum(p * p, axis=0, keepdims=True)
+        squared = xp.where(hot > 0, xp.broadcast_to(xp.sum(r * r, axis=0, keepdims=True), p.shape), squared)
+        weight = p if w is None else p * w
+        trace = weight * xp.where(squared > 0, squared, xp.zeros_like(squared))
+        return Curvature(trace, weight, self, R, lane)
+
+    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
+        """``e_c − p_i`` for pairs of one lane, shape (m, k)."""
+        xp = namespace(R)
+        hot = xp.take(self.hot[_own(self.hot, lane), ...], i, axis=1)
+        r = xp.take(R[lane, ...], i, axis=1)
+        w = self._weights(lane)
+        if w is not None:
+            w = xp.take(w, i, axis=1)
+            r = r / xp.where(w > 0, w, xp.ones_like(w))
+        chosen = xp.astype(xp.arange(int(R.shape[1]), device=R.device)[:, None] == c[None, :], R.dtype)
+        return (chosen - hot - r).T
+
+    def _weights(self, lane: int) -> Array | None:
+        return None if self.weights is None else self.weights[_own(self.weights, lane), ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """Binary logistic loss of L label sets; k = 1.
+
+    Attributes
+    ----------
+    sign : array of shape (1 or L, 1, n)
+        +1 for the second class, −1 for the first.
+    weights : array of shape (1 or L, 1, n) or None
+    """
+
+    sign: Array
+    weights: Array | None = None
+
+    def take(self, lanes: np.ndarray) -> Logistic:
+        """The same loss for some of the lanes."""
+        return Logistic(_lanes(self.sign, lanes), None if self.weights is None else _lanes(self.weights, lanes))
+
+    def counts(self) -> np.ndarray:
+        """Weight of the first and of the second class, shape (1 or L, 2), float64."""
+        second = _counts((1 + self.sign) / 2, self.weights)
+        return np.concatenate([_counts((1 - self.sign) / 2, self.weights), second], axis=1)
+
+    def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
+        """Loss of every lane (L,) and its derivative by the scores (L, 1, n); see `Softmax.evaluate`."""
+        xp = namespace(Z)
+        R = xp.empty_like(Z)
+        loss = np.zeros(int(Z.shape[0]))
+        for lane, part in _pieces(Z):
+            sign, w = _piece(self.sign, lane, part), _piece(self.weights, lane, part)
+            margin = Z[lane, :, part] * sign
+            small = xp.exp(-xp.abs(margin))
+            right = margin > 0
+            wrong = xp.where(right, small, xp.ones_like(small)) / (1 + small)  # 1 − p_y
+            value = xp.log1p(xp.astype(small, xp.float64))
+            value = value + xp.astype(xp.where(right, xp.zeros_like(margin), -margin), xp.float64)
+            r = -sign * wrong
+            if w is not None:
+                value, r = value * xp.astype(w, xp.float64), r * w
+            loss[lane] += to_numpy(xp.sum(value, axis=(1, 2)))
+            R[lane, :, part] = r
+        return loss, R
+
+    def curvature(self, R: Array, lane: int) -> Curvature:
+        """Curvature of one lane at the point whose derivative is R (L, 1, n)."""
+        xp = namespace(R)
+        size = xp.abs(R[lane, ...])
+        if self.weights is None:
+            weight = size * (1 - size)
+        else:
+            w = self.weights[_own(self.weights, lane), ...]
+            weight = size * (1 - size / xp.where(w > 0, w, xp.ones_like(w)))
+        return Curvature(weight, weight, self, R, lane)
+
+    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
+        """Ones, shape (m, 1)."""
+        return namespace(R).ones((int(i.shape[0]), 1), dtype=R.dtype, device=R.device)
+
+
+def _lanes(x: Array, lanes: np.ndarray) -> Array:
+    if int(x.shape[0]) == 1:
+        return x
+    xp = namespace(x)
+    return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
+
+
+def _own(x: Array, lane: int) -> int:
+    return 0 if int(x.shape[0]) == 1 else lane
+
+
+def _counts(hot: Array, weights: Array | None) -> np.ndarray:
+    xp = namespace(hot)
+    total = xp.sum(xp.astype(hot if weights is None else hot * weights, xp.float64), axis=2)
+    return to_numpy(total)
+
+
+def _pieces(Z: Array) -> list[tuple[slice, slice]]:
+    """Slices over lanes and rows whose scores fit the processor's cache; everything at once on an accelerator."""
+    L, k, n = (int(s) for s in Z.shape)
+    if not is_on_cpu(Z):
+        return [(slice(0, L), slice(0, n))]
+    step = max(256, _CACHE_ENTRIES // k)
+    lanes = max(1, _CACHE_ENTRIES // (k * min(step, n)))
+    return [
+        (slice(a, min(a + lanes, L)), slice(i, min(i + step, n))) for a in range(0, L, lanes) for i in range(0, n, step)
+    ]
+
+
+def _piece(x: Array | None, lane: slice, part: slice) -> Array | None:
+    if x is None:
+        return None
+    return x[:, :, part] if int(x.shape[0]) == 1 else x[lane, :, part]

@@ -1,0 +1,243 @@
+"""Fits along a grid of penalties: `fit_path` and `fit`."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probe.arrays import Array, as_matrix, to_numpy
+from probe.errors import BadInput, NotConverged
+from probe.grids import C_GRID
+from probe.labels import Task, decode, encode
+from probe.model import Model, linear_scores
+from probe.solver import PathSolver, Solution
+from probe.status import Status
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Fits at b values of C, in the order they were asked for.
+
+    Attributes
+    ----------
+    C : numpy.ndarray of shape (b,), float64
+    coef : array of shape (b, k, d), float64
+        k = 1 for binary problems. Where X lived.
+    intercept : array of shape (b, k), float64
+    classes : numpy.ndarray
+        Sorted labels.
+    status : tuple of Status, length b
+    grad_norm : numpy.ndarray of shape (b,), float64
+        ‖∇‖∞ of the mean form at the returned point, relative to its value at zero weights, in float64.
+    gap : numpy.ndarray of shape (b,), float64
+        Upper bound on ``(F − F*) / F``.
+    coef_error : numpy.ndarray of shape (b,), float64
+        Upper bound on ``‖W − W*‖ / ‖W‖``.
+    objective : numpy.ndarray of shape (b,), float64
+        ``C · Σ s_i loss_i + ½ ‖W‖²``.
+    n_iter, passes : numpy.ndarray of shape (b,), int64
+        Iterations, and products with X (X·D or Xᵀ·R, each one; certificates included).
+    precision : numpy.ndarray of shape (b,), text
+        Dtype the fit was finished in; float32 features that stall are finished in float64.
+    seconds : float
+        Of the whole path.
+    val_scores : numpy.ndarray of shape (b,) or None
+        Accuracy on X_val at every C, when it was given.
+    task : Task
+    """
+
+    C: np.ndarray
+    coef: Array
+    intercept: Array
+    classes: np.ndarray
+    status: tuple[Status, ...]
+    grad_norm: np.ndarray
+    gap: np.ndarray
+    coef_error: np.ndarray
+    objective: np.ndarray
+    n_iter: np.ndarray
+    passes: np.ndarray
+    precision: np.ndarray
+    seconds: float
+    task: Task
+    val_scores: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.C)
+
+    def decision_function(self, X: Any, which: slice = slice(None)) -> Array:
+        """Decision values of every fit, shape (b, n, k), float64; of some fits with `which`."""
+        return linear_scores(X, self.coef[which, ...], self.intercept[which, ...])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels of every fit, shape (b, n); (b, n, k) of 0 and 1 for multi-label paths."""
+        return decode(self.decision_function(X), self.classes, self.task)
+
+    def model(self, i: int) -> Model:
+        """The fit at ``C[i]``."""
+        if not -len(self) <= i < len(self):
+            raise BadInput(f"The path has {len(self)} fits, so there is no fit number {i}.")
+        i %= len(self)
+        return Model(
+            coef=self.coef[i, ...], intercept=self.intercept[i, ...], classes=self.classes, C=float(self.C[i]),
+            status=self.status[i], grad_norm=float(self.grad_norm[i]), gap=float(self.gap[i]),
+            coef_error=float(self.coef_error[i]), objective=float(self.objective[i]), n_iter=int(self.n_iter[i]),
+            passes=int(self.passes[i]), task=self.task,
+        )  # fmt: skip
+
+
+def fit_path(
+    X: Any,
+    y: Any,
+    C: Any = C_GRID,
+    *,
+    X_val: Any = None,
+    y_val: Any = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    fit_intercept: bool = True,
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    device: Any = None,
+) -> Path:
+    """Fit L2-regularised logistic regression at every C of a grid, each with a certificate.
+
+    Minimises ``C · Σ_i s_i · loss_i + ½ ‖W‖²``, scikit-learn's objective: the sum form, intercept not penalised. The loss
+    is softmax for three or more classes, logistic for two (one row of coefficients), and logistic per label for
+    multi-label data.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        numpy, torch or cupy array, feature matrix of a store, or dask array; any floating dtype.
+    y : array-like of shape (n,) or (n, k)
+        Labels of any kind; (n, k) of 0 and 1 is multi-label.
+    C : array-like of shape (b,)
+        Inverse penalties, positive, in any order. Default: the 45 values of Kornblith et al. 2019.
+    X_val, y_val : array-like, optional
+        Adds `Path.val_scores`, the accuracy at every C.
+    sample_weight : array-like of shape (n,), optional
+    class_weight : mapping or "balanced", optional
+    fit_intercept : bool
+    tol : float
+        What a fit's certificate must meet to be CONVERGED, see `probe.certificate.meets`: objective within ``100 tol``,
+        and relative gradient or relative gap within ``tol``.
+    max_iter : int
+        Iterations per value of C.
+    device : optional
+        Where to compute; default: where `X` lives. "cuda" moves numpy features to torch there.
+
+    Returns
+    -------
+    Path
+        Arrays live where the features were when fitted.
+
+    Raises
+    ------
+    BadInput
+        Wrong lengths, NaN or infinity (rows named), one class, C that is not positive and finite.
+
+    Warns
+    -----
+    NotConverged
+        Once, naming every C whose certificate falls short.
+
+    Examples
+    --------
+    >>> import numpy as np, probe
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> path = probe.fit_path(X, ["a", "a", "b", "b"], C=[0.1, 1.0])
+    >>> path.coef.shape, path.status[0].value, path.predict(X)[1].tolist()
+    ((2, 1, 1), 'converged', ['a', 'a', 'b', 'b'])
+    """
+    started = time.perf_counter()
+    grid = _grid(C)
+    if not 0 < tol < 1:
+        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
+    if int(max_iter) < 1:
+        raise BadInput(f"max_iter is {max_iter}, but at least 1 iteration is needed.")
+    if (X_val is None) != (y_val is None):
+        raise BadInput("X_val and y_val go together: give both or neither.")
+    A = as_matrix(X, device)
+    labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
+    solver = PathSolver(A, labels, fit_intercept, float(tol), int(max_iter))
+    unique, where = np.unique(grid, return_inverse=True)
+    for value in unique:
+        solver.step(1.0 / float(value))
+    path = _path(solver.finish(), unique, where, labels.classes, labels.task, started)
+    _warn(path)
+    if X_val is None:
+        return path
+    from dataclasses import replace
+
+    from probe.selection import select
+
+    return replace(path, val_scores=select(path, X_val, y_val).scores)
+
+
+def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
+    """Fit at one C: `fit_path` with a grid of one value.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+    y : array-like of shape (n,) or (n, k)
+    C : float
+        Inverse penalty, in the sum form.
+    **options
+        Those of `fit_path`: sample_weight, class_weight, fit_intercept, tol, max_iter, device.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    BadInput
+        As `fit_path`.
+    """
+    if np.ndim(C) != 0:
+        raise BadInput(f"fit takes one C, got {np.size(C)} values; use fit_path for a grid.")
+    return fit_path(X, y, [C], **options).model(0)
+
+
+def _grid(C: Any) -> np.ndarray:
+    grid = np.atleast_1d(np.asarray(to_numpy(C) if hasattr(C, "shape") else C, dtype=np.float64))
+    if grid.ndim != 1 or grid.size == 0:
+        raise BadInput(f"C must be a list of one or more values, got an array of shape {grid.shape}.")
+    bad = grid[~(np.isfinite(grid) & (grid > 0))]
+    if bad.size:
+        raise BadInput(
+            f"C must be positive and finite, but {bad.size} of {grid.size} values are not (first {bad[0]!r}); C is the inverse of "
+            "the penalty: small C is strong regularisation."
+        )
+    return grid
+
+
+def _path(s: Solution, unique: np.ndarray, where: np.ndarray, classes: np.ndarray, task: Task, started: float) -> Path:
+    same = len(where) == len(unique) and (where == np.arange(len(unique))).all()
+    coef = s.W if same else s.W[where.tolist(), ...]
+    intercept = s.b if same else s.b[where.tolist(), ...]
+    return Path(
+        C=unique[where], coef=coef, intercept=intercept, classes=classes, status=tuple(s.status[i] for i in where),
+        grad_norm=s.certificate.grad_norm[where], gap=s.certificate.gap[where], coef_error=s.certificate.coef_error[where],
+        objective=s.certificate.objective[where] * unique[where], n_iter=s.n_iter[where], passes=s.passes[where],
+        precision=s.precision[where], seconds=time.perf_counter() - started, task=task,
+    )  # fmt: skip
+
+
+def _warn(path: Path) -> None:
+    short = [i for i, status in enumerate(path.status) if status is not Status.CONVERGED]
+    if not short:
+        return
+    named = ", ".join(f"{path.C[i]:.3g} ({path.status[i]}, gap {path.gap[i]:.1e})" for i in short[:6])
+    more = f" and {len(short) - 6} more" if len(short) > 6 else ""
+    warnings.warn(
+        f"{len(short)} of {len(path)} fits fall short of the tolerance: C = {named}{more}. {path.status[short[0]].sentence}",
+        NotConverged,
+        stacklevel=3,
+    )

@@ -1,0 +1,163 @@
+"""One change of coordinates per feature matrix, reused for every penalty, label set, fold and seed.
+
+The columns are centred and rotated into the eigenbasis of their covariance: ``x̃ = Vᵀ(x − μ)``, with a column of ones
+appended for the intercept. The penalty does not see a rotation (‖W‖ = ‖WV‖), and centring only moves the intercept by
+μᵀW, so the problem is the same; but its Hessian is now close to diagonal, and with n < d it has n − 1 columns instead of
+d, exactly. Directions without variance are dropped: the penalty keeps their weights at zero anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.arrays import Array, like, namespace, require_finite, to_numpy
+
+_GRADED = 1e5  # largest column over the median one; above this a Gram matrix in float64 loses the ordinary columns
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """Centring and rotation of a feature matrix, and the way back.
+
+    Attributes
+    ----------
+    mean : array of shape (d,), float64
+        Zero without an intercept.
+    basis : array of shape (d, r), float64, or None
+        Orthonormal columns; None is the identity (columns of very different scales: rotating would lose the small).
+    spectrum : numpy.ndarray of shape (r,) or (r + 1,), float64
+        Sum of squares of every rotated column; the last is the column of ones, when there is an intercept.
+    has_intercept : bool
+    """
+
+    mean: Array
+    basis: Array | None
+    spectrum: np.ndarray
+    has_intercept: bool
+
+    @property
+    def penalised(self) -> np.ndarray:
+        """One for every coordinate that is penalised, zero for the intercept; shape of the spectrum."""
+        mask = np.ones(len(self.spectrum))
+        if self.has_intercept:
+            mask[-1] = 0.0
+        return mask
+
+    def rows(self, X: Array, dtype: object) -> Array:
+        """Rotate rows.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+        dtype : dtype
+            Of the result; the arithmetic is float64.
+
+        Returns
+        -------
+        array of shape (n, r) or (n, r + 1)
+        """
+        xp = namespace(X)
+        n, r = int(X.shape[0]), len(self.spectrum)
+        out = xp.ones((n, r), dtype=dtype, device=X.device)
+        width = r - 1 if self.has_intercept else r
+        step = max(1, (1 << 23) // int(X.shape[1]))
+        for a in range(0, n, step):
+            block = xp.astype(X[a : a + step, :], xp.float64) - self.mean[None, :]
+            out[a : a + step, :width] = xp.astype(block if self.basis is None else block @ self.basis, dtype)
+        return out
+
+    def to_features(self, T: Array) -> tuple[Array, Array]:
+        """Coefficients in rotated coordinates → weights and intercepts of the features as given.
+
+        Parameters
+        ----------
+        T : array of shape (L, k, r) or (L, k, r + 1), float64
+
+        Returns
+        -------
+        W : array of shape (L, k, d)
+        b : array of shape (L, k)
+        """
+        xp = namespace(T)
+        if not self.has_intercept:
+            return self._unrotated(T), xp.zeros(T.shape[:2], dtype=T.dtype, device=T.device)
+        W = self._unrotated(T[..., :-1])
+        return W, T[..., -1] - W @ self.mean
+
+    def from_features(self, W: Array, b: Array) -> Array:
+        """Weights and intercepts → coefficients in rotated coordinates; the inverse of `to_features` on its range."""
+        xp = namespace(W)
+        T = W if self.basis is None else W @ self.basis
+        return xp.concat([T, (b + W @ self.mean)[..., None]], axis=-1) if self.has_intercept else T
+
+    def gradient(self, G: Array) -> Array:
+        """Gradient by the rotated coefficients → gradient by (W, b): shape (L, k, d + 1), or d without intercept."""
+        xp = namespace(G)
+        if not self.has_intercept:
+            return self._unrotated(G)
+        by_W = self._unrotated(G[..., :-1]) + G[..., -1:] * self.mean
+        return xp.concat([by_W, G[..., -1:]], axis=-1)
+
+    def _unrotated(self, T: Array) -> Array:
+        return T if self.basis is None else T @ self.basis.T
+
+
+def rotate(X: Array, fit_intercept: bool = True) -> Rotation:
+    """Find the rotation of a feature matrix; one Gram product and one eigendecomposition, in float64.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    fit_intercept : bool
+        Without an intercept nothing is centred.
+
+    Returns
+    -------
+    Rotation
+
+    Raises
+    ------
+    BadInput
+        When X holds NaN or infinity (found while summing, without a pass of its own).
+    """
+    xp = namespace(X)
+    n, d = (int(s) for s in X.shape)
+    X64 = xp.astype(X, xp.float64)
+    mean = xp.sum(X64, axis=0) / n
+    if not bool(xp.all(xp.isfinite(mean))):
+        require_finite(X)
+    centre = mean if fit_intercept else xp.zeros_like(mean)
+    Xc = X64 - centre[None, :]
+    tail = [float(n)] if fit_intercept else []
+    squares = to_numpy(xp.sum(Xc * Xc, axis=0))
+    seen = squares > (np.finfo(np.float64).eps * n) ** 2 * (squares + n * to_numpy(mean) ** 2)
+    if seen.any() and squares[seen].max() > _GRADED**2 * np.median(squares[seen]):
+        return Rotation(centre, None, np.concatenate([squares, tail]), fit_intercept)
+    values, basis = _eigenbasis(Xc)
+    return Rotation(centre, basis, np.concatenate([values, tail]), fit_intercept)
+
+
+def _eigenbasis(Xc: Array) -> tuple[np.ndarray, Array]:
+    """Non-zero eigenvalues of XᵀX, largest first, with their eigenvectors, from the smaller of the two Gram matrices."""
+    xp = namespace(Xc)
+    n, d = (int(s) for s in Xc.shape)
+    wide = n < d
+    vectors: Array
+    if isinstance(Xc, np.ndarray):
+        from scipy.linalg import eigh  # divide and conquer: half the time of numpy's driver on large matrices
+
+        spectrum, vectors = eigh(Xc @ Xc.T if wide else Xc.T @ Xc, driver="evd", overwrite_a=True, check_finite=False)
+    else:
+        gram = Xc @ Xc.T if wide else Xc.T @ Xc
+        spectrum, vectors = xp.linalg.eigh(gram)
+    values = to_numpy(spectrum)
+    kept = np.flatnonzero(values > max(values[-1], 0.0) * np.finfo(np.float64).eps * max(n, d))[::-1]
+    vectors = xp.take(vectors, xp.asarray(kept.copy(), device=Xc.device), axis=1)
+    values = values[kept]
+    if wide:
+        vectors = (Xc.T @ vectors) / like(Xc, np.sqrt(values))[None, :]
+    if isinstance(vectors, np.ndarray):
+        vectors = np.ascontiguousarray(vectors)
+    return values, vectors

@@ -1,0 +1,96 @@
+"""Choosing C on validation data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probe import metrics
+from probe.arrays import as_matrix, to_numpy
+from probe.errors import BadInput
+from probe.labels import Task, decode
+from probe.metrics import Takes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from probe.metrics import Metric
+    from probe.path import Path
+
+_SCORES_AT_ONCE = 1 << 23
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The penalty chosen on validation data.
+
+    Attributes
+    ----------
+    C : float
+    index : int
+        Its position along the path.
+    scores : numpy.ndarray of shape (b,), float64
+        The metric at every C.
+    at_edge : bool
+        Whether a better C may lie outside the grid: the chosen one is the first or the last.
+    """
+
+    C: float
+    index: int
+    scores: np.ndarray
+    at_edge: bool
+
+
+def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, Any], float] | None = None) -> Choice:
+    """Choose the C with the best metric on validation data; on a tie, the strongest penalty (smallest C).
+
+    Parameters
+    ----------
+    path : Path
+    X_val : array-like of shape (n, d)
+    y_val : array-like of shape (n,), or (n, k) for multi-label paths
+        Classes the path has not seen count as mistakes.
+    metric : PredictionMetric, ScoreMetric or callable (y_true, y_pred) -> float, optional
+        Default: `probe.metrics.accuracy`.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    BadInput
+        When X_val and y_val differ in length, or the metric is not finite anywhere.
+    """
+    rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
+    X = as_matrix(X_val)
+    y = np.asarray(to_numpy(y_val) if hasattr(y_val, "shape") else y_val)
+    if len(y) != int(X.shape[0]):
+        raise BadInput(f"X_val has {X.shape[0]} rows but y_val has {len(y)} labels; they must be of the same samples.")
+    scores = np.array(_scores(path, X, y, rule))
+    ranked = scores if rule.higher_is_better else -scores
+    if not np.isfinite(ranked).any():
+        raise BadInput(
+            f"The metric {rule.name} is not finite at any of the {len(scores)} values of C; check the validation labels."
+        )
+    best = np.flatnonzero(ranked == np.nanmax(ranked))
+    index = int(best[np.argmin(path.C[best])])
+    order = np.argsort(path.C)
+    at_edge = index in (int(order[0]), int(order[-1])) and len(path.C) > 1
+    return Choice(float(path.C[index]), index, scores, at_edge)
+
+
+def _scores(path: Path, X: Any, y: np.ndarray, rule: Metric) -> list[float]:
+    k = int(path.coef.shape[1])
+    group = max(1, _SCORES_AT_ONCE // (int(X.shape[0]) * k))
+    out: list[float] = []
+    for a in range(0, len(path.C), group):
+        values = path.decision_function(X, slice(a, a + group))
+        for one in values:
+            if rule.takes is Takes.PREDICTIONS:
+                out.append(rule(y, decode(one, path.classes, path.task)))
+            else:
+                out.append(rule(y, one[:, 0] if path.task is Task.BINARY else one, path.classes))
+    return out
