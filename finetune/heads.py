@@ -62,8 +62,8 @@ def head_from_rows(backbone: Backbone, rows: Sequence[int]) -> nn.Linear:
             "continued from; train a new head: head_rows=None."
         )
     weight, bias = found[1]
-    problems = [f"row {row} is not one of the {len(weight)} rows 0 to {len(weight) - 1}." for row in rows
-                if not 0 <= row < len(weight)]  # fmt: skip
+    n = len(weight)
+    problems = [f"row {row} is not one of the {n} rows 0 to {n - 1}." for row in rows if not 0 <= row < n]
     repeated = sorted({row for row in rows if list(rows).count(row) > 1})
     if repeated:
         problems.append(f"rows {repeated} occur more than once; each class of the target needs a row of its own.")
@@ -79,13 +79,8 @@ def head_from_rows(backbone: Backbone, rows: Sequence[int]) -> nn.Linear:
 
 
 def head_name(backbone: Backbone) -> str:
-    """Name under which `with_head` puts the head into the network: the path of the layer it replaces, else
-    ``"head"``."""
-    import torch
-
-    found = _linear_layer(backbone)
-    is_plain = found is not None and isinstance(backbone.module.get_submodule(found[0]), torch.nn.Linear)
-    return found[0] if found is not None and is_plain else "head"
+    """Where `with_head` puts the head: the path of the layer that it replaces, else ``"head"``."""
+    return _replaced(backbone) or "head"
 
 
 def with_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
@@ -98,13 +93,23 @@ def with_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
     head : nn.Linear
         From penultimate features to logits; used, not copied.
     """
-    name = head_name(backbone)
-    if name != "head":
-        network = copy.deepcopy(backbone.module)
-        parent, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, head)
-        return network.eval()
-    return _on_penultimate(backbone, head)
+    name = _replaced(backbone)
+    if name is None:
+        return _on_penultimate(backbone, head)
+    network = copy.deepcopy(backbone.module)
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, head)
+    return network.eval()
+
+
+def _replaced(backbone: Backbone) -> str | None:
+    """Path of the layer of the network that another head takes the place of; None where there is no such layer."""
+    import torch
+
+    found = _linear_layer(backbone)
+    if found is None or not isinstance(backbone.module.get_submodule(found[0]), torch.nn.Linear):
+        return None
+    return found[0]
 
 
 def _on_penultimate(backbone: Backbone, head: nn.Linear) -> nn.Module:
@@ -120,23 +125,25 @@ def _on_penultimate(backbone: Backbone, head: nn.Linear) -> nn.Module:
             self.head = head
 
         def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.head(pooled(chain.run(x, last="penultimate")))
+            logits: Tensor = self.head(_pooled(backbone, chain.run(x, last="penultimate")))
             return logits
 
     return OnPenultimate().eval()
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Penultimate output ``(n, d)``, or maps ``(n, d, …)`` averaged over positions as the store's ``"mean"`` does."""
-    return features if features.ndim == 2 else features.float().flatten(2).mean(2)
+def _pooled(backbone: Backbone, output: Tensor) -> Tensor:
+    """The penultimate unit's output ``(n, …)`` as the ``(n, d)`` float32 that a store holds."""
+    import featstore
+
+    axis = featstore.channel_axis(backbone.shapes["penultimate"], backbone.preprocessing.input_size)
+    return featstore.mean_pool(output, axis)
 
 
 def _linear_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]] | None:
-    """Path, weight ``(k, d)`` and bias ``(k,)`` of the layer that the head unit is, if it is one; measured on random
-    features."""
+    """Path, weight ``(k, d)`` and bias ``(k,)`` of the layer that the head unit is, if it is one: measured."""
     import torch
 
-    if "head" not in backbone.units:
+    if "head" not in backbone.units or backbone.chain.reason is not None:
         return None
     unit = backbone.chain.unit("head")
     layers = [(name, module) for name, module in unit.named_modules() if list(module.parameters(recurse=False))]
@@ -148,7 +155,7 @@ def _linear_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]
     features = torch.randn((_N_PROBES, *backbone.shapes["penultimate"]), generator=torch.Generator().manual_seed(0)).to(
         weight.device
     )
-    vectors = pooled(features)
+    vectors = _pooled(backbone, features)
     if weight.shape[1] != vectors.shape[1]:
         return None
     with torch.inference_mode():

@@ -279,29 +279,24 @@ def penultimate_features(backbone: Backbone, asked: Asked, store: str | Path | S
     import featstore
 
     opened = store if isinstance(store, featstore.Store) else featstore.create_store(store)
+    what: dict[str, Any] = {"units": ("penultimate",), "pool": "mean", "dtype": "float32"}
+    planned = featstore.plan(backbone, list(asked.splits.values()), opened, **what)
 
-    def stored(split: Split) -> FeatureMatrix | None:
+    def stored(split: Split) -> FeatureMatrix:
+        return opened.features("penultimate", split, backbone=backbone, pool="mean", dtype="float32")
+
+    def is_stored(part: Any) -> bool:
+        """Whether exactly these features are there, perhaps among the rows of a larger split, which a plan does not
+        see."""
         try:
-            return opened.features("penultimate", split, backbone=backbone, pool="mean", dtype="float32")
-        except featstore.NotStored:
-            return None
+            return not part.missing or stored(part.split).manifest["network"] == part.key.of_network()
+        except (featstore.NotStored, featstore.IdentityError, featstore.Ambiguous):
+            return False
 
-    missing = [split for split in asked.splits.values() if stored(split) is None]
+    missing = [part.split for part in planned.parts if not is_stored(part)]
     if missing:
-        featstore.extract(
-            backbone,
-            missing,
-            opened,
-            units=("penultimate",),
-            pool="mean",
-            dtype="float32",
-            device=asked.device,
-            progress=asked.progress,
-        )
-    return {
-        name: opened.features("penultimate", split, backbone=backbone, pool="mean", dtype="float32")
-        for name, split in asked.splits.items()
-    }
+        featstore.extract(backbone, missing, opened, **what, device=asked.device, progress=asked.progress)
+    return {name: stored(split) for name, split in asked.splits.items()}
 
 
 def _problems_of(name: str, split: Split) -> list[str]:
