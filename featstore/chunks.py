@@ -7,6 +7,7 @@ zarr reads the same files; it is not needed to read or write them.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from dataclasses import dataclass
@@ -189,6 +190,16 @@ def read_rows(fd: int, out: np.ndarray, offset: int) -> None:
         if read <= 0:
             raise BadChunk(f"its file ended {out.nbytes - at} bytes too early")
         at += read
+
+
+def map_chunk(path: str | Path, grid: Grid) -> np.ndarray:
+    """Return the rows of a chunk file mapped to memory, (chunk_rows, row_bytes) uint8, read-only; padding included."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        mapped = mmap.mmap(fd, grid.file_bytes, access=mmap.ACCESS_READ)
+    finally:
+        os.close(fd)
+    return np.frombuffer(mapped, np.uint8, grid.chunk_bytes).reshape(-1, grid.row_bytes)
 
 
 def open_chunk(path: Path) -> int:

@@ -135,7 +135,7 @@ def show_info(root: Path, *, backbone: str | None = None, split: str | None = No
 
     store = open_store(root)
     entries = _chosen(root, backbone, split)
-    shown = [
+    shown: list[dict[str, Any]] = [
         {
             "pass": folder.id,
             "key": folder.key().to_json(),
@@ -155,10 +155,9 @@ def show_info(root: Path, *, backbone: str | None = None, split: str | None = No
     for one in shown:
         print(f"\npass {one['pass']}")
         _print_tree({k: one[k] for k in ("splits", "targets", "key", "provenance")}, "  ")
-        units = ", ".join(
-            f"{a['unit']} {a['shape'][1:]}{'' if a['is_complete'] else ' (incomplete)'}" for a in one["arrays"]
-        )  # type: ignore[attr-defined]
-        print(f"  units: {units}")
+        for array in one["arrays"]:
+            shape, state = "×".join(map(str, array["shape"])), "" if array["is_complete"] else ", incomplete"
+            print(f"  unit {array['unit']}: {array['pool']}, {array['dtype']}, {shape}{state}")
     return 0
 
 

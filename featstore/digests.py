@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,18 +55,15 @@ class SplitDigest:
     ids: np.ndarray
     rows: np.ndarray
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_digests", (ids_digest(self.ids), content_digest(self.rows)))
-
-    @property
+    @cached_property
     def ids_digest(self) -> str:
         """32 hexadecimal digits: the ids in order."""
-        return str(self.__dict__["_digests"][0])
+        return ids_digest(self.ids)
 
-    @property
+    @cached_property
     def content_digest(self) -> str:
         """32 hexadecimal digits: the contents in order."""
-        return str(self.__dict__["_digests"][1])
+        return content_digest(self.rows)
 
     def select(self, rows: np.ndarray) -> SplitDigest:
         """Return the digest of some rows."""
@@ -73,7 +71,7 @@ class SplitDigest:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for an npz: ids as UTF-8 bytes with offsets, since fixed-width text of long ids is mostly padding."""
-        encoded = [str(name).encode() for name in self.ids]
+        encoded = [name.encode() for name in self.ids.tolist()]
         ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
         return {"ids": np.frombuffer(b"".join(encoded), np.uint8), "id_offsets": ends, "digests": self.rows}
 
@@ -89,12 +87,10 @@ class SplitDigest:
 
 
 def ids_digest(ids: np.ndarray) -> str:
-    """Return the digest of ids in order; each is hashed with its length, so that no two lists run together."""
-    running = hashlib.sha256()
-    for name in ids:
-        encoded = str(name).encode()
-        running.update(len(encoded).to_bytes(8, "little") + encoded)
-    return running.hexdigest()[:32]
+    """Return the digest of ids in order; their lengths are hashed first, so that no two lists run together."""
+    encoded = [name.encode() for name in ids.tolist()]
+    lengths = np.array([len(ids), *map(len, encoded)], "<i8")
+    return hashlib.sha256(lengths.tobytes() + b"".join(encoded)).hexdigest()[:32]
 
 
 def content_digest(rows: np.ndarray) -> str:

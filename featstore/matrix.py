@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from featstore.chunks import CHUNK_BYTES
 from featstore.digests import SplitDigest
 from featstore.errors import BadInput, BadLabels, MissingExtra
 from featstore.manifest import digest_of
-from featstore.passes import Targets
-from featstore.splits import as_rows, holdout_rows
+from featstore.passes import PassSamples, Targets
+from featstore.splits import as_rows, checked_labels, holdout_rows
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from featstore.reading import StoredArray
 
 __all__ = ["FeatureMatrix"]
+
+N_AHEAD = 2
+"""Blocks read while the caller works on one, each by a thread: one core checks slower than memory copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +42,12 @@ class FeatureMatrix:
         Names.
     manifest : mapping
         Everything that identifies the features, and where they came from; as JSON.
+    stored : PassSamples
+        Ids and labels of the rows of `array`.
     chosen : numpy.ndarray or None
         (n,) int64: the rows of `array` that this matrix is, in order; None is all.
+    own_labels : Targets or None
+        Labels of these rows, where the caller's are not those that are stored.
     """
 
     array: StoredArray
@@ -46,9 +55,9 @@ class FeatureMatrix:
     split: str
     backbone: str
     manifest: Mapping[str, Any]
-    samples: SplitDigest
-    all_targets: Mapping[str, Targets]
+    stored: PassSamples
     chosen: np.ndarray | None = None
+    own_labels: Targets | None = None
 
     def __len__(self) -> int:
         return self.array.grid.n if self.chosen is None else len(self.chosen)
@@ -75,27 +84,44 @@ class FeatureMatrix:
         """(n,) text."""
         return self.samples.ids
 
+    @cached_property
+    def samples(self) -> SplitDigest:
+        """Ids, and the digest of every sample's content."""
+        return self.stored.digest if self.chosen is None else self.stored.digest.select(self.chosen)
+
     @property
     def labels(self) -> np.ndarray | None:
         """(n,) int64 or (n, k) uint8, or None where none are stored."""
-        return self.all_targets["labels"].labels if "labels" in self.all_targets else None
+        return self._labels.labels if self._labels else None
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their numbers."""
-        return self.all_targets["labels"].classes if "labels" in self.all_targets else ()
+        return self._labels.classes if self._labels else ()
+
+    @cached_property
+    def _labels(self) -> Targets | None:
+        return self.own_labels or self._stored_targets("labels")
 
     def targets(self, name: str) -> np.ndarray:
         """Return other labels that were stored beside, see `Store.set_targets`."""
-        if name not in self.all_targets:
-            raise BadLabels(
-                f"no labels called '{name}' are stored for {self.split}; there are {sorted(self.all_targets)}."
-            )
-        return self.all_targets[name].labels
+        found = self._stored_targets(name)
+        if found is None:
+            known = ", ".join(self.stored.folder.target_names()) or "none"
+            raise BadLabels(f"no labels called '{name}' are stored for {self.split}; there are: {known}.")
+        return found.labels
 
-    def with_labels(self, labels: np.ndarray, classes: tuple[str, ...]) -> FeatureMatrix:
-        """Return the same features with other labels: (n,) int64 or (n, k) uint8."""
-        return replace(self, all_targets={**self.all_targets, "labels": Targets(labels, classes)})
+    def _stored_targets(self, name: str) -> Targets | None:
+        found = self.stored.targets(name)
+        if found is not None and len(found.labels) != self.array.grid.n:
+            path = self.stored.folder.targets_path(name)
+            raise BadLabels(f"{path} has {len(found.labels)} labels for {self.array.grid.n} samples; set them again.")
+        return found if found is None or self.chosen is None else found.select(self.chosen)
+
+    def with_labels(self, labels: np.ndarray, classes: Sequence[str] = ()) -> FeatureMatrix:
+        """Return the same features with other labels: (n,) class numbers or (n, k) of 0 and 1."""
+        names = tuple(str(c) for c in classes)
+        return replace(self, own_labels=Targets(checked_labels(labels, len(self), names, self.split), names))
 
     @property
     def key(self) -> str:
@@ -104,7 +130,11 @@ class FeatureMatrix:
         The same rows have the same key, whether they were extracted alone or are a selection of more.
         """
         array = {k: v for k, v in self.array.key.to_json().items() if k != "pass_digest"}
-        samples = {"ids": self.samples.ids_digest, "contents": self.samples.content_digest, "n": len(self)}
+        if self.chosen is None:  # no need to read the samples
+            ids, contents = self.manifest["pass"]["ids_digest"], self.manifest["pass"]["content_digest"]
+        else:
+            ids, contents = self.samples.ids_digest, self.samples.content_digest
+        samples = {"ids": ids, "contents": contents, "n": len(self)}
         return digest_of({"network": self.manifest["network"], "array": array, "samples": samples})
 
     @property
@@ -119,9 +149,8 @@ class FeatureMatrix:
         rows = as_rows(rows, len(self))
         return replace(
             self,
-            samples=self.samples.select(rows),
-            all_targets={name: Targets(t.labels[rows], t.classes) for name, t in self.all_targets.items()},
             chosen=rows if self.chosen is None else self.chosen[rows],
+            own_labels=self.own_labels and self.own_labels.select(rows),
         )
 
     def holdout(self, fraction: float, *, seed: int = 0) -> tuple[FeatureMatrix, FeatureMatrix]:
@@ -225,7 +254,7 @@ class FeatureMatrix:
         import dask.array
 
         chunk_rows = self.array.grid.chunk_rows
-        return dask.array.from_array(
+        return dask.array.from_array(  # type: ignore[no-untyped-call]
             self, chunks=(chunk_rows, *self.shape[1:]), name=f"featstore-{self.key}", lock=False
         )
 
@@ -267,11 +296,10 @@ class FeatureMatrix:
                 self.array.take(self.chosen[where], out, threads=1)
             return out
 
-        with ThreadPoolExecutor(1, thread_name_prefix="featstore-blocks") as ahead:
-            coming = ahead.submit(read, slices[0]) if slices else None
+        with ThreadPoolExecutor(N_AHEAD, thread_name_prefix="featstore-blocks") as pool:
+            coming: deque[Future[np.ndarray]] = deque(pool.submit(read, where) for where in slices[:N_AHEAD])
             for turn, where in enumerate(slices):
-                assert coming is not None
-                block = coming.result()
-                if turn + 1 < len(slices):
-                    coming = ahead.submit(read, slices[turn + 1])
+                block = coming.popleft().result()
+                if turn + N_AHEAD < len(slices):
+                    coming.append(pool.submit(read, slices[turn + N_AHEAD]))
                 yield where, block

@@ -24,6 +24,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,10 @@ class Targets:
     labels: np.ndarray
     classes: tuple[str, ...]
 
+    def select(self, rows: np.ndarray) -> Targets:
+        """Return the labels of some rows."""
+        return Targets(self.labels[rows], self.classes)
+
 
 @dataclass(frozen=True)
 class PassFolder:
@@ -281,6 +286,22 @@ class PassFolder:
         path = self.targets_path(name)
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, [npz_bytes(labels=targets.labels, classes=np.array(targets.classes, np.str_))])
+
+
+@dataclass(frozen=True, eq=False)
+class PassSamples:
+    """Ids, digests and labels of a pass's samples; read when first asked for."""
+
+    folder: PassFolder
+
+    @cached_property
+    def digest(self) -> SplitDigest:
+        """See `PassFolder.samples`."""
+        return self.folder.samples()
+
+    def targets(self, name: str) -> Targets | None:
+        """See `PassFolder.targets`."""
+        return self.folder.targets(name)
 
 
 def _digest(text: str) -> str:

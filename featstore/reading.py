@@ -5,12 +5,13 @@ zarr reads the same files at a tenth of the speed when few rows are wanted, beca
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from featstore.manifest import ArrayKey
 __all__ = ["StoredArray", "in_threads"]
 
 MAX_THREADS = 8
-READ_BYTES_PER_S = 8e9
-ROW_SECONDS = 1.5e-6
-"""What copying from the page cache and what one system call costs, in order of size: they decide between reading rows and chunks."""
+MAX_MAPS = 4096
+"""Files of one array that are mapped at a time; Linux allows a process 65,530 mappings in all."""
+THREADED_BYTES = 32 << 20
+"""Below this, taking rows is done sooner than threads have started."""
 
+Stamp = tuple[int, int]
 T = TypeVar("T")
 
 
@@ -61,6 +64,8 @@ class StoredArray:
         Backbone, split, unit in words, for messages.
     checked : dict
         Chunk number to the (inode, mtime) under which it was found good. Shared by all who read through one `Store`.
+    maps : dict
+        Chunk number to that stamp and the file mapped to memory, for `take`; shared likewise.
     """
 
     folder: Path
@@ -69,7 +74,11 @@ class StoredArray:
     crcs: tuple[int, ...]
     root: Path
     label: str
-    checked: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    checked: dict[int, Stamp] = field(default_factory=dict, repr=False)
+    maps: dict[int, tuple[Stamp, np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "checked": {}, "maps": {}}  # another process checks and maps for itself
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,7 +109,7 @@ class StoredArray:
             lo, hi = self.grid.rows(k)
             first, last = max(lo, start), min(hi, stop)
             rb = self.grid.row_bytes
-            self._read(k, flat[(first - start) * rb : (last - start) * rb], first - lo)
+            self.read_chunk(k, flat[(first - start) * rb : (last - start) * rb], first - lo)
 
         in_threads(
             read, range(start // self.grid.chunk_rows, -(-stop // self.grid.chunk_rows) if len(out) else 0), threads
@@ -123,18 +132,16 @@ class StoredArray:
         ascending = rows if order is None else rows[order]
         chunk_of = ascending // self.grid.chunk_rows
         starts = np.concatenate([[0], np.flatnonzero(np.diff(chunk_of)) + 1, [len(rows)]])
-        groups = [(int(chunk_of[a]), int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        groups = [(int(chunk_of[a]), a, b) for a, b in itertools.pairwise(starts.tolist())]
 
         def some(mine: list[tuple[int, int, int]]) -> None:
             gather = _Gather(self, flat)
             for k, a, b in mine:
                 local = ascending[a:b] - k * self.grid.chunk_rows
-                gather(k, local, np.arange(a, b) if order is None else order[a:b])
+                gather(k, local, slice(a, b) if order is None else order[a:b])
 
-        # One list of chunks per thread, so that each has one scratch buffer. Few small reads are done sooner than a thread starts.
-        n_threads = (
-            min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if out.nbytes > chunks.CHUNK_BYTES else 1
-        )
+        # One list of chunks per thread, so that each has one scratch buffer.
+        n_threads = min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if out.nbytes > THREADED_BYTES else 1
         in_threads(some, [groups[t::n_threads] for t in range(n_threads)], n_threads)
 
     def check(self, k: int) -> str | None:
@@ -146,19 +153,38 @@ class StoredArray:
             return str(bad)
         return None
 
-    def is_checked(self, k: int, fd: int) -> bool:
-        """Return whether the open file of chunk `k` is the one that was found good."""
+    def is_checked(self, k: int, file: int | str) -> bool:
+        """Return whether the file of chunk `k`, open or by its path, is the one that was found good."""
         stamp = self.checked.get(k)
         if stamp is None:
             return False
-        status = os.fstat(fd)
-        return stamp == (status.st_ino, status.st_mtime_ns)
+        try:
+            status = os.stat(file)
+        except FileNotFoundError:
+            return False
+        return stamp == (status.st_ino, status.st_mtime_ns) and status.st_size == self.grid.file_bytes
+
+    def mapped(self, k: int) -> np.ndarray | None:
+        """Return the rows of chunk `k` mapped to memory, (chunk_rows, row_bytes) uint8; None unless it was checked before.
+
+        The file is looked at each time: touching one that was cut short since would kill the process.
+        """
+        path = f"{self.folder}/{self.grid.name(k)}"
+        if not self.is_checked(k, path):
+            return None
+        stamp = self.checked[k]
+        known = self.maps.get(k)
+        if known is None or known[0] != stamp:
+            if len(self.maps) >= MAX_MAPS:
+                self.maps.clear()
+            known = self.maps[k] = (stamp, chunks.map_chunk(path, self.grid))
+        return known[1]
 
     def corrupt(self, k: int, reason: str) -> CorruptChunk:
         """Return the error for chunk `k`."""
         return CorruptChunk(reason, store=self.root, array=self.label, rows=self.grid.rows(k))
 
-    def _read(self, k: int, out: np.ndarray, first: int) -> None:
+    def read_chunk(self, k: int, out: np.ndarray, first: int = 0) -> None:
         """Fill flat `out` with rows of chunk `k` from its row `first` on; check the chunk unless that was done before."""
         path = self.folder / self.grid.name(k)
         try:
@@ -195,33 +221,22 @@ class _Gather:
     def __init__(self, array: StoredArray, flat: np.ndarray) -> None:
         self.array = array
         self.rows = flat.reshape(-1, array.grid.row_bytes)
-        self.view = flat.data
         self.scratch: np.ndarray | None = None
 
-    def __call__(self, k: int, local: np.ndarray, positions: np.ndarray) -> None:
-        array, grid = self.array, self.array.grid
-        by_rows = len(local) * ROW_SECONDS < grid.chunk_bytes / READ_BYTES_PER_S
-        if by_rows and k in array.checked:
-            try:
-                fd = chunks.open_chunk(array.folder / grid.name(k))
-                try:
-                    if array.is_checked(k, fd):
-                        self._read_rows(fd, local, positions)
-                        return
-                finally:
-                    os.close(fd)
-            except BadChunk as bad:
-                raise array.corrupt(k, str(bad)) from None
-        first, last = grid.rows(k)
+    def __call__(self, k: int, local: np.ndarray, positions: slice | np.ndarray) -> None:
+        source = self.array.mapped(k)
+        if source is None:
+            source = self._checked_now(k)
+        if isinstance(positions, slice):
+            # "clip" because "raise" would copy through a buffer of its own; the rows are known to exist.
+            np.take(source, local, axis=0, out=self.rows[positions], mode="clip")
+        else:
+            self.rows[positions] = source[local]
+
+    def _checked_now(self, k: int) -> np.ndarray:
+        grid = self.array.grid
         if self.scratch is None:
             self.scratch = np.empty(grid.chunk_bytes, np.uint8)
-        read = self.scratch[: (last - first) * grid.row_bytes]
-        array._read(k, read, 0)
-        self.rows[positions] = read.reshape(-1, grid.row_bytes)[local]
-
-    def _read_rows(self, fd: int, local: np.ndarray, positions: np.ndarray) -> None:
-        rb, view = self.array.grid.row_bytes, self.view
-        for row, position in zip(local.tolist(), positions.tolist(), strict=True):
-            piece = view[position * rb : (position + 1) * rb]
-            if os.preadv(fd, [piece], row * rb) != rb:
-                chunks.read_rows(fd, np.frombuffer(piece, np.uint8), row * rb)
+        first, last = grid.rows(k)
+        self.array.read_chunk(k, self.scratch[: (last - first) * grid.row_bytes])
+        return self.scratch.reshape(-1, grid.row_bytes)

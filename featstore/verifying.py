@@ -70,7 +70,7 @@ def _of_pass(store: Store, folder: PassFolder) -> Iterator[Problem]:
     """Check key, samples and labels of a pass."""
     try:
         n = folder.key().n
-        store.samples(folder)
+        folder.samples()
         for name in folder.target_names():
             targets = folder.targets(name)
             if targets is not None and len(targets.labels) != n:
