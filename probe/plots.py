@@ -8,6 +8,7 @@ axes that are passed in, and the axes are returned. `save` writes them to a file
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from probe.files import write_atomically
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Style(NamedTuple):
@@ -132,6 +134,23 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     return ax
 
 
+def caption(ax: Axes, sentences: Sequence[str], *, width: int = 138) -> None:
+    """Write sentences below a drawing that has a figure of its own, one paragraph each.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    sentences : sequence of str
+    width : int
+        Characters per line; 138 fill the width of the figures made here.
+    """
+    lines = "\n".join(textwrap.fill(sentence, width) for sentence in sentences)
+    figure = _figure(ax)
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, linespacing=1.4)
+    # Room for the text, so that the drawing keeps its height.
+    figure.set_figheight(figure.get_figheight() + 7.5 / 72 * 1.4 * 1.15 * (lines.count("\n") + 1))
+
+
 def save(ax: Axes, path: str | Path) -> None:
     """Write the figure of some axes to a file, its format by the ending: png, pdf, svg.
 
@@ -148,13 +167,17 @@ def save(ax: Axes, path: str | Path) -> None:
     """
     path = Path(path)
     content = io.BytesIO()
-    figure = ax.get_figure(root=True)
-    assert figure is not None, "axes that belong to no figure cannot be drawn"
     try:
-        figure.savefig(content, format=path.suffix.lstrip(".").lower() or "png")
+        _figure(ax).savefig(content, format=path.suffix.lstrip(".").lower() or "png")
     except ValueError as error:
         raise BadInput(f"'{path}' cannot be drawn: {error}.") from error
     write_atomically(path, content.getvalue())
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None, "axes that belong to no figure cannot be drawn"
+    return figure
 
 
 def _new_axes(size: tuple[float, float]) -> Axes:
@@ -186,12 +209,12 @@ def _depth_axis(ax: Axes, units: pandas.DataFrame) -> None:
         for label in ax.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_xlim(-0.3, len(names) - 0.7)
-    ax.set_xlabel("unit of the network that is probed, from input to output")
 
 
 def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str) -> None:
     band = "range over seeds" if table.duplicated(["unit", "train", "test", "backbone"]).any() else "95 % interval"
-    ax.set_ylabel(f"{kind} {_metric(table)} (n = {_counts(table[f'n_{kind}'])}; band: {band})")
+    ax.set_xlabel(f"unit that is probed, from input to output (shaded: {band})")
+    ax.set_ylabel(f"{kind} {_metric(table)} (n = {_counts(table[f'n_{kind}'])})")
     _quiet(ax)
 
 
@@ -206,7 +229,7 @@ def _draw_references(ax: Axes, names: Sequence[str], references: Mapping[str, fl
     low, high = ax.get_ylim()
     low, high = min([low, *(v - 0.02 for v in values)]), max([high, *(v + 0.02 for v in values)])
     ax.set_ylim(low, high)
-    heights = spread(values, gap=0.075 * (high - low), low=low, high=high)
+    heights = spread(values, gap=0.1 * (high - low), low=low, high=high)
     for (value, name, style), height in zip(shown, heights, strict=True):
         ax.annotate(
             f"{what}\non {name}: {value:.3f}",

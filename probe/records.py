@@ -188,7 +188,9 @@ class ResultFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise BadInput(f"The record '{path}' cannot be read: {error.strerror or error}.") from error
+            raise BadInput(
+                f"The record '{path}' cannot be read: {error.strerror or error}. Choose another folder for the results."
+            ) from error
         record = _parsed(content, path)
         if record.digest != digest:
             raise DamagedRecord(f"The record '{path}' describes {record.digest}, not what its name says: {_AGAIN}")

@@ -38,9 +38,9 @@ def number(x: float | None, digits: int = 4) -> str:
     return "" if x is None or x != x else f"{x:.{digits}f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None, digits: int = 4) -> str:
     """An interval as ``[0.8123, 0.8456]``; empty where there is none."""
-    return "" if low is None or high is None or low != low else f"[{low:.4f}, {high:.4f}]"
+    return "" if low is None or high is None or low != low else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def penalty(C: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import featstore
 from probe import tables
@@ -23,11 +23,19 @@ from probe.sweeps import sweep
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from featstore import Split, Store
+    from featstore import Store
 
 NETWORK = "featstore:digits_net"
 SHIFTS = {"blurred": "+blur(1.0)", "rotated": "+rotate(40)", "inverted": "+invert()"}
 FIGURE = "accuracy_by_depth.png"
+
+
+class Names(NamedTuple):
+    """What the store calls the three splits of one shift."""
+
+    train: str
+    val: str
+    test: str
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,8 @@ class Finding:
 def command(out: Path = Path("runs/quickstart"), *, as_json: bool = False) -> int:
     """Extract, probe, compare, print and draw; everything is kept in ``out``."""
     started = time.perf_counter()
-    n_missing = extract(out)
-    findings = [probe_shift(out, shift) for shift in SHIFTS]
+    store, names, n_missing = extract(out)
+    findings = [probe_shift(store, shift, names[shift], out) for shift in SHIFTS]
     figure = out / FIGURE
     draw(findings, figure)
     seconds = time.perf_counter() - started
@@ -75,51 +83,60 @@ def command(out: Path = Path("runs/quickstart"), *, as_json: bool = False) -> in
         )
         return 0
     for finding in findings:
-        print(f"{finding.shift} digits\n{text(finding.results.records)}\n{finding.verdict}\n")
+        print(f"{text(finding.results.records)}\n{finding.verdict}\n")
     done = [f"{n_missing} feature matrices were extracted" if n_missing else "nothing had to be extracted"]
     done.append(f"{n_fitted} units were probed" if n_fitted else "nothing had to be refitted")
     print(f"Figure: {figure}\nIn {tables.seconds(seconds)} s: {' and '.join(done)}.")
     return 0
 
 
-def extract(out: Path) -> int:
-    """Run the network once over train, val and test of every shift; how many feature matrices were missing."""
+def extract(out: Path) -> tuple[Store, dict[str, Names], int]:
+    """Run the network once over train, val and test of every shift.
+
+    Returns
+    -------
+    store : Store
+    names : dict of str to Names
+        What the store calls the splits of each shift.
+    n_missing : int
+        Feature matrices that had to be extracted.
+    """
     backbone = featstore.load_backbone(NETWORK)
-    splits = [_split(part, shift) for shift in SHIFTS for part in ("train", "val", "test")]
+    splits = {shift: [featstore.load_split(f"digits:{p}{SHIFTS[shift]}") for p in Names._fields] for shift in SHIFTS}
+    every = [split for parts in splits.values() for split in parts]
     root = out / "features"
     # The head's output, the network's own logits, is what "the network as it is" says about the shifted images.
-    made = featstore.plan(backbone, splits, root, units=backbone.units)
-    n_missing = sum(len(part.missing) for part in made.parts)
-    if n_missing:
-        featstore.extract(backbone, splits, root, units=backbone.units)
-    return n_missing
+    made = featstore.plan(backbone, every, root, units=backbone.units)
+    if not made.is_done:
+        featstore.extract(backbone, every, root, units=backbone.units)
+    names = {shift: Names(*(split.name for split in parts)) for shift, parts in splits.items()}
+    return featstore.open_store(root), names, sum(len(part.missing) for part in made.parts)
 
 
-def probe_shift(out: Path, shift: str) -> Finding:
+def probe_shift(store: Store, shift: str, names: Names, out: Path) -> Finding:
     """Probe every unit on one shift, and compare the unit that validation chose."""
-    store = featstore.open_store(out / "features")
-    train, val, test = (_name(part, shift) for part in ("train", "val", "test"))
-    results = sweep(store, train=train, val=val, test=test, out=out / "results")
+    results = sweep(store, train=names.train, val=names.val, test=names.test, out=out / "results")
     best, last = results.best(), results.records[-1]
     chosen = results.predictions(best)
-    source = _source_predictions(store, test)
+    source = _source_predictions(store, names.test)
     return Finding(shift, results, source, compare(chosen, results.predictions(last)), compare(chosen, source))
 
 
 def verdict(finding: Finding) -> str:
-    """Say which unit to probe, whether depth mattered and whether probing helped, with the numbers behind each word."""
+    """Say which unit to probe, whether depth mattered, whether probing helped, and the numbers behind each word."""
     best, last = finding.results.best(), finding.results.records[-1]
-    ends = best.test_interval
-    share = f"{best.test_score:.3f}" + (f" [{ends.low:.3f}, {ends.high:.3f}]" if ends else "")
     if best.unit == last.unit:
-        depth = "no earlier unit did better there"
+        depth = "so that no earlier unit need be read"
     else:
         against = finding.against_last
-        depth = f"{_apart(against)} the last unit, {last.unit} ({last.test_score:.3f}{_p(against)})"
-    own = f"the network as it is ({finding.source.accuracy():.3f}{_p(finding.against_source)})"
+        misled = " so few validation images chose badly," if against.is_significant and against.difference < 0 else ""
+        depth = f"{_apart(against)} the last, '{last.unit}' ({last.test_score:.3f},{misled} {_p(against)})"
+    own = f"the network as it is ({finding.source.accuracy():.3f}, {_p(finding.against_source)})"
+    low, high = best.test_interval or (None, None)
     return (
-        f"Verdict: for {finding.shift} digits probe '{best.unit}', best on validation data: it reads {share} of the "
-        f"test images, {depth}, and {_apart(finding.against_source)} {own}."
+        f"{finding.shift.capitalize()} digits: '{best.unit}', of {len(finding.results)} units the best on {best.n_val} "
+        f"validation images, reads {best.test_score:.3f} {tables.interval(low, high, digits=3)} of the test images "
+        f"right, {depth}, and is {_apart(finding.against_source)} {own}."
     )
 
 
@@ -132,19 +149,10 @@ def draw(findings: list[Finding], path: Path) -> Axes:
     tables_of = [finding.results.table().assign(shift=f"{finding.shift} digits") for finding in findings]
     references = {f"{finding.shift} digits": finding.source.accuracy() for finding in findings}
     ax = plots.accuracy_by_depth(pandas.concat(tables_of), by="shift", references=references)
-    ax.set_title(
-        "Where can shifted digits be read best? Probes of every unit of a digit network", fontsize=11, loc="left"
-    )
+    ax.set_title("A network trained on plain digits, probed on shifted ones", fontsize=11)
+    plots.caption(ax, [finding.verdict for finding in findings])
     plots.save(ax, path)
     return ax
-
-
-def _name(part: str, shift: str) -> str:
-    return f"digits:{part}{SHIFTS[shift]}"
-
-
-def _split(part: str, shift: str) -> Split:
-    return featstore.load_split(_name(part, shift))
 
 
 def _source_predictions(store: Store, split: str) -> Predictions:
@@ -162,7 +170,7 @@ def _apart(c: Comparison) -> str:
 
 
 def _p(c: Comparison) -> str:
-    return f", p = {c.p_value:.2g}" if c.p_value >= 1e-4 else ", p < 0.0001"
+    return f"p = {c.p_value:.2g}" if c.p_value >= 1e-4 else "p < 0.0001"
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:

@@ -1,0 +1,322 @@
+"""Sweeps over a store: the right rows in the right roles, nothing computed twice, nothing finished lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stored_digits import NAMES, UNITS, digits, digits_store, features, split, write
+
+import featstore
+import probe
+from probe import sweeps
+from probe.errors import BadInput
+from probe.numbering import absent_classes, common_labels
+from probe.records import ResultFolder
+
+GRID = (1e-3, 1e-2, 1e-1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> featstore.Store:
+    return digits_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records that several tests look at; made once by the first."""
+    return tmp_path_factory.mktemp("results")
+
+
+def run(store: featstore.Store, out: Path, **changes: Any) -> probe.Results:
+    arguments: dict[str, Any] = {"train": "train", "val": "val", "test": "test", "C": GRID, "progress": False}
+    return probe.sweep(store, out=out, **{**arguments, **changes})
+
+
+def by_hand(unit: str, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> tuple[float, float, Any]:
+    """The protocol written out: fit each C on train, take the best on val, refit on both, read test."""
+    images, y = digits()
+    X = features(images)[unit]
+    scores = [probe.fit(X[train], y[train], C=c).score(X[val], y[val]) for c in GRID]
+    best = GRID[int(np.argmax(scores))]
+    rows = np.concatenate([train, val])
+    return best, max(scores), probe.fit(X[rows], y[rows], C=best).predict(X[test])
+
+
+def test_each_unit_equals_the_protocol_written_out(store: featstore.Store, folder: Path) -> None:
+    """Every unit: the same chosen C, validation score and test predictions as the steps done one by one."""
+    found = run(store, folder)
+    assert [r.unit for r in found] == list(UNITS)
+    assert (found.n_fitted, found.n_reused) == (3, 0)
+    train, val, test = np.arange(300), np.arange(300, 500), np.arange(500, 800)
+    for record in found:
+        C, val_score, y_pred = by_hand(record.unit, train, val, test)
+        said = found.predictions(record)
+        assert (record.C, record.val_score) == (C, pytest.approx(val_score, abs=1e-12))
+        assert np.array_equal(said.y_pred, y_pred)
+        assert said.ids.tolist() == [f"{i:04d}" for i in test]
+        assert record.test_score == said.accuracy()
+        assert record.test_interval == said.interval()
+        assert (record.n_train, record.n_val, record.n_test, record.k) == (300, 200, 300, 10)
+        assert record.val_scores[record.index] == record.val_score
+        assert record.statuses == {"converged": 3}
+        assert said.classes == NAMES
+    assert [r.d for r in found] == [4, 16, 64]
+    assert found.records[0].test_score < found.records[2].test_score
+
+
+def test_a_repeat_reads_records_and_imports_nothing_heavy(store: featstore.Store, folder: Path) -> None:
+    """In a fresh process: nothing fitted, in under 50 ms (best of ten), without torch, zarr, scipy or pandas."""
+    run(store, folder)
+    code = f"""
+import sys, time, probe
+seconds = []
+for _ in range(10):
+    started = time.perf_counter()
+    found = probe.sweep({str(store.root)!r}, train="train", val="val", test="test", out={str(folder)!r}, C={GRID!r},
+                        progress=False)
+    seconds.append(time.perf_counter() - started)
+assert (found.n_fitted, found.n_reused) == (0, 3)
+print(min(seconds), *({{"torch", "zarr", "dask", "scipy", "sklearn", "pandas", "matplotlib"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seconds, *heavy = done.stdout.split()
+    assert heavy == []
+    assert float(seconds) < 0.05
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"C": (1e-3, 1e-2)},
+        {"tol": 1e-5},
+        {"metric": "mean_per_class"},
+        {"refit": False},
+        {"test": None},
+        {"val": 0.5},
+        {"test": "val", "val": 0.2},
+        {"val": 0.2, "seeds": [7]},
+        {"per_class": 5},
+    ],
+)
+def test_every_argument_that_changes_a_result_makes_another_record(
+    store: featstore.Store, folder: Path, changes: dict[str, Any]
+) -> None:
+    """A stale answer to a new question would be the worst error of a results folder."""
+    run(store, folder, units=["coarse"])
+    assert run(store, folder, units=["coarse"], **changes).n_fitted == 1
+    assert run(store, folder, units=["coarse"], **changes).n_fitted == 0
+
+
+def test_labels_are_part_of_the_identity(tmp_path: Path) -> None:
+    """Features stay, labels are replaced: the old results must not answer."""
+    store = digits_store(tmp_path / "store")
+    before = run(store, tmp_path / "results", units=["coarse"])
+    labels = store.features("coarse", "train").labels
+    assert labels is not None
+    store.set_targets("train", (labels + 1) % 10, classes=NAMES)
+    after = run(store, tmp_path / "results", units=["coarse"])
+    assert after.n_fitted == 1
+    assert after.records[0].digest != before.records[0].digest
+
+
+def test_a_held_out_fraction_is_drawn_by_id_and_seed(store: featstore.Store, tmp_path: Path) -> None:
+    """Rows are those of `featstore.holdout_rows`, another choice per seed; val rows join train in the refit."""
+    found = run(store, tmp_path, val=0.25, units=["middle"], seeds=2)
+    ids, y = np.array([f"{i:04d}" for i in range(300)]), digits()[1][:300]
+    for seed, record in enumerate(found):
+        held = featstore.holdout_rows(ids, y, 0.25, seed)
+        C, val_score, y_pred = by_hand("middle", np.flatnonzero(~held), np.flatnonzero(held), np.arange(500, 800))
+        assert (record.C, record.val_score) == (C, pytest.approx(val_score, abs=1e-12))
+        # The refit sees the same rows in another order: its optimum is the same up to the tolerance.
+        assert (found.predictions(record).y_pred != y_pred).mean() < 0.01
+        assert (record.seed, record.n_train, record.n_val) == (seed, 300 - held.sum(), held.sum())
+    assert found.records[0].val_scores != found.records[1].val_scores
+    assert run(store, tmp_path, val=None, units=["middle"]).records[0].n_val == pytest.approx(60, abs=3)
+
+
+def test_few_shot_subsets_have_k_rows_a_class_and_are_not_refitted_on_val(
+    store: featstore.Store, tmp_path: Path
+) -> None:
+    found = run(store, tmp_path, per_class=4, units=["pixels"], seeds=3)
+    images, y = digits()
+    ids, X = np.array([f"{i:04d}" for i in range(300)]), features(images)["pixels"]
+    for record in found:
+        assert (record.n_train, record.n_val, record.is_refitted) == (40, 200, False)
+        rows = np.flatnonzero(featstore.per_class_rows(ids, y[:300], 4, record.seed))
+        assert np.bincount(y[rows]).tolist() == [4] * 10
+        expected = probe.fit(X[rows], y[rows], C=record.C).predict(X[500:800])
+        assert np.array_equal(found.predictions(record).y_pred, expected)
+    assert len({r.test_score for r in found}) > 1
+    inside = run(store, tmp_path, per_class=5, val=0.2, units=["pixels"]).records[0]
+    assert (inside.n_train, inside.n_val, inside.is_refitted) == (40, 10, True)
+    assert "4 per class" in found.text()
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted in the second unit: the first stays, and the same call computes only the others."""
+    real, n_calls = sweeps.run, 0
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(sweeps, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, tmp_path, progress=True)
+    assert f"interrupted; 1 of 3 results are kept in {tmp_path}" in capsys.readouterr().err
+    monkeypatch.undo()
+    found = run(store, tmp_path, progress=True)
+    assert (found.n_fitted, found.n_reused) == (2, 1)
+    assert "1 of 3 results are in" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_named_and_computed_again(
+    store: featstore.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(store, tmp_path, units=["coarse"]).records[0]
+    path = tmp_path / f"{before.digest}.json"
+    path.write_text(path.read_text().replace('"test_score": 0.', '"test_score": 0.9'))
+    found = run(store, tmp_path, units=["coarse"], progress=True)
+    assert found.n_fitted == 1
+    assert f"'{path}' was changed after it was written" in capsys.readouterr().err
+    after = ResultFolder(tmp_path).read(before.digest)
+    assert after is not None
+    assert replace(after, seconds=0.0) == replace(before, seconds=0.0)
+
+
+def test_progress_and_absent_classes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Train lacks "nine" and numbers its classes otherwise: labels meet by name, the missing class is stated."""
+    store = featstore.create_store(tmp_path / "store")
+    y = digits()[1]
+    few = split("train", np.flatnonzero(y[:300] != 9))
+    assert few.labels is not None
+    reversed_names = NAMES[8::-1]
+    write(store, replace(few, labels=8 - few.labels, classes=reversed_names))
+    write(store, split("test", slice(500, 600)))
+    found = run(store, tmp_path / "results", val=0.2, units=["pixels"], progress=True)
+    record = found.records[0]
+    nines = y[500:600] == 9
+    said = found.predictions(record)
+    assert record.absent == {"test": ["nine"]}
+    assert not said.correct[nines].any()
+    assert said.correct[~nines].mean() > 0.7
+    err = capsys.readouterr().err
+    assert "test has 1 class that train lacks (nine)" in err
+    assert "1/1 pixels" in err
+    assert "test has 1 class that train lacks (nine)" in found.text()
+
+
+def test_units_are_in_order_of_execution_whatever_order_is_asked(store: featstore.Store, tmp_path: Path) -> None:
+    found = run(store, tmp_path, units=["pixels", "coarse", "pixels"])
+    assert [(r.unit, r.depth) for r in found] == [("coarse", 0), ("pixels", 2)]
+    assert [r.unit for r in run(store, tmp_path, units="coarse")] == ["coarse"]
+
+
+def test_a_split_itself_may_be_given(store: featstore.Store, tmp_path: Path) -> None:
+    """A subset of a stored split, by content: the rows are found in the larger one."""
+    half = split("train", slice(0, 300)).subset(np.arange(0, 300, 2), "half")
+    record = run(store, tmp_path, train=half, units=["coarse"]).records[0]
+    assert record.n_train == 150
+    assert record.train == "half"
+
+
+def test_without_test_the_validation_predictions_are_kept(store: featstore.Store, tmp_path: Path) -> None:
+    found = run(store, tmp_path, test=None, units=["middle"])
+    record = found.records[0]
+    assert (record.test, record.predictions_of, record.is_refitted) == ("", "val", False)
+    assert np.isnan(record.test_score)
+    assert found.predictions(record).accuracy() == pytest.approx(record.val_score, abs=1e-12)
+    assert record.val_interval == found.predictions(record).interval()
+
+
+@pytest.mark.parametrize("metric", ["mean_per_class", "top5", "log_loss"])
+def test_other_metrics_choose_and_are_reported(store: featstore.Store, tmp_path: Path, metric: str) -> None:
+    record = run(store, tmp_path, metric=metric, units=["middle"]).records[0]
+    best = min(record.val_scores) if metric == "log_loss" else max(record.val_scores)
+    assert record.val_score == best
+    assert (record.test_interval is None) == (metric != "mean_per_class")
+    if record.test_interval is not None:
+        assert record.test_interval.low < record.test_score < record.test_interval.high
+
+
+@pytest.mark.gpu
+def test_features_on_a_device_give_the_same_choice(store: featstore.Store, tmp_path: Path) -> None:
+    a, b = run(store, tmp_path / "cpu"), run(store, tmp_path / "cuda", device="cuda")
+    assert [r.C for r in a] == [r.C for r in b]
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"train": "tarin"}, featstore.NotStored, "train"),
+        ({"units": ["pixel"]}, featstore.NotStored, "pixels"),
+        ({"metric": "acuracy"}, BadInput, "did you mean accuracy"),
+        ({"seeds": 3}, BadInput, "3 seeds were asked for but nothing is drawn"),
+        ({"seeds": 0}, BadInput, "at least 1"),
+        ({"seeds": [1, 1], "val": 0.2}, BadInput, "different seeds"),
+        ({"C": []}, BadInput, "at least one"),
+        ({"C": [1.0, -1.0]}, BadInput, "positive"),
+        ({"per_class": 1000}, featstore.BadLabels, "1000 of each class"),
+        ({"per_class": 1, "val": 0.2}, BadInput, "one row only"),
+        ({"val": 1.5}, featstore.BadInput, "strictly between 0 and 1"),
+    ],
+)
+def test_bad_arguments(
+    store: featstore.Store, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(store, tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_splits_without_labels_or_of_one_class_are_refused(tmp_path: Path) -> None:
+    store = featstore.create_store(tmp_path / "store")
+    write(store, replace(split("bare", slice(0, 50)), labels=None, classes=()))
+    zeros = np.flatnonzero(digits()[1] == 0)
+    write(store, split("zeros", zeros[:60]))
+    with pytest.raises(BadInput, match="split 'bare' has no labels"):
+        run(store, tmp_path / "r", train="bare", val=0.2, test=None)
+    with pytest.raises(BadInput, match="one class"):
+        run(store, tmp_path / "r", train="zeros", val=0.2, test=None)
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_sentence(store: featstore.Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadInput, match="Not a directory"):
+        run(store, tmp_path / "file" / "results", units=["coarse"])
+
+
+# ------------------------------------------------------------------------------------------------------ numbering
+
+
+def test_common_labels_by_name() -> None:
+    a, b = np.array([0, 1, 1]), np.array([0, 1, 2])
+    classes, labels = common_labels({"train": (a, ("cat", "dog")), "test": (b, ("ant", "cat", "dog"))})
+    assert classes == ("cat", "dog", "ant")
+    assert labels["train"].tolist() == [0, 1, 1]
+    assert labels["test"].tolist() == [2, 0, 1]
+    assert absent_classes(labels, classes) == {"test": ["ant"]}
+    same, labels = common_labels({"train": (a, ("cat", "dog")), "test": (a, ("cat", "dog"))})
+    assert same == ("cat", "dog")
+    assert absent_classes(labels, same) == {}
+    assert common_labels({"train": (a, ()), "test": (b, ())})[0] == ()
+    with pytest.raises(BadInput, match="classes of train have names and those of test do not"):
+        common_labels({"train": (a, ("cat", "dog")), "test": (b, ())})
+    wide = np.zeros((2, 2), np.uint8)
+    with pytest.raises(BadInput, match="multi-label columns"):
+        common_labels({"train": (wide, ("cat", "dog")), "test": (wide, ("dog", "cat"))})
