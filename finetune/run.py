@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.checkpoint import Checkpoint, Row, refuse_another
-from finetune.errors import BadInput, CorruptRun, RunBusy
+from finetune.errors import BadInput, CorruptRun, RunBusy, RunWrite
 from finetune.files import FORMAT, read_tensors, write_atomically, write_tensors
 from finetune.recipe import Recipe
 
@@ -318,21 +318,35 @@ def run_folder(
     ------
     RunBusy
         Another process is writing it.
+    RunWrite
+        It cannot be written.
     DifferentRun
         It holds another training.
     """
     from filelock import FileLock, Timeout
 
-    write_atomically(path / ".writable", b"")  # a folder that cannot be written is our error, not the lock's
+    folder = RunFolder(path, json.loads(json.dumps(identity)))
+    if folder.finished() is not None:
+        folder.begin(classes, device)  # refuses another training; writes nothing, so that an archived run can be read
+        yield folder
+        return
+    lock = FileLock(path / ".lock", timeout=0)
     try:
-        with FileLock(path / ".lock", timeout=0):
-            folder = RunFolder(path, json.loads(json.dumps(identity)))
-            folder.begin(classes, device)
-            yield folder
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout as error:
         raise RunBusy(
             f"another process is training in {path}. Wait for it, or give this training a folder of its own."
         ) from error
+    except OSError as error:
+        raise RunWrite(
+            f"{path} cannot be written: {error.strerror or error}. A run needs a folder that it can write to."
+        ) from error
+    try:
+        folder.begin(classes, device)
+        yield folder
+    finally:
+        lock.release()
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -118,6 +118,7 @@ LANGUAGE = {"numpy", "torch"}
 SEVERAL_FILES = {
     "PIL": "an image is decoded, shifted and prepared in three places, and PIL's image is what passes between them",
     "array_api_compat": "it is the standard that probe's arrays speak, not a library behind one door",
+    "pandas": "its tables are what probe returns, so that whoever shows them speaks it",
     "scipy": "a collection of unrelated parts",
 }
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from finetune.checkpoint import Checkpoint
-from finetune.errors import BadInput, CorruptRun, DifferentRun, Diverged, RunWrite
+from finetune.errors import BadInput, CorruptRun, DifferentRun, Diverged, OutOfMemory, RunWrite
 from finetune.examples import TensorExamples, batch_rows, logits_of
 from finetune.keeping import KeepBest, StopEarly
 from finetune.loop import Trained, train
@@ -242,22 +242,22 @@ def test_kept_weights_are_those_the_rule_names(
         assert len(trained.history) < 12
 
 
+@pytest.mark.parametrize("step", [1, 9, 13, 23])
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
 def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_bit(
-    digits: TensorExamples, tmp_path: Path, optimizer: SGD | AdamW
+    digits: TensorExamples, tmp_path: Path, optimizer: SGD | AdamW, step: int
 ) -> None:
-    """Interrupted in the middle of step 13 (of 9 per epoch) and continued in a fresh network: same bits, same
-    history."""
+    """Interrupted in the first, an epoch's last, a middle or the last step, then continued anew: the same bits."""
     recipe = replace(RECIPE, optimizer=optimizer, keep=KeepBest())
     whole = fit(digits, tmp_path / "whole", recipe=recipe)
-    pressing = Interrupted(digits, 13, lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt, match="after step 13 of 23"):
+    pressing = Interrupted(digits, step, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match=f"after step {step} of 23"):
         fit(pressing, tmp_path / "cut", recipe=recipe)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     torch.manual_seed(99)  # whatever the process did before must not matter
     again = Interrupted(digits, 10**9, lambda: None)
     resumed = fit(again, tmp_path / "cut", recipe=recipe)
-    assert again.seen == 10
+    assert again.seen == 23 - step
     assert same(whole.last, resumed.last)
     assert same(whole.kept, resumed.kept)
     without_clock = [[replace(row, seconds=0.0) for row in trained.history] for trained in (whole, resumed)]
@@ -385,6 +385,24 @@ def test_folder_that_cannot_be_written_is_found_before_training(digits: TensorEx
     with pytest.raises(RunWrite, match=r"checkpoint\.safetensors"):
         fit(counting, tmp_path / "file")
     assert counting.seen == 0
+
+
+def test_lack_of_memory_says_what_to_lower(digits: TensorExamples, tmp_path: Path) -> None:
+    """Torch's own message names bytes; ours the batch size."""
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(OutOfMemory, match=r"batches of 7: .*20\.00 GiB\. Lower batch_size"):
+        fit(Interrupted(digits, 3, full), tmp_path)
+
+
+def test_a_score_that_is_not_a_number_is_refused(digits: TensorExamples, tmp_path: Path) -> None:
+    """NaN compares as neither better nor worse: the weights kept would be arbitrary."""
+    net = network()
+    checkpoint = Checkpoint(tmp_path / "c", {})
+    with pytest.raises(BadInput, match="after step 9 is nan"):
+        train(net, digits, recipe=RECIPE, checkpoint=checkpoint, evaluate=lambda: float("nan"))
 
 
 def test_bad_parts_are_reported_together() -> None:

@@ -480,14 +480,47 @@ def test_folders_that_cannot_hold_a_run_are_refused(
         finetune.open_run(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_read_only_folder_is_said_plainly(
-    backbone: Any, digits: dict[str, featstore.Split], store: Path, tmp_path: Path
+    backbone: Any, digits: dict[str, featstore.Split], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One sentence with the folder's name instead of a traceback."""
-    (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(finetune.RunWrite, match="closed"):
-        tune(backbone, digits, tmp_path / "closed" / "run", store)
+
+    def read_only(*args: Any, **kwargs: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    run = tune(backbone, digits, tmp_path / "first", store)
+    monkeypatch.setattr("finetune.files.tempfile.mkstemp", read_only)
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    with pytest.raises(finetune.RunWrite, match="Read-only file system"):
+        tune(backbone, digits, tmp_path / "run", store)
+    assert same(run, tune(backbone, digits, tmp_path / "first", store))  # a finished run can be read from there
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_failure_at_any_write_leaves_a_run_that_continues(
+    backbone: Any, digits: dict[str, featstore.Split], store: Path, tmp_path: Path, nth: int
+) -> None:
+    """Every file of a run is written once in full or not; whichever write fails, the same call gives the undisturbed
+    run."""
+    from finetune import files
+
+    whole = tune(backbone, digits, tmp_path / "whole", store)
+    writes = 0
+    replace_file = os.replace
+
+    def failing(source: Any, target: Any) -> None:
+        nonlocal writes
+        writes += str(target).startswith(str(tmp_path / "run"))
+        if writes == nth:
+            raise OSError(28, "No space left on device")
+        replace_file(source, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files.os, "replace", failing)
+        with pytest.raises(finetune.RunWrite, match="No space left on device"):
+            tune(backbone, digits, tmp_path / "run", store)
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert same(whole, tune(backbone, digits, tmp_path / "run", store))
 
 
 def test_divergence_is_reported_with_step_and_rate(
@@ -500,3 +533,29 @@ def test_divergence_is_reported_with_step_and_rate(
     assert 1 <= caught.value.step <= 50
     assert f"{caught.value.lr:.6g}" in str(caught.value)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_real_network_on_real_images(shared: Path, tmp_path: Path) -> None:
+    """The CIFAR-10 ResNet-20 on clean CIFAR-10 images it was trained on, for which its card says 0.997.
+
+    Its own rows, continued for one vanishing step, do what the network does; a new layer, trained on 300 of its
+    features, finds the classes again: 0.97 allows for 3 of 100 images lost for want of training data.
+    """
+    backbone = featstore.load_backbone(
+        f"featstore:cifar_resnet20@{shared / 'weights' / 'cifar10_resnet20.safetensors'}"
+    )
+    images = featstore.load_split(f"npz:{shared / 'data' / 'cifar10_lossless4000' / 'train4000.npz'}")
+    train, test = images.subset(np.arange(300), "train"), images.subset(np.arange(300, 600), "test")
+    common: dict[str, Any] = {"test": test, "store": tmp_path / "store", "progress": False}
+    still = Recipe(lr=1e-12, steps=1, batch_size=10, schedule=Constant())
+    own = finetune.tune_head(backbone, train, recipe=still, head_rows=range(10), out=tmp_path / "own", **common)
+    inputs = torch.stack([backbone.preprocessing(test.image(i)) for i in range(len(test))])
+    with torch.inference_mode():
+        said = backbone.module(inputs).argmax(1).numpy()
+    assert np.array_equal(own.predictions["test"].y_pred, said)
+    assert own.scores["test"] > 0.99
+    recipe = Recipe(lr=0.1, epochs=30, batch_size=50, weight_decay=1e-3)
+    new = finetune.tune_head(backbone, train, recipe=recipe, out=tmp_path / "new", **common)
+    assert new.scores["test"] > 0.97
+    verdict = probe.compare(own.predictions["test"], new.predictions["test"])
+    assert verdict.n == 300
