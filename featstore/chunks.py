@@ -192,14 +192,10 @@ def read_rows(fd: int, out: np.ndarray, offset: int) -> None:
         at += read
 
 
-def map_chunk(path: str | Path, grid: Grid) -> np.ndarray:
-    """Return the rows of a chunk file mapped to memory, (chunk_rows, row_bytes) uint8, read-only; padding included."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        mapped = mmap.mmap(fd, grid.file_bytes, access=mmap.ACCESS_READ)
-    finally:
-        os.close(fd)
-    return np.frombuffer(mapped, np.uint8, grid.chunk_bytes).reshape(-1, grid.row_bytes)
+def map_chunk(fd: int, grid: Grid) -> tuple[mmap.mmap, np.ndarray]:
+    """Map a chunk file to memory; return it, and its rows (chunk_rows, row_bytes) uint8, read-only, padding included."""
+    mapped = mmap.mmap(fd, grid.file_bytes, access=mmap.ACCESS_READ)
+    return mapped, np.frombuffer(mapped, np.uint8, grid.chunk_bytes).reshape(-1, grid.row_bytes)
 
 
 def open_chunk(path: Path) -> int:

@@ -1,4 +1,7 @@
-"""The ``featstore`` command: extract | ls | info | verify. Each is one library call; results go to stdout, progress to stderr."""
+"""The ``featstore`` command: extract | ls | info | verify.
+
+Each is one library call; results go to stdout, progress to stderr.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +224,7 @@ def _print_entries(entries: list[Entry], as_json: bool) -> None:
             "×".join(map(str, e.shape[1:])),
             _size(e.n_bytes),
             e.created or "no",
-        )  # fmt: skip
+        )
         for e in entries
     ]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]

@@ -97,7 +97,7 @@ class Finder:
         }
         namesakes = self._named(entries, "backbone", backbone.name)
         stored = {e.pass_id: self.glance.key(PassFolder(self.root, e.pass_id)).of_network() for e in namesakes}
-        said = {i: differences({k: v[k] for k in asked}, asked) for i, v in stored.items()}
+        said: dict[str, list[str]] = {i: differences({k: v[k] for k in asked}, asked) for i, v in stored.items()}
         found = [e for e in namesakes if not said[e.pass_id]]
         if not found:
             raise IdentityError(

@@ -1,4 +1,4 @@
-"""Reading the rows of one committed array: plain `pread` into the caller's memory, every chunk checked the first time it is touched.
+"""Reading the rows of one committed array: plain `pread` into the caller's memory, every chunk checked when it is first touched.
 
 zarr reads the same files at a tenth of the speed when few rows are wanted, because it always decodes whole chunks.
 """
@@ -6,11 +6,14 @@ zarr reads the same files at a tenth of the speed when few rows are wanted, beca
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,8 +26,8 @@ from featstore.manifest import ArrayKey
 __all__ = ["StoredArray", "in_threads"]
 
 MAX_THREADS = 8
-MAX_MAPS = 4096
-"""Files of one array that are mapped at a time; Linux allows a process 65,530 mappings in all."""
+MAX_MAPS = 256
+"""Files that are mapped at a time: each holds a file descriptor, of which a process often has no more than 1024."""
 THREADED_BYTES = 32 << 20
 """Below this, taking rows is done sooner than threads have started."""
 
@@ -46,6 +49,31 @@ def in_threads(work: Callable[[T], None], items: Iterable[T], threads: int | Non
             pass
 
 
+class Maps:
+    """The files that were mapped to memory last; mapping one anew costs more than reading some rows of it."""
+
+    def __init__(self) -> None:
+        self._latest: OrderedDict[tuple[str, int], tuple[mmap.mmap, np.ndarray]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, where: tuple[str, int]) -> tuple[mmap.mmap, np.ndarray] | None:
+        """Return the file and its rows of (array digest, chunk), if mapped."""
+        with self._lock:
+            found = self._latest.get(where)
+            if found is not None:
+                self._latest.move_to_end(where)
+            return found
+
+    def put(self, where: tuple[str, int], found: tuple[mmap.mmap, np.ndarray]) -> np.ndarray:
+        """Keep a mapped file and return its rows. A file that falls out is unmapped when nobody uses its rows any more."""
+        with self._lock:
+            self._latest[where] = found
+            self._latest.move_to_end(where)
+            while len(self._latest) > MAX_MAPS:
+                self._latest.popitem(last=False)
+        return found[1]
+
+
 @dataclass(frozen=True, eq=False)
 class StoredArray:
     """The rows of one committed array.
@@ -64,8 +92,8 @@ class StoredArray:
         Backbone, split, unit in words, for messages.
     checked : dict
         Chunk number to the (inode, mtime) under which it was found good. Shared by all who read through one `Store`.
-    maps : dict
-        Chunk number to that stamp and the file mapped to memory, for `take`; shared likewise.
+    maps : Maps
+        Checked files that `take` keeps mapped to memory; shared likewise.
     """
 
     folder: Path
@@ -75,10 +103,10 @@ class StoredArray:
     root: Path
     label: str
     checked: dict[int, Stamp] = field(default_factory=dict, repr=False)
-    maps: dict[int, tuple[Stamp, np.ndarray]] = field(default_factory=dict, repr=False)
+    maps: Maps = field(default_factory=lambda: Maps(), repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "checked": {}, "maps": {}}  # another process checks and maps for itself
+        return {**self.__dict__, "checked": {}, "maps": Maps()}  # another process checks and maps for itself
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -153,32 +181,30 @@ class StoredArray:
             return str(bad)
         return None
 
-    def is_checked(self, k: int, file: int | str) -> bool:
-        """Return whether the file of chunk `k`, open or by its path, is the one that was found good."""
-        stamp = self.checked.get(k)
-        if stamp is None:
-            return False
-        try:
-            status = os.stat(file)
-        except FileNotFoundError:
-            return False
+    def is_checked(self, k: int, fd: int) -> bool:
+        """Return whether the open file of chunk `k` is the one that was found good."""
+        stamp, status = self.checked.get(k), os.fstat(fd)
         return stamp == (status.st_ino, status.st_mtime_ns) and status.st_size == self.grid.file_bytes
 
     def mapped(self, k: int) -> np.ndarray | None:
-        """Return the rows of chunk `k` mapped to memory, (chunk_rows, row_bytes) uint8; None unless it was checked before.
-
-        The file is looked at each time: touching one that was cut short since would kill the process.
-        """
-        path = f"{self.folder}/{self.grid.name(k)}"
-        if not self.is_checked(k, path):
+        """Return the rows of chunk `k` mapped to memory, (chunk_rows, row_bytes) uint8; None unless it was checked before."""
+        where = (self.key.digest, k)
+        known = self.maps.get(where)
+        # Touching a file that was cut short since would kill the process.
+        if known is not None and known[0].size() == self.grid.file_bytes:
+            return known[1]
+        if k not in self.checked:
             return None
-        stamp = self.checked[k]
-        known = self.maps.get(k)
-        if known is None or known[0] != stamp:
-            if len(self.maps) >= MAX_MAPS:
-                self.maps.clear()
-            known = self.maps[k] = (stamp, chunks.map_chunk(path, self.grid))
-        return known[1]
+        try:
+            fd = chunks.open_chunk(self.folder / self.grid.name(k))
+        except BadChunk:
+            return None
+        try:
+            if not self.is_checked(k, fd):
+                return None
+            return self.maps.put(where, chunks.map_chunk(fd, self.grid))
+        finally:
+            os.close(fd)
 
     def corrupt(self, k: int, reason: str) -> CorruptChunk:
         """Return the error for chunk `k`."""
@@ -229,7 +255,7 @@ class _Gather:
             source = self._checked_now(k)
         if isinstance(positions, slice):
             # "clip" because "raise" would copy through a buffer of its own; the rows are known to exist.
-            np.take(source, local, axis=0, out=self.rows[positions], mode="clip")
+            source.take(local, 0, self.rows[positions], "clip")
         else:
             self.rows[positions] = source[local]
 

@@ -17,7 +17,7 @@ from featstore.finding import Finder, passes_in
 from featstore.manifest import ArrayKey, PassKey
 from featstore.matrix import FeatureMatrix
 from featstore.passes import DATA, FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
-from featstore.reading import Stamp, StoredArray
+from featstore.reading import Maps, Stamp, StoredArray
 from featstore.splits import Split, checked_labels
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Store:
         self.root = root
         self.digest_cache = DigestCache(root / "cache" / "digests.npz")
         self._samples: dict[str, PassSamples] = {}
-        self._checked: dict[str, tuple[dict[int, Stamp], dict[int, tuple[Stamp, np.ndarray]]]] = {}
+        self._checked: dict[str, dict[int, Stamp]] = {}
+        self._maps = Maps()
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -285,8 +286,8 @@ class Store:
         glance = glance or Glance()
         manifest, key = glance.manifest(folder, array_id), glance.key(folder)
         label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*folder.names(), 'an unnamed split')[0]}'"
-        data, (checked, maps) = folder.array_path(array_id) / DATA, self._checked.setdefault(array_id, ({}, {}))
-        return StoredArray(data, manifest.array, manifest.grid, manifest.crcs, self.root, label, checked, maps)
+        data, checked = folder.array_path(array_id) / DATA, self._checked.setdefault(array_id, {})
+        return StoredArray(data, manifest.array, manifest.grid, manifest.crcs, self.root, label, checked, self._maps)
 
     def _finder(self, split: str | Split) -> Finder:
         return Finder(self.root, split, self.digest_cache, self._samples)
