@@ -87,7 +87,8 @@ def zero_gradient(X: Array, loss: Softmax | Logistic, k: int, fit_intercept: boo
     largest = to_numpy(xp.max(xp.abs(_adjoint(X, R)), axis=(1, 2)))
     if fit_intercept:
         largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
-    return np.maximum(largest, np.finfo(np.float64).tiny)
+    scale: np.ndarray = np.maximum(largest, np.finfo(np.float64).tiny)
+    return scale
 
 
 def certify(

@@ -117,7 +117,8 @@ def _require_classification(labels: np.ndarray) -> None:
         if not np.isfinite(labels).all():
             bad = np.flatnonzero(~np.isfinite(labels))
             raise BadInput(
-                f"Input y contains NaN or infinity: {len(bad)} labels are missing (first at rows {bad[:5].tolist()}); drop these rows."
+                f"Input y contains NaN or infinity: {len(bad)} labels are missing (first at rows {bad[:5].tolist()}); "
+                "drop these rows."
             )
         if not (labels == np.round(labels)).all():
             raise BadInput(

@@ -22,7 +22,7 @@ from probe.arrays import Array, like, namespace, to_numpy
 HISTORY = 10
 _REBUILD_AFTER = 20  # iterations a preconditioner serves
 _REBUILD_RATIO = 2.0  # change of λ it serves
-_PATIENCE = 60  # iterations without progress of the gap: rounding
+_PATIENCE = {4: 60, 8: 200}  # iterations without progress of the gap, by bytes of the dtype: rounding
 _ARMIJO, _CURVATURE = 1e-4, 0.9
 _ROUNDING = 1e-6  # relative differences of F below this are judged by the derivative instead (Hager & Zhang 2005)
 
@@ -30,8 +30,13 @@ _ROUNDING = 1e-6  # relative differences of F below this are judged by the deriv
 class Problem(Protocol):
     """L lanes that share one matrix of rows."""
 
-    l2: np.ndarray
-    penalised: np.ndarray
+    @property
+    def l2(self) -> np.ndarray:
+        """λ of every lane, (L,)."""
+
+    @property
+    def penalised(self) -> np.ndarray:
+        """One where a coordinate is penalised, (r,)."""
 
     def take(self, lanes: np.ndarray) -> Problem:
         """The same problem for some of its lanes."""
@@ -65,13 +70,14 @@ class Preconditioner(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """What a stopping rule sees of the lanes still running: coefficients, gradient, objective, loss curvature."""
+    """What a stopping rule sees of the lanes still running: coefficients, gradient, objective, ‖R‖₁, λ, lane numbers."""
 
     T: Array
     G: Array
     objective: np.ndarray
     residual: np.ndarray
     l2: np.ndarray
+    ids: np.ndarray
 
 
 @dataclass
@@ -162,14 +168,15 @@ def lbfgs(
         In the order of the lanes.
     """
     s = _start(problem, T, before)
+    patience = _PATIENCE[8 if s.Z.dtype == namespace(s.Z).float64 else 4]
     out: list[Lane | None] = [None] * len(s.ids)
     for it in range(max_iter + 1):
         G, objective = _gradient(s)
-        done, gap = is_converged(Point(s.T, G, objective, _mass(s.R), s.problem.l2))
+        done, gap = is_converged(Point(s.T, G, objective, _mass(s.R), s.problem.l2, s.ids))
         progressed = gap < 0.7 * s.best
         s.since = np.where(progressed, 0, s.since + 1)
         s.best = np.fmin(s.best, gap)
-        stalled = ~done & ((s.since > _PATIENCE) | ~np.isfinite(objective))
+        stalled = ~done & ((s.since > patience) | ~np.isfinite(objective))
         leaving = done | stalled | (it == max_iter)
         if leaving.any():
             for q in np.flatnonzero(leaving):
@@ -180,7 +187,7 @@ def lbfgs(
             s.keep(kept)
             G, objective = _take(G, kept), objective[kept]
         if not _advance(s, G, objective):
-            s.since += _PATIENCE  # no direction left in this precision
+            s.since += patience  # no direction left in this precision
     return [lane for lane in out if lane is not None]
 
 
@@ -319,10 +326,9 @@ class _Line:
         """Evaluate some lanes at their steps: derivative along the direction, and whether F is low enough."""
         xp = namespace(self._Z_D)
         whole = len(lanes) == len(t)
-        pick = (lambda x: x) if whole else (lambda x: _take(x, lanes))
         problem = self._s.problem if whole else self._s.problem.take(lanes)
-        Z_D = pick(self._Z_D)
-        Z = pick(self._s.Z) + like(Z_D, t[lanes])[:, None, None] * Z_D
+        Z_D = self._Z_D if whole else _take(self._Z_D, lanes)
+        Z = (self._s.Z if whole else _take(self._s.Z, lanes)) + like(Z_D, t[lanes])[:, None, None] * Z_D
         loss, R = problem.evaluate(Z)
         step, slope0 = t[lanes], self._slope[lanes]
         slope = _dot(R, Z_D) + self._TD[lanes] + step * self._DD[lanes]

@@ -106,6 +106,10 @@ class Curvature:
         """
         return self._loss.vectors(self._R, self._lane, c, i)
 
+    def row(self, c: int) -> Array:
+        """Row c of every H_i, shape (k, n), float64: derivative of residual c by all scores."""
+        return self._loss.hessian_row(self._R, self._lane, c)
+
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
@@ -192,6 +196,17 @@ class Softmax:
         chosen = xp.astype(xp.arange(int(R.shape[1]), device=R.device)[:, None] == c[None, :], R.dtype)
         return (chosen - hot - r).T
 
+    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
+        """``s (p_c e_c − p_c p)``, shape (k, n), float64; 1 − p_y is −r_y, not a difference."""
+        xp = namespace(R)
+        hot, w = self.hot[_own(self.hot, lane), ...], self._weights(lane)
+        r = R[lane, ...] if w is None else R[lane, ...] / xp.where(w > 0, w, xp.ones_like(w))
+        hot, r = xp.astype(hot, xp.float64), xp.astype(r, xp.float64)
+        p = r + hot
+        mine = xp.astype(xp.arange(int(p.shape[0]), device=p.device) == c, xp.float64)[:, None]
+        row = -p[c, :][None, :] * (p * (1 - mine) - mine * ((1 - hot) * (1 - p) - hot * r))
+        return row if w is None else row * xp.astype(w, xp.float64)
+
     def _weights(self, lane: int) -> Array | None:
         return None if self.weights is None else self.weights[_own(self.weights, lane), ...]
 
@@ -254,6 +269,11 @@ class Logistic:
         """Ones, shape (m, 1)."""
         return namespace(R).ones((int(i.shape[0]), 1), dtype=R.dtype, device=R.device)
 
+    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
+        """``s p (1 − p)``, shape (1, n), float64."""
+        xp = namespace(R)
+        return xp.astype(self.curvature(R, lane).weight, xp.float64)
+
 
 def _lanes(x: Array, lanes: np.ndarray) -> Array:
     if int(x.shape[0]) == 1:
@@ -284,7 +304,7 @@ def _pieces(Z: Array) -> list[tuple[slice, slice]]:
     ]
 
 
-def _piece(x: Array | None, lane: slice, part: slice) -> Array | None:
+def _piece(x: Array | None, lane: slice, part: slice) -> Array:
     if x is None:
         return None
     return x[:, :, part] if int(x.shape[0]) == 1 else x[lane, :, part]

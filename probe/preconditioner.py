@@ -1,4 +1,7 @@
-"""Approximate inverse of the Hessian of one lane: mean curvature everywhere, the stiffest (class, row) pairs exactly.
+"""Approximate inverse of the Hessian of one lane: exact where that is cheap, else its stiffest part and the mean of the rest.
+
+Small problems (few coefficients) get the whole Hessian, and L-BFGS becomes Newton's method, which no scaling of the columns
+can slow down. Large ones get `StiffPairs`.
 
 In rotated coordinates the Hessian is ``Σ_pairs w v vᵀ ⊗ x xᵀ + λ``. With weak penalties almost every row is fitted and the
 curvature lives on few pairs. So the m pairs of largest leverage are kept exactly and the rest is replaced by its mean:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
+_WHOLE_SIZE = 768  # coefficients up to which the whole Hessian is inverted,
+_WHOLE_WORK = 4e9  # if forming it takes no more multiplications than this
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +69,69 @@ class StiffPairs:
         return Q - (back.T @ self._rows) * self._inverse_diagonal[None, :]
 
 
+@dataclass(frozen=True, eq=False)
+class WholeHessian:
+    """The inverse Hessian itself; call it with a gradient of shape (k, r).
+
+    Attributes
+    ----------
+    l2 : float
+    """
+
+    l2: float
+    _inverse: Array  # (k r, k r)
+
+    def __call__(self, G: Array) -> Array:
+        """Apply the inverse; (k, r) → (k, r)."""
+        xp = namespace(G)
+        return xp.reshape(self._inverse @ xp.reshape(G, (-1,)), G.shape)
+
+
+def is_small(n: int, r: int, k: int) -> bool:
+    """Whether the whole Hessian is worth forming."""
+    return k * r <= _WHOLE_SIZE and n * r * r * k * (k + 1) / 2 <= _WHOLE_WORK
+
+
+def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> WholeHessian:
+    """Form and invert ``Σ_i H_i ⊗ x_i x_iᵀ + λ``, class by class.
+
+    Parameters
+    ----------
+    A : array of shape (n, r)
+    curvature : Curvature
+    penalised : numpy.ndarray of shape (r,)
+    l2 : float
+
+    Returns
+    -------
+    WholeHessian
+    """
+    xp = namespace(A)
+    (n, r), k = (int(s) for s in A.shape), int(curvature.weight.shape[0])
+    A64 = xp.astype(A, xp.float64)
+    blocks = []
+    for c in range(k):
+        scaled = xp.reshape(A64[:, None, :] * curvature.row(c).T[:, :, None], (n, k * r))
+        blocks.append(A64.T @ scaled)
+    H = xp.concat(blocks, axis=0)
+    diagonal = np.tile(l2 * penalised, k)
+    gauge = like(A, np.tile(1.0 - penalised, k), xp.float64)
+    if k > 1:  # one number added to every intercept: no curvature, and nothing that ever needs it
+        H = H + float(xp.max(xp.abs(H))) / n * gauge[:, None] * gauge[None, :]
+    jitter = 1e-14 * float(xp.max(xp.abs(H))) + 1e-300
+    inverse = spd_inverse(H + xp.eye(k * r, dtype=xp.float64, device=A.device) * like(A, diagonal + jitter, xp.float64))
+    return WholeHessian(l2, xp.astype(inverse, A.dtype))
+
+
 def pairs_worth(n: int, r: int, k: int) -> int:
     """How many pairs pay: the factorisation (∝ m³) should cost about as much as a dozen iterations (∝ n · r · k)."""
     return int(min(_MOST_PAIRS, (96.0 * n * r * k) ** (1 / 3), n * k))
 
 
-def build(A: Array, curvature: Curvature, spectrum: np.ndarray, penalised: np.ndarray, l2: float) -> StiffPairs:
-    """Choose the pairs and factorise.
+def build(
+    A: Array, curvature: Curvature, spectrum: np.ndarray, penalised: np.ndarray, l2: float
+) -> StiffPairs | WholeHessian:
+    """Invert the whole Hessian when that is cheap; else choose the pairs and factorise.
 
     Parameters
     ----------
@@ -84,18 +145,21 @@ def build(A: Array, curvature: Curvature, spectrum: np.ndarray, penalised: np.nd
 
     Returns
     -------
-    StiffPairs
+    StiffPairs or WholeHessian
     """
     xp = namespace(A)
     n, r = (int(s) for s in A.shape)
     k = int(curvature.trace.shape[0])
+    if is_small(n, r, k):
+        return whole(A, curvature, penalised, l2)
     total = float(xp.sum(xp.astype(curvature.trace, xp.float64)))
     floor = max(1e-4 * total / k, 1e-30)
 
     def diagonal(rest: float) -> np.ndarray:
         c = max(rest, 1e-4 * total) / k / n
         d: np.ndarray = c * spectrum + l2 * penalised
-        return np.where(penalised > 0, np.maximum(d, 1e-300), np.maximum(d, floor))
+        bounded: np.ndarray = np.where(penalised > 0, np.maximum(d, 1e-300), np.maximum(d, floor))
+        return bounded
 
     d = diagonal(total)
     trace = xp.reshape(curvature.trace, (-1,))

@@ -9,7 +9,7 @@ import numpy as np
 from probe import preconditioner
 from probe.arrays import Array, namespace
 from probe.objective import Logistic, Softmax
-from probe.preconditioner import StiffPairs
+from probe.preconditioner import StiffPairs, WholeHessian
 from probe.rotation import Rotation
 
 
@@ -69,7 +69,7 @@ class RotatedProblem:
             return T
         return T - namespace(T).mean(T, axis=-2, keepdims=True)
 
-    def preconditioner(self, R: Array, lane: int) -> StiffPairs:
+    def preconditioner(self, R: Array, lane: int) -> StiffPairs | WholeHessian:
         """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
         curvature = self.loss.curvature(R, lane)
         return preconditioner.build(self.A, curvature, self.rotation.spectrum, self.penalised, float(self.l2[lane]))

@@ -123,7 +123,7 @@ def rotate(X: Array, fit_intercept: bool = True) -> Rotation:
         When X holds NaN or infinity (found while summing, without a pass of its own).
     """
     xp = namespace(X)
-    n, d = (int(s) for s in X.shape)
+    n = int(X.shape[0])
     X64 = xp.astype(X, xp.float64)
     mean = xp.sum(X64, axis=0) / n
     if not bool(xp.all(xp.isfinite(mean))):

@@ -11,7 +11,7 @@ from probe import metrics
 from probe.arrays import as_matrix, to_numpy
 from probe.errors import BadInput
 from probe.labels import Task, decode
-from probe.metrics import Takes
+from probe.metrics import PredictionMetric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def _scores(path: Path, X: Any, y: np.ndarray, rule: Metric) -> list[float]:
     for a in range(0, len(path.C), group):
         values = path.decision_function(X, slice(a, a + group))
         for one in values:
-            if rule.takes is Takes.PREDICTIONS:
+            if isinstance(rule, PredictionMetric):
                 out.append(rule(y, decode(one, path.classes, path.task)))
             else:
                 out.append(rule(y, one[:, 0] if path.task is Task.BINARY else one, path.classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +118,7 @@ class PathSolver:
             b.n_iter, b.passes = a.n_iter + b.n_iter, a.passes + b.passes
         return second
 
-    def _rule(self, tol: float):  # type: ignore[no-untyped-def]
+    def _rule(self, tol: float) -> Callable[[Point], tuple[np.ndarray, np.ndarray]]:
         """The stopping rule of the walk: the certificate, estimated in rotated coordinates and in the working dtype."""
         penalised = self.rotation.penalised
 
@@ -134,7 +135,7 @@ class PathSolver:
             grad_norm = np.full(len(gap), np.inf)
             if worth.any():
                 largest = to_numpy(xp.max(xp.abs(self.rotation.gradient(p.G)), axis=(1, 2)))
-                grad_norm = largest / self._scale.max() if len(self._scale) != len(gap) else largest / self._scale
+                grad_norm = largest / self._scale[p.ids]
             return meets(grad_norm, gap, error, tol), gap
 
         return is_converged
@@ -224,15 +225,9 @@ class PathSolver:
     ) -> Solution:
         xp = namespace(W)
         n, L, k, d = (int(s) for s in W.shape)
-        met, finite = self._met(c).all(axis=1), np.isfinite(c.objective).all(axis=1)
-        exhausted = (n_iter >= self._max_iter).any(axis=1)
-        status = [
-            Status.CONVERGED if met[i]
-            else Status.FAILED if not finite[i]
-            else Status.MAX_ITER if exhausted[i]
-            else Status.PRECISION
-            for i in range(n)
-        ]  # fmt: skip
+        met, finite = self._met(c).all(axis=1).tolist(), np.isfinite(c.objective).all(axis=1).tolist()
+        exhausted = (n_iter >= self._max_iter).any(axis=1).tolist()
+        status = [_status(*flags) for flags in zip(met, finite, exhausted, strict=True)]
         worst = Certificate(
             c.objective.sum(axis=1), c.grad_norm.max(axis=1), c.gap.max(axis=1), c.coef_error.max(axis=1)
         )
@@ -240,3 +235,11 @@ class PathSolver:
             xp.reshape(W, (n, L * k, d)), xp.reshape(b, (n, L * k)), worst, tuple(status), n_iter.max(axis=1),
             passes.max(axis=1), precision,
         )  # fmt: skip
+
+
+def _status(is_met: bool, is_finite: bool, is_exhausted: bool) -> Status:
+    if is_met:
+        return Status.CONVERGED
+    if not is_finite:
+        return Status.FAILED
+    return Status.MAX_ITER if is_exhausted else Status.PRECISION

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How a fit ended. The certificate (``grad_norm``, ``gap``) is reported whatever the status.
 
     See Also
@@ -22,9 +22,6 @@ class Status(str, Enum):
     def sentence(self) -> str:
         """What the status means, in words."""
         return _SENTENCES[self]
-
-    def __str__(self) -> str:
-        return self.value
 
 
 _SENTENCES = {
