@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,26 +37,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     RunWrite
         The disk is full, the folder is read-only …; the old file is still good.
     """
-    partial: str | None = None
+    partial = path.with_name(f".{path.name}.partial")  # one writer per run: what a kill leaves is overwritten
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        with open(descriptor, "wb") as file:
+        with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        partial = None
         _sync_folder(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise RunWrite(
             f"{path} ({len(data):,} bytes) could not be written: {error.strerror or error}. "
             "What was there before is still good: free space or choose another folder, then call again to continue."
         ) from error
-    finally:
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ import probe
 from finetune import SGD, Constant, KeepBest, Recipe, regimes
 from finetune.checkpoint import Checkpoint
 from finetune.examples import TensorExamples
-from finetune.heads import head_name, new_head, with_head
+from finetune.heads import head_from_rows, head_name, new_head, with_head
 from finetune.loop import train as train_loop
 
 GREY = featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
@@ -489,7 +489,7 @@ def test_read_only_folder_is_said_plainly(
         raise OSError(30, "Read-only file system")
 
     run = tune(backbone, digits, tmp_path / "first", store)
-    monkeypatch.setattr("finetune.files.tempfile.mkstemp", read_only)
+    monkeypatch.setattr("finetune.files.os.replace", read_only)
     monkeypatch.setattr("filelock.FileLock.acquire", read_only)
     with pytest.raises(finetune.RunWrite, match="Read-only file system"):
         tune(backbone, digits, tmp_path / "run", store)
@@ -559,3 +559,21 @@ def test_real_network_on_real_images(shared: Path, tmp_path: Path) -> None:
     assert new.scores["test"] > 0.97
     verdict = probe.compare(own.predictions["test"], new.predictions["test"])
     assert verdict.n == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("torchvision:resnet18", "fc"),
+        ("timm:mobilenetv3_small_050", "classifier"),
+        ("timm:vit_tiny_patch16_224", "head"),
+    ],
+)
+def test_own_rows_put_back_are_the_same_network(name: str, path: str) -> None:
+    """Cutting the head off and putting a copy of it on again must not change a bit of what a library's network
+    computes."""
+    backbone = featstore.load_backbone(name, weights=None)
+    assert head_name(backbone) == path
+    again = with_head(backbone, head_from_rows(backbone, range(1000)))
+    with torch.inference_mode():
+        assert torch.equal(again(backbone.example(2)), backbone.module(backbone.example(2)))
