@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["default_workers", "load_batches", "unreadable_rows"]
 
-AHEAD = 2
-"""Batches that are prepared while the network works on one."""
-
 MAX_TASK = 32
 """Images per task: enough that queueing costs nothing, few enough that a batch is shared among all threads."""
 
@@ -53,7 +50,7 @@ def pixels_of(split: Split, i: int, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def load_batches(
-    split: Split, preprocessing: Preprocessing, batches: Sequence[range], workers: int
+    split: Split, preprocessing: Preprocessing, batches: Sequence[range], *, workers: int, ahead: int
 ) -> Generator[tuple[range, np.ndarray]]:
     """Yield the rows and the pixels (n, h, w, c) uint8 of each batch, in order, while threads prepare the next ones.
 
@@ -65,6 +62,8 @@ def load_batches(
         Rows of the split.
     workers : int
         Threads.
+    ahead : int
+        Batches that are prepared while the caller works on one.
     """
     waiting: deque[tuple[range, np.ndarray, list[Future[None]]]] = deque()
     shape = (*preprocessing.input_size, preprocessing.n_channels)
@@ -75,13 +74,13 @@ def load_batches(
 
     with ThreadPoolExecutor(workers, thread_name_prefix="featstore-decode") as pool:
         try:
-            for upcoming in (*batches, *[None] * AHEAD):
+            for upcoming in (*batches, *[None] * ahead):
                 if upcoming is not None:
                     out = np.empty((len(upcoming), *shape), np.uint8)
                     step = min(-(-len(upcoming) // workers), MAX_TASK)
                     parts = [slice(a, a + step) for a in range(0, len(upcoming), step)]
                     waiting.append((upcoming, out, [pool.submit(fill, upcoming[p], out[p]) for p in parts]))
-                if waiting and (upcoming is None or len(waiting) > AHEAD):
+                if waiting and (upcoming is None or len(waiting) > ahead):
                     rows, pixels, tasks = waiting.popleft()
                     for task in tasks:
                         task.result()

@@ -61,16 +61,19 @@ def load_split(spec: str, *, data_root: str | Path | None = None) -> Split:
     Examples
     --------
     >>> len(load_split("digits:train+blur(1.0)"))
-    359
+    358
     """
     base, made = spec, []
     while (found := SUFFIX.search(base)) is not None:
         base = base[: found.start()]
         made.append(_suffix(found))
     split = _base(base, None if data_root is None else Path(data_root))
+    name = split.name + spec[len(base) :]
     for apply in reversed(made):
         split = apply(split)
-    return split
+    return replace(
+        split, name=name
+    )  # as it was typed: '+blur(1)' and '+blur(1.0)' are each found under what they were called
 
 
 def shifted(split: Split, shift: DomainShift) -> Split:

@@ -43,7 +43,7 @@ class DomainShift:
         return self.apply(image, sample_id)
 
     def __str__(self) -> str:
-        return f"{self.name}({','.join(f'{v:g}' for v in self.params.values())})"
+        return f"{self.name}({','.join(str(v) for v in self.params.values())})"
 
 
 def blur(sigma: float) -> DomainShift:

@@ -1,0 +1,149 @@
+"""Extraction against a bare loop that decodes, preprocesses and runs the same network and keeps nothing.
+
+    python benchmarks/bench_extract.py                        JPEG images made for the purpose, networks with random
+    weights python benchmarks/bench_extract.py --images photos        your own: any split that load_split knows
+    python benchmarks/bench_extract.py --tiny                 a few seconds, for the tests; the figures mean nothing
+
+Rounds are interleaved, and ratios are taken within a round: on a shared machine only ratios can be trusted. The bare
+loop decodes with as many threads as `extract` does, one batch ahead of nothing; the loop with processes is torch's
+DataLoader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+import featstore
+from featstore.backbones import Backbone
+from featstore.loading import default_workers
+from featstore.splits import Split
+
+BARS = {"penultimate": 0.95, "all units": 0.90}
+"""Images per second of extraction, as a share of the bare loop's, that are asked for."""
+
+
+def make_images(folder: Path, n: int, size: int = 256) -> str:
+    """Write an npz of n smooth JPEG images, and return the name of the split."""
+    generator = np.random.default_rng(0)
+    files = []
+    for _ in range(n):
+        coarse = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), np.float64)
+        noisy = (smooth + generator.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
+        files.append(buffer.getvalue())
+    offsets = np.cumsum([0, *map(len, files)])
+    np.savez(folder / "images.npz", jpeg=np.frombuffer(b"".join(files), np.uint8), offsets=offsets)
+    return f"npz:{folder / 'images.npz'}"
+
+
+def bare(backbone: Backbone, split: Split, batch_size: int) -> None:
+    """Decode a batch with threads, run the network on it, forget it; then the next."""
+    with ThreadPoolExecutor(default_workers()) as pool, torch.no_grad():
+        for start in range(0, len(split), batch_size):
+            rows = range(start, min(start + batch_size, len(split)))
+            backbone.module(torch.stack(list(pool.map(lambda i: backbone.preprocessing(split.image(i)), rows))))
+
+
+class Inputs(Dataset[torch.Tensor]):
+    """The images of a split as torch's DataLoader wants them."""
+
+    def __init__(self, backbone: Backbone, split: Split) -> None:
+        self.prepare, self.split = backbone.preprocessing, split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.prepare(self.split.image(i))
+
+
+def processes(backbone: Backbone, split: Split, batch_size: int) -> None:
+    """Decode ahead with as many processes as cores, run the network."""
+    with torch.no_grad():
+        for x in DataLoader(Inputs(backbone, split), batch_size, num_workers=default_workers()):
+            backbone.module(x)
+
+
+def extraction(units: str) -> Callable[[Backbone, Split, int], None]:
+    """Return the extraction of some units into a new store, digest of the images included."""
+
+    def run(backbone: Backbone, split: Split, batch_size: int) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            fresh = split.subset(np.arange(len(split)), split.name)  # a new Split has not been digested yet
+            featstore.extract(backbone, fresh, root, units=units, batch_size=batch_size, progress=False)
+
+    return run
+
+
+METHODS: dict[str, Callable[[Backbone, Split, int], None]] = {
+    "bare loop": bare,
+    "bare loop, processes": processes,
+    "penultimate": extraction("penultimate"),
+    "all units": extraction("all"),
+}
+
+
+def measure(backbone: Backbone, split: Split, batch_size: int, rounds: int) -> dict[str, list[float]]:
+    """Return images per second of every method, one value per round."""
+    rates: dict[str, list[float]] = {name: [] for name in METHODS}
+    split.image(0)  # opens the file
+    for k in range(rounds + 1):
+        for name, method in METHODS.items():
+            begun = time.perf_counter()
+            method(backbone, split, batch_size)
+            if k:  # the first round warms caches and thread pools
+                rates[name].append(len(split) / (time.perf_counter() - begun))
+    return rates
+
+
+def report(name: str, split: Split, rates: dict[str, list[float]]) -> None:
+    """Print medians, and ratios to the bare loop of the same round."""
+    print(f"{name}, {len(split)} images")
+    for method, values in rates.items():
+        ratios = [v / b for v, b in zip(values, rates["bare loop"], strict=True)]
+        ratio = statistics.median(ratios)
+        bar = BARS.get(method)
+        verdict = "" if bar is None else f"   bar {bar:.2f}: {'pass' if ratio >= bar else 'FALLS SHORT'}"
+        print(f"  {method:22} {statistics.median(values):8.0f} images/s   {ratio:5.2f} of the bare loop{verdict}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", help="name of a split")
+    parser.add_argument(
+        "--models", nargs="+", default=["torchvision:squeezenet1_1", "timm:mobilenetv2_050", "timm:resnet18"]
+    )
+    parser.add_argument("--n", type=int, default=1024, help="images")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true")
+    asked = parser.parse_args(argv)
+    models, n, rounds = asked.models, asked.n, asked.rounds
+    if asked.tiny:
+        models, n, rounds = models[:1], 24, 1
+    with tempfile.TemporaryDirectory() as folder:
+        split = featstore.load_split(asked.images or make_images(Path(folder), n))
+        split = split.subset(np.arange(min(n, len(split))), split.name)
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {default_workers()} decoding")
+        for name in models:
+            backbone = featstore.load_backbone(name, weights=None)
+            report(name, split, measure(backbone, split, asked.batch_size, rounds))
+
+
+if __name__ == "__main__":
+    main()
