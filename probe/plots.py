@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LEVEL_CHARACTERS, TURNED_NAMES = 72, 24
+"""What fits below the axes: characters of level names side by side, and names turned by 45 degrees."""
+
+
 class Style(NamedTuple):
     """How one line looks."""
 
@@ -201,19 +205,23 @@ def _over_seeds(rows: pandas.DataFrame, kind: str) -> tuple[Any, Any, Any]:
 
 
 def _depth_axis(ax: Axes, units: pandas.DataFrame) -> None:
-    """Name every unit, with its number of features while there is room."""
-    few = len(units) <= 8
-    names = [f"{u}\n{d:,} features" if few else str(u) for u, d in zip(units["unit"], units["d"], strict=True)]
-    ax.set_xticks(range(len(names)), names)
-    if not few:
+    """Name every unit and its number of features; turned where level names do not fit, thinned out where many."""
+    pairs = list(zip(units["unit"], units["d"], strict=True))
+    level = [f"{unit}\n{d:,} features" for unit, d in pairs]
+    places = range(len(pairs))
+    if len(level) * (2 + max(len(line) for name in level for line in name.split("\n"))) <= LEVEL_CHARACTERS:
+        ax.set_xticks(places, level)
+    else:
+        step = 1 + (len(pairs) - 1) // TURNED_NAMES
+        ax.set_xticks(places[::step], [f"{unit} ({d:,})" for unit, d in pairs[::step]])
         for label in ax.get_xticklabels():
             label.set(rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    ax.set_xlim(-0.3, len(names) - 0.7)
+    ax.set_xlim(-0.3, len(pairs) - 0.7)
 
 
 def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str) -> None:
     band = "range over seeds" if table.duplicated(["unit", "train", "test", "backbone"]).any() else "95 % interval"
-    ax.set_xlabel(f"unit that is probed, from input to output (shaded: {band})")
+    ax.set_xlabel(f"unit that is probed (its features), from input to output; shaded: {band}")
     ax.set_ylabel(f"{kind} {_metric(table)} (n = {_counts(table[f'n_{kind}'])})")
     _quiet(ax)
 
