@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, to_numpy
+from probe.arrays import Array, as_matrix, threads_for, to_numpy
 from probe.errors import BadInput, NotConverged
 from probe.grids import C_GRID
 from probe.labels import Task, decode, encode
@@ -164,11 +164,13 @@ def fit_path(
         raise BadInput("X_val and y_val go together: give both or neither.")
     A = as_matrix(X, device)
     labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
-    solver = PathSolver(A, labels, fit_intercept, float(tol), int(max_iter))
     unique, where = np.unique(grid, return_inverse=True)
-    for value in unique:
-        solver.step(1.0 / float(value))
-    path = _path(solver.finish(), unique, where, labels.classes, labels.task, started)
+    with threads_for(A, labels.n_rows_of_coef):
+        solver = PathSolver(A, labels, fit_intercept, float(tol), int(max_iter))
+        for value in unique:
+            solver.step(1.0 / float(value))
+        solution = solver.finish()
+    path = _path(solution, unique, where, labels.classes, labels.task, started)
     _warn(path)
     if X_val is None:
         return path
