@@ -7,7 +7,7 @@ training runs is another question, answered by several seeds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -74,7 +74,7 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The comparison in one sentence."""
-        a, b = self.name_a or "the first", self.name_b or "the second"
+        a, b = self.name_a, self.name_b
         what = self.measure.replace("_", " ")
         ends = f"{self.interval.low:+.4f} to {self.interval.high:+.4f}"
         counts = f"{self.level:.0%} interval of {a} - {b} {ends}, p = {_p(self.p_value)}"
@@ -127,6 +127,8 @@ def compare(
         raise BadInput(f"measure is {measure!r} but must be 'accuracy' or 'mean_per_class'.")
     z = intervals.z_value(level)
     a, b = align(a, b)
+    if a.name == b.name:
+        a, b = replace(a, name=f"{a.name or 'model'} (first)"), replace(b, name=f"{b.name or 'model'} (second)")
     right_a, right_b, y = a.correct, b.correct, a.y_true
     n_only_a, n_only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     n = len(a)

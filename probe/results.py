@@ -121,15 +121,16 @@ def text(records: Sequence[Record]) -> str:
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        where = (record.backbone, record.train, record.val, record.test, record.metric, record.per_class)
-        groups.setdefault(where, []).append(record)
+        data = (record.backbone, record.train, record.val, record.test)
+        how = (record.metric, record.per_class, record.is_refitted, record.grid, record.key.get("tol"))
+        groups.setdefault((*data, *how), []).append(record)
     parts = []
-    for (backbone, train, val, test, metric, per_class), members in groups.items():
-        few = f", {per_class} per class" if per_class else ""
-        first = members[0]
-        sizes = f"train {train} (n = {first.n_train:,}{few}), val {val} ({first.n_val:,})"
-        sizes += f", test {test} ({first.n_test:,})" if test else ""
-        parts.append(f"{backbone}: {sizes}; metric {metric}\n{_group_text(members)}{_absent_text(members)}")
+    for members in groups.values():
+        r = members[0]
+        few = f", {r.per_class} per class" if r.per_class else ""
+        sizes = f"train {r.train} (n = {r.n_train:,}{few}), val {r.val} ({r.n_val:,})"
+        sizes += f", test {r.test} ({r.n_test:,})" if r.test else ""
+        parts.append(f"{r.backbone}: {sizes}; metric {r.metric}\n{_group_text(members)}{_absent_text(members)}")
     return "\n\n".join(parts) if parts else "no results"
 
 
@@ -137,9 +138,11 @@ def _group_text(members: list[Record]) -> str:
     by_unit: dict[str, list[Record]] = {}
     for record in members:
         by_unit.setdefault(record.unit, []).append(record)
-    if all(len(seeds) == 1 for seeds in by_unit.values()):
+    # Two records of one unit and seed differ in something else, such as the weights: those must not be averaged.
+    is_mixed = any(len({r.seed for r in found}) < len(found) for found in by_unit.values())
+    if is_mixed or all(len(seeds) == 1 for seeds in by_unit.values()):
         header = ["unit", "d", "C", "val", "test", "95 % interval", "converged", "seconds", "record"]
-        rows = [_line(seeds[0]) for seeds in by_unit.values()]
+        rows = [_line(record) for found in by_unit.values() for record in found]
     else:
         header = ["unit", "d", "C (median)", "seeds", "val", "sd", "test", "sd", "converged", "seconds"]
         rows = [_seeds_line(seeds) for seeds in by_unit.values()]

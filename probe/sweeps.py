@@ -24,7 +24,7 @@ from probe.results import Results, absent_sentence
 from probe.trial import Part, Protocol, run
 
 if TYPE_CHECKING:
-    from featstore import FeatureMatrix, Split, Store
+    from featstore import Backbone, FeatureMatrix, Split, Store
 
 PROTOCOL_VERSION = 1
 """Part of every record's key; raised when this package changes a number that a record holds."""
@@ -45,8 +45,9 @@ def sweep(
     per_class: int | None = None,
     metric: Metric | str = "accuracy",
     refit: bool | None = None,
-    backbone: str | None = None,
+    backbone: str | Backbone | None = None,
     pool: str | None = None,
+    dtype: str | None = None,
     tol: float = 1e-6,
     device: str | None = None,
     progress: bool = True,
@@ -78,7 +79,9 @@ def sweep(
         Chooses C, and is reported; see `probe.metrics`.
     refit : bool, optional
         None refits, except for few-shot subsets with a val split of its own, which would make them larger.
-    backbone, pool : str, optional
+    backbone : str or Backbone, optional
+        Needed where several are stored: a name, the beginning of a weights digest, or the backbone itself.
+    pool, dtype : str, optional
         Needed where several are stored.
     tol : float
         See `probe.fit_path`.
@@ -108,7 +111,8 @@ def sweep(
     draw = _Draw(0.2 if val is None else val if isinstance(val, float) else None, per_class)
     val_split = val if draw.fraction is None and not isinstance(val, float) else None
     names: dict[str, SplitLike | None] = {"train": train, "val": val_split, "test": test}
-    sources = _sources(store, _units(store, units, train, backbone), names, backbone=backbone, pool=pool)
+    which = {"backbone": backbone, "pool": pool, "dtype": dtype}
+    sources = _sources(store, _units(store, units, train, backbone), names, which)
     folder = ResultFolder(out)
     jobs = [_Job(source, seed, draw, protocol) for seed in _seeds(seeds, draw) for source in sources]
     report = Progress(len(jobs), "probe", enabled=progress)
@@ -178,19 +182,10 @@ class _Source:
 
 
 def _sources(
-    store: Store,
-    units: list[tuple[int, str]],
-    names: dict[str, SplitLike | None],
-    *,
-    backbone: str | None,
-    pool: str | None,
+    store: Store, units: list[tuple[int, str]], names: dict[str, SplitLike | None], which: dict[str, Any]
 ) -> list[_Source]:
     wanted = [unit for _, unit in units]
-    stored = {
-        part: store.matrices(wanted, name, backbone=backbone, pool=pool)
-        for part, name in names.items()
-        if name is not None
-    }
+    stored = {part: store.matrices(wanted, name, **which) for part, name in names.items() if name is not None}
     return [_Source.of(unit, depth, {part: m[unit] for part, m in stored.items()}) for depth, unit in units]
 
 
@@ -272,7 +267,9 @@ def _seeds(seeds: int | Sequence[int], draw: _Draw) -> list[int]:
     return chosen
 
 
-def _units(store: Store, units: str | Sequence[str], train: SplitLike, backbone: str | None) -> list[tuple[int, str]]:
+def _units(
+    store: Store, units: str | Sequence[str], train: SplitLike, backbone: str | Backbone | None
+) -> list[tuple[int, str]]:
     """The units to probe with their depth among the stored ones, in order of execution."""
     stored = [unit for unit in store.units(train, backbone) if unit != "head"]
     wanted = stored if units == "all" else [units] if isinstance(units, str) else list(dict.fromkeys(units))
@@ -322,7 +319,10 @@ def _result(source: _Source, data: dict[str, Any], job: _Job) -> tuple[Record, A
     else:
         val = Part(data["train"][held], labels[held], matrix.ids[held])
     test = _part(source, data, "test") if "test" in data else None
-    found = run(train, val, test, job.protocol, source.classes)
+    try:
+        found = run(train, val, test, job.protocol, source.classes)
+    except BadInput as error:
+        raise BadInput(f"Unit '{source.unit}' of '{matrix.split}' cannot be probed: {error}") from error
     predictions = found.pop("predictions")
     name = source.unit if not job.draw.is_random else f"{source.unit}, seed {job.seed}"
     described = {part: m.split for part, m in source.features.items()}

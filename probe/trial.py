@@ -109,8 +109,8 @@ def _run(train: Part, val: Part, test: Part | None, protocol: Protocol, classes:
         "val_scores": tuple(float(s) for s in choice.scores),
         "val_score": float(choice.scores[choice.index]),
         "test_score": score if test is not None else float("nan"),
-        "val_interval": interval(protocol.metric, val_pred),
-        "test_interval": interval(protocol.metric, predictions) if test is not None else None,
+        "val_interval": interval(protocol.metric, float(choice.scores[choice.index]), val_pred),
+        "test_interval": None if test is None else interval(protocol.metric, score, predictions),
         "k": len(path.classes),
         "is_refitted": test is not None and protocol.refit,
         "status": str(model.status.value),
@@ -137,12 +137,12 @@ def judge(model: Model, part: Part, metric: Metric, classes: Sequence[str] = ())
     return value, _predicted(model, part, classes, scores)
 
 
-def interval(metric: Metric, predictions: Predictions) -> Interval | None:
+def interval(metric: Metric, score: float, predictions: Predictions) -> Interval | None:
     """The 95 % interval of a score over other samples of the same kind, for the metrics that have one here."""
     if predictions.y_true.ndim != 1:
         return None
-    if metric == metrics.accuracy:
-        return predictions.interval()
+    if metric in (metrics.accuracy, metrics.top5):
+        return intervals.wilson(round(score * len(predictions)), len(predictions))
     if metric == metrics.mean_per_class:
         return intervals.mean_per_class(predictions.y_true, predictions.correct)
     return None

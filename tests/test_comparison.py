@@ -174,7 +174,7 @@ def test_compare_a_model_with_itself() -> None:
     c = compare(a, a)
     assert (c.difference, c.p_value, c.smallest_detectable) == (0.0, 1.0, 0.0)
     assert c.interval.low < 0 < c.interval.high
-    assert "have the same accuracy" in c.sentence
+    assert "a (first) and a (second) have the same accuracy" in c.sentence
 
 
 def test_mean_per_class_weighs_classes_equally() -> None:

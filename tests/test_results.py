@@ -233,6 +233,14 @@ def test_several_seeds_become_one_line_with_their_spread() -> None:
     assert line[8] == "6/6"
 
 
+def test_records_that_differ_in_more_than_the_seed_are_not_averaged() -> None:
+    """Other weights under one name, and other grids: lines and tables of their own."""
+    weights = results.text([record(key={"w": 1}), record(key={"w": 2}, test_score=0.1)])
+    assert weights.count("layer1") == 2
+    grids = results.text([record(), record(grid=(0.1, 1.0, 10.0), key={"g": 2})])
+    assert grids.count("net: train") == 2
+
+
 def test_best_is_chosen_on_validation_in_the_direction_of_the_metric(tmp_path: Path) -> None:
     records = (record(), record(unit="layer2", val_score=0.9, test_score=0.1))
     found = results.Results(records, ResultFolder(tmp_path), 2, 0)

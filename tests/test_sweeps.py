@@ -246,9 +246,40 @@ def test_other_metrics_choose_and_are_reported(store: featstore.Store, tmp_path:
     record = run(store, tmp_path, metric=metric, units=["middle"]).records[0]
     best = min(record.val_scores) if metric == "log_loss" else max(record.val_scores)
     assert record.val_score == best
-    assert (record.test_interval is None) == (metric != "mean_per_class")
+    assert (record.test_interval is None) == (metric == "log_loss")
     if record.test_interval is not None:
         assert record.test_interval.low < record.test_score < record.test_interval.high
+
+
+def test_multi_label_data_by_average_precision(tmp_path: Path) -> None:
+    """Two labels a digit has at once; the reported value is the metric of the refitted model's own decision values."""
+    from probe import metrics
+
+    store = featstore.create_store(tmp_path / "store")
+    y = digits()[1]
+    both = np.stack([y % 2, y > 4], axis=1).astype(np.uint8)
+    for name, rows in (("train", slice(0, 300)), ("test", slice(500, 700))):
+        write(store, replace(split(name, rows), labels=both[rows], classes=("odd", "large")))
+    found = run(store, tmp_path / "r", val=0.2, metric="map11", units=["pixels"])
+    record = found.records[0]
+    X = features(digits()[0])["pixels"]
+    scores = probe.fit(X[:300], both[:300], C=record.C).decision_function(X[500:700])
+    assert record.test_score == pytest.approx(metrics.map11(both[500:700], scores), abs=1e-3)
+    assert record.test_interval is None
+    assert found.predictions(record).y_pred.shape == (200, 2)
+
+
+def test_bad_features_are_named_with_their_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import stored_digits
+
+    spoilt = features(digits()[0][:60])
+    spoilt["middle"][7, 3] = np.nan
+    monkeypatch.setattr(stored_digits, "features", lambda images: spoilt)
+    store = featstore.create_store(tmp_path / "store")
+    write(store, split("train", slice(0, 60)))
+    with pytest.raises(BadInput, match=r"Unit 'middle' of 'train' cannot be probed: .*NaN.*\(first 7\)"):
+        run(store, tmp_path / "r", val=split("train", slice(0, 60)), test=None)
+    assert len(ResultFolder(tmp_path / "r").records()[0]) == 1
 
 
 @pytest.mark.gpu

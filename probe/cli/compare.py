@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +35,18 @@ def command(a: str, b: str, *, as_json: bool = False, **options: Any) -> int:
     """Compare, print the numbers and a sentence."""
     from probe.comparison import compare
 
-    found = compare(_predictions(a), _predictions(b), **options)
+    first, second = _predictions(a), _predictions(b)
+    if first.name == second.name:
+        # Nothing tells them apart but where they are.
+        first, second = replace(first, name=a), replace(second, name=b)
+    found = compare(first, second, **options)
     if as_json:
         values = {**asdict(found), "interval": list(found.interval)}
         output.print_json({**values, "is_significant": found.is_significant, "sentence": found.sentence})
         return 0
-    name_a, name_b = found.name_a or a, found.name_b or b
     rows = [
-        [name_a, tables.number(found.value_a), str(found.n_only_a)],
-        [name_b, tables.number(found.value_b), str(found.n_only_b)],
+        [found.name_a or a, tables.number(found.value_a), str(found.n_only_a)],
+        [found.name_b or b, tables.number(found.value_b), str(found.n_only_b)],
     ]
     print(tables.text_table(["", found.measure.replace("_", " "), "only this one right"], rows))
     test = "exact McNemar" if found.measure == "accuracy" else "sign-flip permutation"

@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--val", metavar="VAL", help="npz file with X and y, or a split of the store, to choose C on")
     sub.add_argument("--backbone", help="of the store, where several are stored")
     sub.add_argument("--pool", help="of the store, where several are stored")
+    sub.add_argument("--dtype", choices=("float16", "float32"), help="of the store, where several are stored")
     sub.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics")
     sub.add_argument("--C", type=output.numbers, help="inverse penalties: 0.1,1,10; else the 45 of the papers")
     sub.add_argument("--tol", type=float, help="relative tolerance of every fit's certificate")
@@ -44,7 +45,7 @@ def command(source: Path, *, val: str | None = None, as_json: bool = False, **op
     from probe.path import fit_path
     from probe.selection import select
 
-    stored = {name: options.pop(name) for name in ("unit", "train", "backbone", "pool") if name in options}
+    stored = {name: options.pop(name) for name in ("unit", "train", "backbone", "pool", "dtype") if name in options}
     metric = metrics.get(options.pop("metric", metrics.accuracy.name))
     (X, y), held = _data(source, val, **stored)
     fitted = fit_path(X, y, **options)
