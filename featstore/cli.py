@@ -75,7 +75,7 @@ def _add_extract(commands: Any) -> None:
         "extract",
         argument_default=argparse.SUPPRESS,
         help="compute the features that a store lacks",
-        description="Compute the features of every unit of a network for the images of some splits, as far as the store lacks them.",
+        description="Compute the features of every unit of a network for the images of some splits, as far as they are missing.",
     )
     sub.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, featstore:NAME or package.module:function; "
                      "@path/to/weights may follow")  # fmt: skip

@@ -246,7 +246,8 @@ class DigestCache:
 
     def _load(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # opened here, because numpy leaves a file open that turns out not to be an npz
+            with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 found = file["keys"], file["stats"], file["digests"]
             n = len(found[0])
             if found[1].shape == (n, N_STAT) and found[2].shape == (n, DIGEST_BYTES):

@@ -100,8 +100,9 @@ class Finder:
         said: dict[str, list[str]] = {i: differences({k: v[k] for k in asked}, asked) for i, v in stored.items()}
         found = [e for e in namesakes if not said[e.pass_id]]
         if not found:
+            nearest = sorted(said.values(), key=len)[0]
             raise IdentityError(
-                f"the store {self.root} holds features of another {backbone.name}: {'; '.join(min(said.values(), key=len))}. "
+                f"the store {self.root} holds features of another {backbone.name}: {'; '.join(nearest)}. "
                 f"`{self.command(backbone.name)}`, with the options that made this one, adds its features beside."
             )
         return found

@@ -82,7 +82,8 @@ def npz_bytes(**arrays: np.ndarray) -> bytes:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read an npz without pickle; damage is an `IdentityError`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, because numpy leaves a file open that turns out not to be an npz
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise IdentityError(f"{path} cannot be read ({error}): it was edited or damaged.") from error

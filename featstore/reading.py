@@ -56,6 +56,9 @@ class Maps:
         self._latest: OrderedDict[tuple[str, int], tuple[mmap.mmap, np.ndarray]] = OrderedDict()
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[type[Maps], tuple[()]]:
+        return (Maps, ())  # another process maps for itself
+
     def get(self, where: tuple[str, int]) -> tuple[mmap.mmap, np.ndarray] | None:
         """Return the file and its rows of (array digest, chunk), if mapped."""
         with self._lock:
@@ -106,7 +109,7 @@ class StoredArray:
     maps: Maps = field(default_factory=lambda: Maps(), repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "checked": {}, "maps": Maps()}  # another process checks and maps for itself
+        return {**self.__dict__, "checked": {}}  # another process checks for itself
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -142,13 +142,16 @@ class Split:
             rows = self.rows(chosen)
         else:
             rows = as_rows(chosen, len(self))
-        return replace(
+        part = replace(
             self,
             name=name,
             ids=self.ids[rows],
             labels=None if self.labels is None else self.labels[rows],
             samples=_Chosen.of(self.samples, rows),
         )
+        if "digest" in self._known:  # what was read once for all samples need not be read again for some
+            part._known["digest"] = self._known["digest"].select(rows)
+        return part
 
     def holdout(self, fraction: float, *, seed: int = 0) -> tuple[Split, Split]:
         """Return (rest, held): a stratified hold-out by id, the same on every machine; see `holdout_rows`."""
@@ -350,7 +353,7 @@ def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
         image = Image.open(io.BytesIO(sample))
         image.load()
         return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever they stumble over: struct.error, zlib.error, SyntaxError …
         raise UnreadableImage(
             f"{where} does not decode to an image: {error}. Mend or remove it, or skip such images."
         ) from error

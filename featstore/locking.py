@@ -1,0 +1,75 @@
+"""One writer per pass. The kernel drops a lock when its holder dies, so that none is ever stale.
+
+The only file that knows filelock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from featstore.errors import IdentityError, StoreBusy
+from featstore.files import atomic_write, write_errors
+from featstore.passes import PassFolder, read_json
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
+    """Hold the lock of a pass.
+
+    Parameters
+    ----------
+    folder : PassFolder
+        Must exist.
+    timeout : float or None
+        Seconds to wait for another holder; None waits as long as it takes. Waiting is said on stderr.
+
+    Raises
+    ------
+    StoreBusy
+        If it is still held after `timeout`; says by whom.
+    StoreWrite
+        If the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.path / ".lock")
+    holder = folder.path / ".holder"
+    with write_errors(folder.root):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = _who(holder)
+            if timeout != 0:
+                print(f"featstore: waiting for {who}, which writes the same features", file=sys.stderr, flush=True)
+            try:
+                lock.acquire(timeout=-1 if timeout is None else timeout)
+            except Timeout:
+                raise StoreBusy(
+                    f"the features of pass {folder.id} in {folder.root} are being written by {who}. Two writers of the same "
+                    "features would do the same work twice: wait for it, or end it; what it has written is kept."
+                ) from None
+    try:
+        with write_errors(folder.root):
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            atomic_write(holder, [json.dumps(me).encode()], durable=False)
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(holder: Path) -> str:
+    try:
+        said = read_json(holder)
+        return f"process {int(said['pid'])} on {said['host']} (since {said['since']})"
+    except (OSError, IdentityError, KeyError, ValueError, TypeError):
+        return "another process"
