@@ -1,5 +1,4 @@
-"""The classifier on top: a new one for new classes, rows of the network's own for classes that it knows, and the whole
-again.
+"""The classifier on top: a new one for new classes, or rows of the network's own; cut off and put on again.
 
 A head here is one linear layer, ``(b, d)`` penultimate features to ``(b, k)`` logits. Whether a network's own head is
 that is not read off its type but measured: some end in a convolution with an activation behind it, and are not.

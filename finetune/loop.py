@@ -20,7 +20,6 @@ from finetune.checkpoint import Checkpoint, Position, Row
 from finetune.errors import BadInput, Diverged, OutOfMemory
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
-from finetune.schedules import EpochShare
 from finetune.trainable import Moving, trainable
 
 if TYPE_CHECKING:
@@ -109,15 +108,10 @@ def train(
     """
     import torch
 
-    problems = recipe.problems_with(len(examples), has_val=evaluate is not None)
-    if problems:
-        raise BadInput.of("the recipe for this training", problems)
+    recipe.check_for(len(examples), has_val=evaluate is not None)
     where, n = torch.device(device), len(examples)
     n_steps, per_epoch = recipe.n_steps(n), recipe.steps_per_epoch(n)
-    evaluate_every = recipe.evaluate_every or per_epoch
-    momentum = (
-        recipe.bn_momentum.momentum(per_epoch) if isinstance(recipe.bn_momentum, EpochShare) else recipe.bn_momentum
-    )
+    momentum = recipe.bn_momentum_for(n)
     with (
         torch.random.fork_rng([where] if where.type == "cuda" else []),
         trainable(network, parts, bn_momentum=momentum, frozen_in_train_mode=frozen_in_train_mode) as moving,
@@ -141,36 +135,32 @@ def train(
             if not math.isfinite(loss):
                 raise _diverged(f"the loss of step {at.step + 1} is {loss}", at.step + 1, lr, checkpoint)
             at.step, at.loss_sum, at.n_losses = at.step + 1, at.loss_sum + loss, at.n_losses + 1
-            at.seconds = time.monotonic() - started
 
-            is_due = time.monotonic() - saved >= checkpoint_every_s
-            is_row = at.step % evaluate_every == 0 or at.step == n_steps
-            if (is_row or is_due or is_interrupted()) and not moving.is_finite():
+            is_row = at.step % (recipe.evaluate_every or per_epoch) == 0 or at.step == n_steps
+            is_end = at.step == n_steps or is_interrupted()  # asked once: what ends the loop must have been saved
+            is_saved = is_end or time.monotonic() - saved >= checkpoint_every_s
+            if (is_row or is_saved) and not moving.is_finite():
                 raise _diverged(f"a weight is NaN or infinite after step {at.step}", at.step, lr, checkpoint)
             if is_row:
-                _add_row(at, moving, recipe, evaluate, lr=lr, epoch=at.step / per_epoch)
                 at.seconds = time.monotonic() - started
+                _add_row(at, moving, recipe, evaluate, lr=lr, epoch=at.step / per_epoch)
                 if report is not None:
                     report(at.history[-1], n_steps)
-            if is_interrupted():
-                checkpoint.save(at, moving, optimizer, where)
-                raise KeyboardInterrupt(
-                    f"stopped after step {at.step} of {n_steps}; the same call continues from there"
-                )
-            if is_due:
+            if is_saved or at.stopped is not None:
+                at.seconds = time.monotonic() - started
                 checkpoint.save(at, moving, optimizer, where)
                 saved = time.monotonic()
+            if is_end:
+                break
 
-        at.stopped = at.stopped or f"All {n_steps} steps were done."
-        if checkpoint.saved_step != at.step:
-            checkpoint.save(at, moving, optimizer, where)
         if is_interrupted():
-            raise KeyboardInterrupt(f"stopped after the last of {at.step} steps; the same call finishes the run")
+            raise KeyboardInterrupt(f"stopped after step {at.step} of {n_steps}; the same call goes on from there")
         last = moving.state()
         kept = last if at.best is None else at.best
         moving.load(kept)
     kept_step = _best_row(at.history).step if at.best is not None else at.step
-    return Trained(kept, last, kept_step, tuple(at.history), at.stopped, at.seconds)
+    stopped = at.stopped or f"All {n_steps} steps were done."
+    return Trained(kept, last, kept_step, tuple(at.history), stopped, at.seconds)
 
 
 def _update(

@@ -230,6 +230,18 @@ class Recipe:
         factor = self.schedule.factor(step, steps_per_epoch=per_epoch, n_steps=n_steps, warmup_steps=self.warmup_steps)
         return self.lr * factor
 
+    def bn_momentum_for(self, n_train: int) -> float | None:
+        """Momentum of moving batch-norm statistics on ``n_train`` samples, torch's; None for the layers' own."""
+        if isinstance(self.bn_momentum, EpochShare):
+            return self.bn_momentum.momentum(self.steps_per_epoch(n_train))
+        return self.bn_momentum
+
+    def check_for(self, n_train: int, *, has_val: bool) -> None:
+        """Raise `BadInput` with what `problems_with` finds, if anything."""
+        problems = self.problems_with(n_train, has_val=has_val)
+        if problems:
+            raise BadInput.of("the recipe for this training", problems)
+
     def problems_with(self, n_train: int, *, has_val: bool) -> list[str]:
         """What keeps this recipe from being used on a training split of this size, a sentence each.
 

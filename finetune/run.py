@@ -1,5 +1,4 @@
-"""`Run`: one training on disk. What it was asked, what happened, the weights, what it predicts for which sample, and
-where it ran.
+"""`Run`: one training on disk: what was asked, what happened, the weights, what it says about which sample.
 
 ::
 
@@ -16,28 +15,25 @@ same call continues.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import platform
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.checkpoint import Checkpoint, Row, refuse_another
-from finetune.errors import BadInput, CorruptRun, RunBusy, RunWrite
-from finetune.files import FORMAT, read_tensors, write_atomically, write_tensors
+from finetune.checkpoint import Row
+from finetune.errors import BadInput, CorruptRun
+from finetune.files import FORMAT, read_tensors
 from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from featstore import Backbone
-    from finetune.loop import Trained
     from probe import Predictions
 
-_RECORD = "run.json"
+RECORD = "run.json"
+_KEYS = {"format", "state", "identity", "classes", "sessions"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,67 +158,58 @@ def open_run(path: str | Path) -> Run:
     CorruptRun
         The record is damaged or of a newer format.
     """
-    folder = RunFolder(Path(path), None)
-    record = folder.record()
-    if record is None:
-        raise BadInput(f"{path} holds no run: there is no {_RECORD} in it. Give the folder that a training had as out.")
-    run = folder.finished()
+    if read_record(Path(path)) is None:
+        raise BadInput(f"{path} holds no run: there is no {RECORD} in it. Give the folder that a training had as out.")
+    run = finished_run(Path(path))
     if run is None:
         raise BadInput(f"the run in {path} is not finished; the call that began it continues it.")
     return run
 
 
-@dataclass(eq=False)
-class RunFolder:
-    """The folder of a run that is being made.
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's ``run.json``; None where there is none.
 
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    identity : mapping or None
-        What is asked for; None to read whatever there is.
+    Raises
+    ------
+    CorruptRun
+        It is not what was written, or of a newer format.
     """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+        missing = _KEYS - set(record)
+        is_newer = not missing and record["format"] > FORMAT
+    except (ValueError, TypeError) as error:
+        raise CorruptRun(f"{path} is damaged ({error}); remove the folder and train again.") from error
+    if missing:
+        raise CorruptRun(
+            f"{path} is damaged (it lacks {', '.join(sorted(missing))}); remove the folder and train again."
+        )
+    if is_newer:
+        raise CorruptRun(
+            f"{path} has format {record['format']}, newer than this version's {FORMAT}; upgrade to read it."
+        )
+    return dict(record)
 
-    path: Path
-    identity: Mapping[str, Any] | None
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """Where the training keeps its state."""
-        return Checkpoint(self.path / "checkpoint.safetensors", self.identity or {})
+def finished_run(folder: Path) -> Run | None:
+    """The run of a folder, if there is one and it is finished.
 
-    def record(self) -> dict[str, Any] | None:
-        """The content of ``run.json``; None where there is none.
-
-        Raises
-        ------
-        CorruptRun
-            It is no JSON, or of a newer format.
-        """
-        path = self.path / _RECORD
-        if not path.is_file():
-            return None
-        try:
-            record: dict[str, Any] = json.loads(path.read_bytes())
-            stored_format = int(record["format"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptRun(f"{path} is damaged ({error}); remove the folder and train again.") from error
-        if stored_format > FORMAT:
-            raise CorruptRun(
-                f"{path} has format {stored_format}, newer than the {FORMAT} of this version; upgrade to read it."
-            )
-        return record
-
-    def finished(self) -> Run | None:
-        """The run, if it is finished."""
-        record = self.record()
-        if record is None or record["state"] != "complete":
-            return None
+    Raises
+    ------
+    CorruptRun
+        Its record is damaged or of a newer format.
+    """
+    record = read_record(folder)
+    if record is None or record["state"] != "complete":
+        return None
+    try:
         result = dict(record["result"])
         history = tuple(Row(**row) for row in result.pop("history"))
         return Run(
-            path=self.path,
+            path=folder,
             identity=record["identity"],
             recipe=Recipe.from_json(record["identity"]["recipe"]),
             classes=tuple(record["classes"]),
@@ -230,152 +217,5 @@ class RunFolder:
             history=history,
             **result,
         )
-
-    def finish(self, trained: Trained, predictions: Mapping[str, Predictions], scores: Mapping[str, float]) -> Run:
-        """Write weights and predictions, then say that the run is complete, then drop the checkpoint.
-
-        Parameters
-        ----------
-        trained : Trained
-            What the loop ended with; tensors under their names in the network's state dict.
-        predictions : mapping of str to Predictions
-            By ``"val"`` and ``"test"``.
-        scores : mapping of str to float
-            The metric, likewise.
-        """
-        about = {"identity": dict(self.identity or {})}
-        write_tensors(self.path / "best.safetensors", trained.kept, {**about, "step": trained.kept_step})
-        write_tensors(self.path / "last.safetensors", trained.last, {**about, "step": trained.history[-1].step})
-        for name, said in predictions.items():
-            write_atomically(self.path / "predictions" / f"{name}.npz", said.to_bytes())
-        result = {name: getattr(trained, name) for name in ("kept_step", "stopped", "seconds")}
-        result |= {"history": [asdict(row) for row in trained.history], "scores": dict(scores)}
-        self._write({**(self.record() or {}), "state": "complete", "result": result})
-        self.checkpoint.path.unlink(missing_ok=True)
-        run = self.finished()
-        assert run is not None
-        return run
-
-    def begin(self, classes: tuple[str, ...], device: str) -> None:
-        """Write down what is asked for, and that a session begins.
-
-        Raises
-        ------
-        DifferentRun
-            The folder holds another training; the differences in words.
-        """
-        record = self.record() or {"format": FORMAT, "state": "running", "identity": self.identity, "sessions": []}
-        refuse_another(self.path, record["identity"], self.identity or {})
-        if record["state"] != "complete":
-            record["sessions"] = [*record["sessions"], environment(device)]
-            self._write({**record, "classes": list(classes)})
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        write_atomically(self.path / _RECORD, json.dumps(record, indent=1, allow_nan=False).encode())
-
-
-def check_folder(path: Path) -> None:
-    """Make sure that a run can be made in a folder before any work is done for it.
-
-    Raises
-    ------
-    BadInput
-        It is a file, or a folder of other things.
-    """
-    if path.exists() and not path.is_dir():
-        raise BadInput(f"{path} is a file; a run needs a folder of its own.")
-    ours = {"features", "predictions"}
-    others = [] if not path.is_dir() else sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-    if not (path / _RECORD).exists() and set(others) - ours:
-        raise BadInput(
-            f"{path} holds other things ({', '.join(others[:3])}) and no run; give the run a folder of its own."
-        )
-
-
-@contextlib.contextmanager
-def run_folder(
-    path: Path, identity: Mapping[str, Any], *, classes: tuple[str, ...], device: str
-) -> Iterator[RunFolder]:
-    """Become the one writer of a run.
-
-    Parameters
-    ----------
-    path : Path
-        The folder; made where it is missing.
-    identity : mapping
-        Everything that the result depends on.
-    classes : tuple of str
-        Names of the classes, in the order of the logits.
-    device : str
-        Where the training runs, for the record.
-
-    Yields
-    ------
-    RunFolder
-        Possibly of a finished run.
-
-    Raises
-    ------
-    RunBusy
-        Another process is writing it.
-    RunWrite
-        It cannot be written.
-    DifferentRun
-        It holds another training.
-    """
-    from filelock import FileLock, Timeout
-
-    folder = RunFolder(path, json.loads(json.dumps(identity)))
-    if folder.finished() is not None:
-        folder.begin(classes, device)  # refuses another training; writes nothing, so that an archived run can be read
-        yield folder
-        return
-    lock = FileLock(path / ".lock", timeout=0)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunBusy(
-            f"another process is training in {path}. Wait for it, or give this training a folder of its own."
-        ) from error
-    except OSError as error:
-        raise RunWrite(
-            f"{path} cannot be written: {error.strerror or error}. A run needs a folder that it can write to."
-        ) from error
-    try:
-        folder.begin(classes, device)
-        yield folder
-    finally:
-        lock.release()
-
-
-def environment(device: str) -> dict[str, Any]:
-    """When, where and with which versions: what a number that cannot be reproduced may be due to.
-
-    Parameters
-    ----------
-    device : str
-        ``"cpu"``, ``"cuda"`` …
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    import numpy
-    import torch
-
-    def version_of(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:  # run from a checkout
-            return "unknown"
-
-    found = {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "device": device}
-    if torch.device(device).type == "cuda":
-        found["device_name"] = torch.cuda.get_device_name(device)
-    return found | {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "featprobe": version_of("featprobe"),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-        "threads": torch.get_num_threads(),
-    }
+    except (KeyError, TypeError) as error:
+        raise CorruptRun(f"{folder / RECORD} is damaged ({error}); remove the folder and train again.") from error

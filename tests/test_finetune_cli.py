@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import finetune
-from finetune import Adam, KeepBest, Recipe, StepDecay, StopEarly, regimes
+from finetune import Adam, KeepBest, Recipe, StepDecay, StopEarly, regimes, task
 from finetune.cli import main
 
 MODEL = "test_tune_head:network_and_preprocessing"
@@ -64,7 +64,7 @@ def test_head_prints_a_table_and_repeats_it_without_training(
     assert f"{low:.4f} – {high:.4f}" in lines[2]
     assert "step 20" in first.out
     assert "finetune: " in first.err
-    monkeypatch.setattr(regimes, "train_loop", None)  # must not be called
+    monkeypatch.setattr(task, "train_loop", None)  # must not be called
     assert main(head) == 0
     assert capsys.readouterr().out == first.out
     assert main(["show", str(tmp_path / "run")]) == 0
@@ -195,6 +195,6 @@ def test_errors_that_are_not_ours_are_not_hidden(head: list[str], monkeypatch: p
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(regimes, "train_loop", broken)
+    monkeypatch.setattr(task, "train_loop", broken)
     with pytest.raises(ZeroDivisionError):
         main(head)

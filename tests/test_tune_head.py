@@ -21,7 +21,7 @@ from torch import nn
 import featstore
 import finetune
 import probe
-from finetune import SGD, Constant, KeepBest, Recipe, regimes
+from finetune import SGD, Constant, KeepBest, Recipe, task
 from finetune.checkpoint import Checkpoint
 from finetune.examples import TensorExamples
 from finetune.heads import head_from_rows, head_name, new_head, with_head
@@ -280,7 +280,7 @@ def test_test_split_is_read_after_the_training(
         return done
 
     monkeypatch.setattr(featstore.FeatureMatrix, "load", spied)
-    monkeypatch.setattr(regimes, "train_loop", trained)
+    monkeypatch.setattr(task, "train_loop", trained)
     tune(backbone, digits, tmp_path / "run", store)
     assert sorted(order[:2]) == ["digits/train", "digits/val"]
     assert order[2:] == ["trained", "digits/test"]
@@ -292,9 +292,9 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import test_tune_head as t
-from finetune import loop, regimes
+from finetune import loop, task
 from pathlib import Path
-regimes.train_loop = functools.partial(loop.train, checkpoint_every_s=0.0)
+task.train_loop = functools.partial(loop.train, checkpoint_every_s=0.0)
 digits = t.digit_splits()
 backbone = t.featstore.load_backbone(t.Net().eval(), preprocessing=t.GREY)
 print("ready", flush=True)
@@ -473,9 +473,10 @@ def test_folders_that_cannot_hold_a_run_are_refused(
     run.mkdir()
     with FileLock(run / ".lock"), pytest.raises(finetune.RunBusy, match="another process"):
         tune(backbone, digits, run, store)
-    (run / "run.json").write_text("{}")
-    with pytest.raises(finetune.CorruptRun, match="damaged"):
-        tune(backbone, digits, run, store)
+    for damaged in ("{}", "[", '{"format": 9, "state": 1, "identity": 1, "classes": 1, "sessions": 1}'):
+        (run / "run.json").write_text(damaged)
+        with pytest.raises(finetune.CorruptRun, match=r"damaged|newer"):
+            tune(backbone, digits, run, store)
     with pytest.raises(finetune.BadInput, match="holds no run"):
         finetune.open_run(tmp_path / "nowhere")
 
