@@ -289,8 +289,9 @@ def _kept(folder: ResultFolder, job: _Job, report: Progress) -> Record | None:
         return None
 
 
-def _announce(report: Progress, n: int, n_missing: int, folder: ResultFolder, sources: Iterable[_Source]) -> None:
-    for part, absent in {p: tuple(a) for s in sources for p, a in absent_classes(s.labels, s.classes).items()}.items():
+def _announce(report: Progress, n: int, n_missing: int, folder: ResultFolder, sources: Sequence[_Source]) -> None:
+    first = sources[0]  # the labels are those of the splits, the same for every unit
+    for part, absent in absent_classes(first.labels, first.classes).items():
         report.say(absent_sentence(part, absent))
     if n_missing == 0:
         report.say(f"all {n} results are in {folder.path}; nothing to fit.")

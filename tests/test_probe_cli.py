@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,29 @@ def test_interruption_is_one_line_and_130(
     err = capsys.readouterr().err
     assert "0 of 3 results are kept" in err
     assert err.splitlines()[-1].startswith("probe: interrupted; what is finished is kept")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
+def test_ctrl_c_twice_in_the_middle_of_a_sweep(store: Path, tmp_path: Path) -> None:
+    """A real process, interrupted twice once its first unit is finished: one line each, and the same command goes on."""
+    units = "coarse,middle,pixels"
+    more = ["--val", "val", "--test", "test", "--out", str(tmp_path), "--units", units]
+    command = [sys.executable, "-m", "probe", "sweep", str(store), "--train", "train", *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert first.startswith("probe: 1/3 coarse")
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    n_kept = len(list(tmp_path.glob("*.json")))
+    assert 1 <= n_kept < 3
+    assert not list(tmp_path.glob(".*.tmp"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"fitting the other {3 - n_kept}" in done.stderr
 
 
 def test_a_reader_that_leaves_is_no_error(results: Path) -> None:
