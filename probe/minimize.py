@@ -53,8 +53,8 @@ class Problem(Protocol):
     def without_gauge(self, T: Array) -> Array:
         """Remove the component that changes no score difference."""
 
-    def preconditioner(self, R: Array, lane: int) -> Preconditioner:
-        """An approximate inverse of one lane's Hessian."""
+    def preconditioner(self, R: Array, lane: int, is_hard: bool) -> Preconditioner:
+        """An approximate inverse of one lane's Hessian; a better one where the last was not enough."""
 
 
 class Preconditioner(Protocol):
@@ -63,6 +63,10 @@ class Preconditioner(Protocol):
     @property
     def l2(self) -> float:
         """The penalty it was built for."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was approximated."""
 
     def __call__(self, G: Array) -> Array:
         """(k, r) → (k, r)."""
@@ -260,8 +264,10 @@ def _refresh(s: _State) -> None:
     for q, current in enumerate(s.preconditioners):
         l2 = float(s.problem.l2[q])
         is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
-        if is_far or s.age[q] >= _REBUILD_AFTER:
-            s.preconditioners[q], s.age[q] = s.problem.preconditioner(s.R, q), 0
+        is_old = bool(s.age[q] >= _REBUILD_AFTER)
+        if is_far or is_old:
+            is_hard = is_old or (current is not None and current.is_whole)
+            s.preconditioners[q], s.age[q] = s.problem.preconditioner(s.R, q, is_hard), 0
     s.age += 1
 
 

@@ -1,7 +1,7 @@
 """Approximate inverse of the Hessian of one lane: exact where that is cheap, else its stiffest part and the mean of the rest.
 
-Small problems (few coefficients) get the whole Hessian, and L-BFGS becomes Newton's method, which no scaling of the columns
-can slow down. Large ones get `StiffPairs`.
+Very small problems get the whole Hessian, and L-BFGS becomes Newton's method, which no scaling of the columns can slow down.
+Others get `StiffPairs`; those that are still small enough get the whole Hessian once the pairs have not been enough.
 
 In rotated coordinates the Hessian is ``Σ_pairs w v vᵀ ⊗ x xᵀ + λ``. With weak penalties almost every row is fitted and the
 curvature lives on few pairs. So the m pairs of largest leverage are kept exactly and the rest is replaced by its mean:
@@ -15,7 +15,7 @@ which looks natural, the many pairs just below it cost twice the iterations (mea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
-_WHOLE_SIZE = 768  # coefficients up to which the whole Hessian is inverted,
+_WHOLE_SIZE = 192  # coefficients up to which the whole Hessian is inverted at once,
+_WHOLE_SIZE_LATER = 768  # or when the pairs were not enough,
 _WHOLE_WORK = 4e9  # if forming it takes no more multiplications than this
 
 
@@ -44,6 +45,7 @@ class StiffPairs:
 
     l2: float
     n_pairs: int
+    is_whole: ClassVar[bool] = False
     _inverse_diagonal: Array
     _rows: Array | None = None  # (m, r) row of each pair
     _vectors: Array | None = None  # (m, k), √w included
@@ -79,6 +81,7 @@ class WholeHessian:
     """
 
     l2: float
+    is_whole: ClassVar[bool] = True
     _inverse: Array  # (k r, k r)
 
     def __call__(self, G: Array) -> Array:
@@ -87,9 +90,9 @@ class WholeHessian:
         return xp.reshape(self._inverse @ xp.reshape(G, (-1,)), G.shape)
 
 
-def is_small(n: int, r: int, k: int) -> bool:
+def is_small(n: int, r: int, k: int, is_hard: bool) -> bool:
     """Whether the whole Hessian is worth forming."""
-    return k * r <= _WHOLE_SIZE and n * r * r * k * (k + 1) / 2 <= _WHOLE_WORK
+    return k * r <= (_WHOLE_SIZE_LATER if is_hard else _WHOLE_SIZE) and n * r * r * k * (k + 1) / 2 <= _WHOLE_WORK
 
 
 def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> WholeHessian:
@@ -109,11 +112,12 @@ def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> W
     xp = namespace(A)
     (n, r), k = (int(s) for s in A.shape), int(curvature.weight.shape[0])
     A64 = xp.astype(A, xp.float64)
-    blocks = []
-    for c in range(k):
-        scaled = xp.reshape(A64[:, None, :] * curvature.row(c).T[:, :, None], (n, k * r))
-        blocks.append(A64.T @ scaled)
-    H = xp.concat(blocks, axis=0)
+    H = xp.zeros((k, r, k, r), dtype=xp.float64, device=A.device)
+    for c in range(k):  # the blocks of classes c ≤ e; the others mirror them
+        scaled = xp.reshape(A64[:, None, :] * curvature.row(c)[c:, :].T[:, :, None], (n, (k - c) * r))
+        H[c, :, c:, :] = xp.reshape(A64.T @ scaled, (r, k - c, r))
+        H[c:, :, c, :] = xp.permute_dims(H[c, :, c:, :], (1, 2, 0))
+    H = xp.reshape(H, (k * r, k * r))
     diagonal = np.tile(l2 * penalised, k)
     gauge = like(A, np.tile(1.0 - penalised, k), xp.float64)
     if k > 1:  # one number added to every intercept: no curvature, and nothing that ever needs it
@@ -129,7 +133,7 @@ def pairs_worth(n: int, r: int, k: int) -> int:
 
 
 def build(
-    A: Array, curvature: Curvature, spectrum: np.ndarray, penalised: np.ndarray, l2: float
+    A: Array, curvature: Curvature, spectrum: np.ndarray, penalised: np.ndarray, l2: float, is_hard: bool
 ) -> StiffPairs | WholeHessian:
     """Invert the whole Hessian when that is cheap; else choose the pairs and factorise.
 
@@ -142,6 +146,8 @@ def build(
     spectrum, penalised : numpy.ndarray of shape (r,)
     l2 : float
         λ.
+    is_hard : bool
+        Whether the preconditioner before this one was not enough.
 
     Returns
     -------
@@ -150,7 +156,7 @@ def build(
     xp = namespace(A)
     n, r = (int(s) for s in A.shape)
     k = int(curvature.trace.shape[0])
-    if is_small(n, r, k):
+    if is_small(n, r, k, is_hard):
         return whole(A, curvature, penalised, l2)
     total = float(xp.sum(xp.astype(curvature.trace, xp.float64)))
     floor = max(1e-4 * total / k, 1e-30)

@@ -69,7 +69,8 @@ class RotatedProblem:
             return T
         return T - namespace(T).mean(T, axis=-2, keepdims=True)
 
-    def preconditioner(self, R: Array, lane: int) -> StiffPairs | WholeHessian:
+    def preconditioner(self, R: Array, lane: int, is_hard: bool) -> StiffPairs | WholeHessian:
         """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
         curvature = self.loss.curvature(R, lane)
-        return preconditioner.build(self.A, curvature, self.rotation.spectrum, self.penalised, float(self.l2[lane]))
+        l2 = float(self.l2[lane])
+        return preconditioner.build(self.A, curvature, self.rotation.spectrum, self.penalised, l2, is_hard)

@@ -225,8 +225,9 @@ class PathSolver:
     ) -> Solution:
         xp = namespace(W)
         n, L, k, d = (int(s) for s in W.shape)
-        met, finite = self._met(c).all(axis=1).tolist(), np.isfinite(c.objective).all(axis=1).tolist()
-        exhausted = (n_iter >= self._max_iter).any(axis=1).tolist()
+        met: list[bool] = np.asarray(self._met(c).all(axis=1)).tolist()
+        finite: list[bool] = np.asarray(np.isfinite(c.objective).all(axis=1)).tolist()
+        exhausted: list[bool] = np.asarray((n_iter >= self._max_iter).any(axis=1)).tolist()
         status = [_status(*flags) for flags in zip(met, finite, exhausted, strict=True)]
         worst = Certificate(
             c.objective.sum(axis=1), c.grad_norm.max(axis=1), c.gap.max(axis=1), c.coef_error.max(axis=1)
