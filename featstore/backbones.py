@@ -230,16 +230,9 @@ def _of_this_package(name: str, weights: str, pretrained: bool) -> _Found:
 def _of_function(spec: str, weights: str) -> _Found:
     from torch import nn
 
-    from featstore.naming import function_named, is_function_name
+    from featstore.naming import function_named
 
-    if not is_function_name(spec):
-        raise UnknownName(
-            "library of networks",
-            spec.partition(":")[0],
-            LIBRARIES,
-            "Write timm:NAME, torchvision:NAME, featstore:NAME or package.module:function.",
-        )
-    made = function_named(spec, "the network")()
+    made = function_named(spec, "library of networks", LIBRARIES)()
     if isinstance(made, Backbone):
         return _Found(made.name, made.module, made.preprocessing, made.weights, False)
     module, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from featstore.errors import BadInput, UnknownName
+from featstore.errors import UnknownName
 
 __all__ = ["function_named", "is_function_name"]
 
@@ -19,27 +19,33 @@ def is_function_name(spec: str) -> bool:
     return bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def function_named(spec: str, what: str) -> Callable[[], Any]:
+def function_named(spec: str, kind: str, prefixes: Iterable[str]) -> Callable[[], Any]:
     """Return the function that ``package.module:function`` names; modules of the working directory are found, too.
+
+    Parameters
+    ----------
+    spec : str
+    kind : str
+        What the part before the colon could have been instead, in words, for messages: ``"library of networks"``.
+    prefixes : iterable of str
+        The names that this part may have.
 
     Raises
     ------
-    BadInput
-        If the module cannot be imported.
     UnknownName
-        If it has no such function.
+        If there is no such module, or it has no such function.
     """
     name, _, function = spec.partition(":")
+    if not is_function_name(spec):
+        raise UnknownName(kind, name, prefixes, "A function of yours is written package.module:function.")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)  # a console script does not have it, `python -m` has
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise BadInput(
-            f"{what} '{spec}' cannot be loaded: {error}. Known prefixes come before a colon ('timm:', "
-            "'imagefolder:'); else what stands before it must be a module that Python can import from here."
-        ) from error
+        hint = f"A module of that name for '{spec}' cannot be imported, either: {error}."
+        raise UnknownName(kind, name, prefixes, hint) from error
     found = getattr(module, function, None)
     if not callable(found):
         public = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["build_timm", "checkpoint_filter", "preprocessing_of_timm"]
+__all__ = ["build_timm", "checkpoint_filter", "preprocessing_of_config", "preprocessing_of_timm"]
 
 
 def build_timm(name: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.Module, str]:
@@ -52,17 +52,21 @@ def build_timm(name: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.Mod
 
 
 def preprocessing_of_timm(module: nn.Module) -> Preprocessing:
-    """Return the evaluation preprocessing that a timm network's configuration describes, fully written out.
+    """Return the evaluation preprocessing that belongs to a timm network; see `preprocessing_of_config`."""
+    from timm.data.config import resolve_model_data_config
+
+    resolve: Any = resolve_model_data_config
+    return preprocessing_of_config(resolve(module))
+
+
+def preprocessing_of_config(found: Mapping[str, Any]) -> Preprocessing:
+    """Return the evaluation preprocessing that a data configuration of timm describes, fully written out.
 
     Raises
     ------
     BadInput
         If it is of a kind that `Preprocessing` does not have (padding to the longer side, input that is not square).
     """
-    from timm.data.config import resolve_model_data_config
-
-    resolve: Any = resolve_model_data_config
-    found: Mapping[str, Any] = resolve(module)
     _, height, width = found["input_size"]
     scaled = math.floor(height / found["crop_pct"]), math.floor(width / found["crop_pct"])
     squashed = found["crop_mode"] == "squash"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["build_torchvision"]
+__all__ = ["build_torchvision", "preprocessing_of_preset"]
 
 WITH_AUXILIARY = {"googlenet": "aux1.conv.conv.weight", "inception_v3": "AuxLogits.fc.weight"}
 """Networks with auxiliary classifiers, and a tensor that tells whether a file of weights has them."""
@@ -59,7 +59,7 @@ def build_torchvision(
             raise BadInput(no_download("torchvision", name, error)) from error
     else:
         module = torchvision.models.get_model(bare, weights=None, **_arguments(bare, tensors))
-    return module, resolved, _preprocessing(weights.transforms())
+    return module, resolved, preprocessing_of_preset(weights.transforms())
 
 
 def _arguments(bare: str, tensors: Mapping[str, torch.Tensor] | None) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def _arguments(bare: str, tensors: Mapping[str, torch.Tensor] | None) -> dict[st
     return {"init_weights": False, "transform_input": True, "aux_logits": WITH_AUXILIARY[bare] in tensors}
 
 
-def _preprocessing(preset: Any) -> Preprocessing:
+def preprocessing_of_preset(preset: Any) -> Preprocessing:
+    """Return the preprocessing that a preset of torchvision (``weights.transforms()``) describes, fully written out."""
     crop = preset.crop_size[0]
     return Preprocessing(
         input_size=(crop, crop),

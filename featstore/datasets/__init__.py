@@ -130,13 +130,10 @@ def _kind_of_path(spec: str) -> str:
 
 
 def _of_function(spec: str) -> Split:
-    from featstore.naming import function_named, is_function_name
+    from featstore.naming import function_named
     from featstore.splits import Split
 
-    kind = spec.partition(":")[0]
-    if not is_function_name(spec):
-        raise UnknownName("kind of data set", kind, KINDS, "A function of yours is written package.module:function.")
-    split = function_named(spec, "the split")()
+    split = function_named(spec, "kind of data set", KINDS)()
     if not isinstance(split, Split):
         raise BadInput(f"the function {spec} returned a {type(split).__name__}; it must return a featstore.Split.")
     return split
