@@ -166,6 +166,12 @@ def test_calibration_error_against_a_loop_over_bins(kind: str, n_bins: int) -> N
     assert metrics.calibration(n_bins)(make(kind, y), make(kind, z)) == pytest.approx(expected, abs=1e-12)
 
 
+def test_calibration_bins_are_closed_above() -> None:
+    """A confidence of exactly one half belongs to (0, 1/2]: right at 0.5 and wrong at 0.75 must not cancel."""
+    y, z = np.array([0, 0]), np.array([[0.0, 0.0], [0.0, np.log(3.0)]])
+    assert metrics.calibration(2)(y, z) == pytest.approx((0.5 + 0.75) / 2)
+
+
 def test_log_loss_does_not_clip_extreme_scores() -> None:
     """A wrong decision by 1,000 costs 1,000 nats; probabilities clipped at 1e-16 would say 37."""
     assert metrics.log_loss(np.array([0]), np.array([[0.0, 1000.0]])) == 1000.0
