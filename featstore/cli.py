@@ -154,7 +154,9 @@ def show_info(root: Path, *, backbone: str | None = None, split: str | None = No
     if as_json:
         print(json.dumps({"root": str(root), "n_bytes": total, "passes": shown}, indent=1))
         return 0
-    print(f"{root}: {len(shown)} passes, {len(entries)} matrices, {_size(total)}")
+    print(
+        f"{root}: {_count(len(shown), 'pass', 'passes')}, {_count(len(entries), 'matrix', 'matrices')}, {_size(total)}"
+    )
     for one in shown:
         print(f"\npass {one['pass']}")
         _print_tree({k: one[k] for k in ("splits", "targets", "key", "provenance")}, "  ")
@@ -187,10 +189,14 @@ def verify(root: Path, *, as_json: bool = False) -> int:
         n_open = sum(not e.is_complete for e in entries)
         more = f"; {n_open} incomplete ones were not read" if n_open else ""
         size = _size(sum(e.n_bytes for e in entries if e.is_complete))
-        print(f"{len(entries) - n_open} matrices ({size}) are as they were written{more}")
+        whole = _count(len(entries) - n_open, "matrix is as it was", "matrices are as they were")
+        print(f"{whole} written ({size}){more}")
     if problems:
-        print(f"featstore: error: {len(problems)} problems in {root}. Run the commands that extracted it again with --repair: "
-              "only damaged rows are computed again.", file=sys.stderr)  # fmt: skip
+        print(
+            f"featstore: error: {_count(len(problems), 'problem', 'problems')} in {root}. Run the command that extracted it "
+            "again with --repair: only damaged rows are computed again.",
+            file=sys.stderr,
+        )
     return 1 if problems else 0
 
 
@@ -242,6 +248,10 @@ def _print_tree(value: dict[str, Any], indent: str) -> None:
             _print_tree(inner, indent + "  ")
         else:
             print(f"{indent}{name}: {', '.join(map(str, inner)) if isinstance(inner, list) else inner}")
+
+
+def _count(n: int, one: str, several: str) -> str:
+    return f"{n} {one if n == 1 else several}"
 
 
 def _size(n_bytes: float) -> str:

@@ -36,22 +36,23 @@ CLOSED = {
 
 @contextmanager
 def write_errors(root: Path) -> Iterator[None]:
-    """Turn the errors of a disk that is full or closed to us into one `StoreWrite`."""
+    """Turn what the operating system says of a disk that is full, closed to us or broken into one `StoreWrite`."""
     try:
         yield
     except OSError as error:
-        code = error.errno or 0
-        if code in FULL:
+        failed = f"the store {root} could not be written"
+        kept = "What was stored before is still good"
+        if error.errno in FULL:
             raise StoreWrite(
-                f"the store {root} could not be written: {FULL[code]} ({error.strerror}). What was stored before is still "
-                "good; free some space and run the same command again: it goes on where it stopped."
+                f"{failed}: {FULL[error.errno]} ({error.strerror}). {kept}; free some space and run the same command again: "
+                "it goes on where it stopped."
             ) from error
-        if code in CLOSED:
+        where = f"{error.strerror or error}: {error.filename}" if error.filename else f"{error.strerror or error}"
+        if error.errno in CLOSED:
             raise StoreWrite(
-                f"the store {root} could not be written: {CLOSED[code]} ({error.filename}). "
-                "Nothing was changed; give write permission, or choose another folder."
+                f"{failed}: {CLOSED[error.errno]} ({where}). {kept}; give write permission, or choose another folder."
             ) from error
-        raise
+        raise StoreWrite(f"{failed}: {where}. {kept}.") from error
 
 
 def atomic_write(path: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], *, durable: bool = True) -> None:

@@ -1,0 +1,250 @@
+"""The ``featstore`` command: does it print what the library says, and end as it should when something is wrong?
+
+A real network over real images: this package's own digits network and scikit-learn's handwritten digits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import tree_bytes
+
+from featstore import open_store
+from featstore.cli import main
+
+MODEL, SPLIT = "featstore:digits_net", "digits:test"
+UNITS = ("conv1", "conv2", "penultimate")
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store filled by the command."""
+    root = tmp_path_factory.mktemp("cli") / "feats"
+    assert main(["extract", MODEL, SPLIT, str(root), "--quiet"]) == 0
+    return root
+
+
+@pytest.fixture
+def feats(extracted: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    shutil.copytree(extracted, tmp_path / "feats")
+    return tmp_path / "feats"
+
+
+def chunk_of(root: Path, unit: str) -> Path:
+    found = next(e for e in open_store(root).entries() if e.unit == unit)
+    return root / found.pass_id / "arrays" / found.array_id / "data.zarr" / "c.0.0"
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[5] ^= 1
+    path.write_bytes(raw)
+
+
+def test_extract_prints_what_is_there(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a second run computes nothing and changes no byte."""
+    before = tree_bytes(extracted)
+    assert main(["extract", MODEL, SPLIT, str(extracted)]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].split()[:5] == ["backbone", "weights", "split", "unit", "pool"]
+    assert [line.split()[3] for line in lines[1:]] == list(UNITS)
+    assert "nothing to extract" in err
+    assert tree_bytes(extracted) == before
+
+
+def test_extract_passes_its_options_on(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = extracted.parent / "options"
+    options = ["--units", "conv2", "--dtype", "float32", "--batch-size", "100", "--workers", "1", "--json", "--quiet"]
+    assert main(["extract", MODEL, "digits:val", "digits:test", str(root), *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert sorted((e["split"], e["unit"], e["dtype"]) for e in said) == [
+        ("digits:test", "conv2", "float32"),
+        ("digits:val", "conv2", "float32"),
+    ]
+    wide = open_store(root).features("conv2", SPLIT).numpy()
+    half = open_store(extracted).features("conv2", SPLIT).numpy()
+    assert np.array_equal(wide.astype(np.float16), half)
+    assert open_store(root).features("conv2", SPLIT).manifest["provenance"]["batch_size"] == 100
+
+
+def test_ls_and_its_json_agree_with_the_store(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", str(extracted)]) == 0
+    text = capsys.readouterr().out
+    assert main(["ls", str(extracted), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    entries = open_store(extracted).entries()
+    assert said == json.loads(json.dumps([e.to_json() for e in entries]))
+    for entry in entries:
+        assert f"{entry.unit} " in text
+        assert entry.created in text
+    assert main(["ls", str(extracted), "--backbone", MODEL, "--split", SPLIT, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == said
+
+
+def test_info_shows_what_identifies_the_features(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(extracted)]) == 0
+    text = capsys.readouterr().out
+    key = open_store(extracted).passes()[0].key()
+    for said in (
+        key.weights_digest,
+        key.content_digest,
+        "input_size: 8, 8",
+        "targets: labels",
+        "torch: ",
+        "unit conv1: mean",
+    ):
+        assert said in text
+    assert main(["info", str(extracted), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["passes"][0]["key"] == key.to_json()
+    assert [a["unit"] for a in said["passes"][0]["arrays"]] == list(UNITS)
+    assert said["n_bytes"] == sum(e.n_bytes for e in open_store(extracted).entries())
+
+
+def test_verify_finds_damage_and_extract_repairs_it(feats: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(feats)]) == 0
+    assert capsys.readouterr().out.startswith("3 matrices are as they were written (")
+    before = tree_bytes(feats)
+    flip(chunk_of(feats, "conv2"))
+    assert main(["verify", str(feats)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"rows 0 to 450 of unit 'conv2' of {MODEL} over '{SPLIT}': its file c.0.0 has the checksum")
+    assert err.startswith(f"featstore: error: 1 problem in {feats}.")
+    assert "--repair" in err
+    assert main(["verify", str(feats), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"][0]["rows"] == [0, 451]
+    assert main(["extract", MODEL, SPLIT, str(feats), "--repair"]) == 0
+    assert "451 images through featstore:digits_net for conv2\n" in capsys.readouterr().err
+    assert tree_bytes(feats) == before
+    assert main(["verify", str(feats)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ls", "{tmp}/nowhere"], "there is no feature store at"),
+        (["ls", "{tmp}"], "without featstore.json"),
+        (["ls", "{feats}", "--split", "digits:tst"], "nearest known names are 'digits:test'"),
+        (["info", "{feats}", "--backbone", "featstore:digit_net"], "nearest known names are 'featstore:digits_net'"),
+        (["extract", "featstore:digit_net", SPLIT, "{feats}"], "'digits_net'"),
+        (["extract", MODEL, "digits:tst", "{feats}"], "'test'"),
+        (["extract", MODEL, SPLIT, "{feats}", "--units", "conv3"], "'conv"),
+        (["extract", MODEL, SPLIT, "{feats}", "--pool", "men"], "'mean'"),
+        (["extract", MODEL, SPLIT, "{feats}", "--batch-size", "0"], "batch_size is 0"),
+        (["extract", MODEL, SPLIT, "{tmp}/file/feats"], "file"),
+        (["extract", MODEL, "imagefolder:{tmp}/nowhere", "{feats}"], "nowhere"),
+        (["extract", MODEL, "imagefolder:{tmp}/empty", "{feats}"], "empty"),
+    ],
+)
+def test_one_sentence_and_exit_code_1(
+    feats: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """No traceback, nothing on stdout, and the store as it was."""
+    (feats.parent / "file").touch()
+    (feats.parent / "empty").mkdir()
+    before = tree_bytes(feats)
+    assert main([a.format(tmp=feats.parent, feats=feats) for a in arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("featstore: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert {k: v for k, v in tree_bytes(feats).items() if not k.startswith("cache/")} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["ls"],
+        ["extract", MODEL],
+        ["extract", MODEL, SPLIT, "s", "--dtype", "float64"],
+        ["ls", "a", "b"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: featstore" in capsys.readouterr().err
+
+
+def run(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen([sys.executable, "-m", "featstore", *arguments], env=environment, text=True, **options)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["ls", "--help"]])
+def test_help_is_there_at_once(arguments: list[str]) -> None:
+    """No heavy library may be imported for it. The bound is generous: a loaded machine is not what is tested."""
+    times = []
+    for _ in range(3):
+        begun = time.monotonic()
+        process = run(*arguments, stdout=subprocess.PIPE)
+        out, _ = process.communicate()
+        times.append(time.monotonic() - begun)
+        assert process.returncode == 0
+        assert out.startswith("usage: featstore")
+    assert min(times) < 1.5
+
+
+def test_a_reader_that_leaves_is_no_error(extracted: Path) -> None:
+    """``featstore ls STORE | head -1``."""
+    process = run("info", str(extracted), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+@pytest.fixture
+def long_extraction(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """An extraction that takes long enough to be interrupted: a deep network over images made large."""
+    process = run(
+        "extract", "torchvision:resnet18", "digits:source", str(tmp_path / "feats"), "--weights", "random", "--batch-size", "8",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def test_ctrl_c_twice_is_one_line_and_130(long_extraction: subprocess.Popen[str], tmp_path: Path) -> None:
+    assert long_extraction.stderr is not None
+    said = ""
+    while "images through" not in said:
+        line = long_extraction.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(0.3)
+    long_extraction.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    long_extraction.send_signal(signal.SIGINT)
+    out, err = long_extraction.communicate(timeout=20)
+    assert long_extraction.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert "featstore: interrupted; what was written is kept" in err
+    store = open_store(tmp_path / "feats")
+    assert store.verify() == []
+    assert not any(e.is_complete for e in store.entries())
+    assert not list(store.root.rglob("*.partial"))
