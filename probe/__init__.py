@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from probe.model import Model
     from probe.path import Path, fit, fit_path
     from probe.predictions import Predictions
-    from probe.results import Results
+    from probe.results import Results, load_results
     from probe.selection import Choice, select
     from probe.status import Status
     from probe.sweeps import sweep
@@ -38,6 +38,7 @@ _HOME = {
     "compare": "comparison",
     "fit": "path",
     "fit_path": "path",
+    "load_results": "results",
     "metrics": "",
     "plots": "",
     "select": "selection",
@@ -61,6 +62,7 @@ __all__ = [
     "compare",
     "fit",
     "fit_path",
+    "load_results",
     "metrics",
     "plots",
     "select",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from probe.model import Model
-
-
-SMALL_PRODUCT = 20_000_000
-"""Multiplications in one product X·D below which one thread is as fast as several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +77,7 @@ def run(train: Part, val: Part, test: Part | None, protocol: Protocol, classes: 
         The fields of `probe.records.Record` that come out of the fit, and "predictions".
     """
     started = time.perf_counter()
-    with _threads_for(train):
-        return {**_run(train, val, test, protocol, classes), "seconds": time.perf_counter() - started}
+    return {**_run(train, val, test, protocol, classes), "seconds": time.perf_counter() - started}
 
 
 def _run(train: Part, val: Part, test: Part | None, protocol: Protocol, classes: Sequence[str]) -> dict[str, Any]:
@@ -146,16 +140,6 @@ def interval(metric: Metric, score: float, predictions: Predictions) -> Interval
     if metric == metrics.mean_per_class:
         return intervals.mean_per_class(predictions.y_true, predictions.correct)
     return None
-
-
-def _threads_for(train: Part) -> AbstractContextManager[Any]:
-    """One thread for products too small to share: where other processes keep the cores busy, threads that wait for one
-    another in a spin made such fits ten times slower (measured, OpenBLAS on 2 cores)."""
-    import threadpoolctl
-
-    n, d = train.X.shape
-    small = int(n) * int(d) * len(np.unique(train.y)) < SMALL_PRODUCT
-    return threadpoolctl.threadpool_limits(1) if small else nullcontext()
 
 
 def _predicted(model: Model, part: Part, classes: Sequence[str], scores: Any = None) -> Predictions:

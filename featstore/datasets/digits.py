@@ -8,6 +8,8 @@ them is the source domain, on which ``featstore:digits_net`` was trained; of the
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,15 +36,27 @@ def digits(which: str) -> Split:
 
     if which not in NAMES:
         raise UnknownName("split of digits", which, NAMES)
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    table = _table()
+    images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     ids = np.array([f"digit{i:04d}" for i in range(len(images))])
     samples = ArraySamples(images, "scikit-learn's digits")
-    whole = Split("digits:all", ids, found.target.astype(np.int64), tuple("0123456789"), samples)
+    whole = Split("digits:all", ids, table[:, -1], tuple("0123456789"), samples)
     target, source = whole.holdout(0.5, seed=0)
     rest, test = target.holdout(TEST_SHARE, seed=1)
     train, val = rest.holdout(VAL_SHARE, seed=2)
     chosen = {"source": source, "train": train, "val": val, "test": test, "all": whole}[which]
     return chosen.subset(np.arange(len(chosen)), f"digits:{which}")
+
+
+def _table() -> np.ndarray:
+    """(1797, 65) int64: 64 pixels of 0 to 16 and the label. scikit-learn's file, where it is, without importing
+    scikit-learn, which takes a second."""
+    found = importlib.util.find_spec("sklearn")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",", dtype=np.int64)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return np.column_stack([data.data, data.target]).astype(np.int64)
