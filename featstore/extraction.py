@@ -68,7 +68,7 @@ def extract(
     root : str, Path or Store
         Of the store; made if there is none.
     units : str or sequence of str
-        Names of units; ``"all"`` are those up to ``"penultimate"``, without the classifier ``"head"``.
+        Names of units; ``"all"`` are those up to ``"penultimate"``, ``["all", "head"]`` the logits of the classifier, too.
     pool : str
         How maps become vectors: ``"mean"``.
     dtype : str

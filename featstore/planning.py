@@ -128,7 +128,7 @@ def plan(
     root : str, Path or Store
         Of the store, which need not exist.
     units : str or sequence of str
-        Names of units; ``"all"`` are those up to ``"penultimate"``, without the classifier ``"head"``.
+        Names of units; ``"all"`` are those up to ``"penultimate"``, ``["all", "head"]`` the logits of the classifier, too.
     pool : str
         How maps become vectors: ``"mean"``.
     dtype : str
@@ -201,13 +201,14 @@ def _opened(root: str | Path | Store) -> tuple[Store | None, Path]:
 
 def _wanted(backbone: Backbone, units: str | Sequence[str]) -> list[str]:
     """Return the names of the wanted units in order of execution."""
-    if units == "all":
-        return [unit for unit in backbone.units if unit != HEAD]
     names = [units] if isinstance(units, str) else list(units)
     if not names:
         raise BadInput("no unit was asked for; name some, or 'all'.")
+    if "all" in names:
+        names += [unit for unit in backbone.units if unit != HEAD]
     for name in names:
-        backbone.chain.index(name)
+        if name != "all":
+            backbone.chain.index(name)
     return [unit for unit in backbone.units if unit in names]
 
 
@@ -223,7 +224,8 @@ def _readable(split: Split, backbone: Backbone, store: Store | None) -> tuple[Sp
     rows = list(range(len(split)))
     if store is not None:
         for folder in store.passes():
-            if split.name in folder.names():
+            # a pass of which nothing is complete may have stopped at the image that does not decode
+            if split.name in folder.names() and any(map(folder.is_complete, folder.array_ids())):
                 samples = folder.samples()
                 known |= {(str(name), row.tobytes()) for name, row in zip(samples.ids, samples.rows, strict=True)}
     if known:
