@@ -4,7 +4,8 @@
     python benchmarks/real_images.py pacs-sketch-mobilenetv1_025 --shared ../shared --out runs/real
     python benchmarks/real_images.py --all
 
-The data and weights are those of the shared folder beside the checkout (``--shared``): CIFAR-10 (a lossy JPEG copy), PACS, MNIST, and
+The data and weights are those of the shared folder beside the checkout (``--shared``): CIFAR-10 (a lossy JPEG copy), PACS,
+MNIST, and
 the networks of its ``weights``. One line per study, in JSON, is added to ``<out>/figures.jsonl``; the figures of
 ``benchmarks/README.md`` come from there. A second run extracts and fits nothing.
 """
@@ -17,7 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +50,24 @@ class Study:
     own_classes: bool
 
 
+def npz(shared: Path, name: str) -> Split:
+    """One file of arrays, called by what it is rather than by where it lies."""
+    return replace(featstore.load_split(f"npz:{shared}/data/{name}.npz"), name=name)
+
+
 def cifar10(shared: Path) -> tuple[list[Split], Split, Split, Split]:
     """10,000 training images, 5,000 to choose C, and all 10,000 test images, classes in equal numbers."""
-    chosen = featstore.load_split(f"npz:{shared}/data/cifar10/train.npz").per_class(1500, seed=0)
+    chosen = npz(shared, "cifar10/train").per_class(1500, seed=0)
     train, val = chosen.holdout(1 / 3, seed=0)
-    test = featstore.load_split(f"npz:{shared}/data/cifar10/test.npz")
+    test = npz(shared, "cifar10/test")
     return [chosen, test], train, val, test
 
 
 def mnist(shared: Path) -> tuple[list[Split], Split, Split, Split]:
     """10,000 training images, 5,000 to choose C, and all 10,000 test images."""
-    chosen = featstore.load_split(f"npz:{shared}/data/mnist/train.npz").per_class(1500, seed=0)
+    chosen = npz(shared, "mnist/train").per_class(1500, seed=0)
     train, val = chosen.holdout(1 / 3, seed=0)
-    test = featstore.load_split(f"npz:{shared}/data/mnist/test.npz")
+    test = npz(shared, "mnist/test")
     return [chosen, test], train, val, test
 
 
@@ -69,7 +75,7 @@ def pacs(domain: str) -> Callable[[Path], tuple[list[Split], Split, Split, Split
     """One domain: its split file says which images are test; a quarter of the others chooses C."""
 
     def splits(shared: Path) -> tuple[list[Split], Split, Split, Split]:
-        every = featstore.load_split(f"imagefolder:{shared}/data/pacs/{domain}.zip")
+        every = replace(featstore.load_split(f"imagefolder:{shared}/data/pacs/{domain}.zip"), name=domain)
         with (shared / "data" / "pacs" / "split.csv").open(newline="") as file:
             part = {row["file"]: row["split"] for row in csv.DictReader(file) if row["domain"] == domain}
         is_test = np.array([part[str(i)] == "test" for i in every.ids])
@@ -98,7 +104,9 @@ def run(name: str, shared: Path, out: Path, granularity: str = "fine") -> dict[s
     """Carry out one study and return its figures."""
     study = STUDIES[name]
     started = time.perf_counter()
-    backbone = featstore.load_backbone(study.network, weights=str(shared / "weights" / study.weights), units=granularity)
+    backbone = featstore.load_backbone(
+        study.network, weights=str(shared / "weights" / study.weights), units=granularity
+    )
     extracted, train, val, test = study.splits(shared)
     units = backbone.units if study.own_classes else backbone.units[:-1]
     store = featstore.extract(backbone, extracted, out / "features", units=units, dtype="float32", batch_size=128)
@@ -109,7 +117,9 @@ def run(name: str, shared: Path, out: Path, granularity: str = "fine") -> dict[s
     )  # fmt: skip
     fitting = time.perf_counter() - started
     print(results.text())
-    figure = draw(name, results, out / f"{name}.png", own_accuracy(store, backbone, test) if study.own_classes else None)
+    figure = draw(
+        name, results, out / f"{name}.png", own_accuracy(store, backbone, test) if study.own_classes else None
+    )
     best = results.best()
     return {
         "study": name,
@@ -158,7 +168,9 @@ def main() -> int:
     chosen = list(STUDIES) if options.all else options.studies
     unknown = [name for name in chosen if name not in STUDIES]
     if unknown or not chosen:
-        parser.error(f"unknown studies {unknown}; known are {', '.join(STUDIES)}" if unknown else "name a study, or --all")
+        parser.error(
+            f"unknown studies {unknown}; known are {', '.join(STUDIES)}" if unknown else "name a study, or --all"
+        )
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks.networks
     options.out.mkdir(parents=True, exist_ok=True)
     for name in chosen:
