@@ -8,6 +8,7 @@ axes that are passed in, and the axes are returned. `save` writes them to a file
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,7 +149,9 @@ def caption(ax: Axes, sentences: Sequence[str], *, width: int = 138) -> None:
     width : int
         Characters per line; 138 fill the width of the figures made here.
     """
-    lines = "\n".join(textwrap.fill(sentence, width) for sentence in sentences)
+    # A line must not end between a name and its number: "p = 0.03" stays together.
+    held = (re.sub(r" ([=<×]) ", "\u00a0\\1\u00a0", sentence) for sentence in sentences)
+    lines = "\n".join(textwrap.fill(sentence, width) for sentence in held)
     figure = _figure(ax)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, linespacing=1.4)
     # Room for the text, so that the drawing keeps its height.
