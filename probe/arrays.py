@@ -105,6 +105,7 @@ def threads_for(X: Array, k: int) -> AbstractContextManager[object]:
     work = int(X.shape[0]) * min(int(X.shape[0]), int(X.shape[1])) * k
     if not isinstance(X, np.ndarray) or work > _SMALL_WORK:
         return nullcontext()
+    import scipy.linalg  # noqa: F401  (it brings a BLAS of its own, and only loaded libraries are limited)
     from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
 _WHOLE_SIZE = 192  # coefficients up to which the whole Hessian is inverted at once,
-_WHOLE_SIZE_LATER = 768  # or when the pairs were not enough,
-_WHOLE_WORK = 4e9  # if forming it takes no more multiplications than this
+_WHOLE_SIZE_LATER = 3072  # or when the pairs were not enough,
+_WHOLE_WORK = 4e10  # if forming it takes no more multiplications than this
 
 
 @dataclass(frozen=True, eq=False)

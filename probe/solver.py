@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, to_numpy
+from probe.arrays import Array, is_on_cpu, like, namespace, to_numpy
 from probe.certificate import Certificate, certify, meets, zero_gradient
 from probe.labels import Labels, Task
 from probe.minimize import Lane, Point, lbfgs
@@ -19,6 +19,7 @@ _PREDICTORS = ((1.0, 0.0, 0.0), (2.0, -1.0, 0.0), (3.0, -3.0, 1.0))  # constant,
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
 _REPAIRS = 2
 _FLOAT32_TOL = 1e-7  # tolerances below this are out of reach in float32 from the start
+_FLOAT64_ENTRIES = 8_000_000  # rotated entries up to which a CPU works in float64 at once: fewer iterations pay for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,8 @@ class PathSolver:
         self.rotation = rotate(X, fit_intercept) if rotation is None else rotation
         self._loss64 = labels.loss(X, xp.float64)
         self._scale = zero_gradient(X, self._loss64, self._k, fit_intercept)
-        is_double = X.dtype == xp.float64 or tol < _FLOAT32_TOL
+        is_small = is_on_cpu(X) and int(X.shape[0]) * len(self.rotation.spectrum) <= _FLOAT64_ENTRIES
+        is_double = X.dtype == xp.float64 or tol < _FLOAT32_TOL or is_small
         self._problem = self._build(xp.float64 if is_double else xp.float32)
         self._done: list[tuple[float, list[Lane], str]] = []
 
