@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from featstore import Store
+    from probe.records import Record
 
 NETWORK = "featstore:digits_net"
 SHIFTS = {"blurred": "+blur(1.0)", "rotated": "+rotate(40)", "inverted": "+invert()"}
@@ -49,8 +50,8 @@ class Finding:
         One record per unit.
     source : Predictions
         Of the network as it is, on the shifted test images.
-    against_last : Comparison
-        The unit chosen on validation data, against the last one.
+    against_usual : Comparison
+        The unit chosen on validation data, against the penultimate one, which is what is usually probed.
     against_source : Comparison
         The unit chosen on validation data, against the network as it is.
     """
@@ -58,7 +59,7 @@ class Finding:
     shift: str
     results: Results
     source: Predictions
-    against_last: Comparison
+    against_usual: Comparison
     against_source: Comparison
 
     @property
@@ -115,22 +116,28 @@ def extract(out: Path) -> tuple[Store, dict[str, Names], int]:
 
 def probe_shift(store: Store, shift: str, names: Names, out: Path) -> Finding:
     """Probe every unit on one shift, and compare the unit that validation chose."""
-    results = sweep(store, train=names.train, val=names.val, test=names.test, out=out / "results")
-    best, last = results.best(), results.records[-1]
+    units = store.units(names.train)  # the head's too: its logits are features like any others
+    results = sweep(store, train=names.train, val=names.val, test=names.test, units=units, out=out / "results")
+    best, usual = results.best(), penultimate(results)
     chosen = results.predictions(best)
     source = _source_predictions(store, names.test)
-    return Finding(shift, results, source, compare(chosen, results.predictions(last)), compare(chosen, source))
+    return Finding(shift, results, source, compare(chosen, results.predictions(usual)), compare(chosen, source))
+
+
+def penultimate(results: Results) -> Record:
+    """Find the unit that is probed when nobody asks which: the pooled input of the classifier."""
+    return next(record for record in results if record.unit == "penultimate")
 
 
 def verdict(finding: Finding) -> str:
     """Say which unit to probe, whether depth mattered, whether probing helped, and the numbers behind each word."""
-    best, last = finding.results.best(), finding.results.records[-1]
-    if best.unit == last.unit:
+    best, usual = finding.results.best(), penultimate(finding.results)
+    if best.unit == usual.unit:
         depth = "so that no earlier unit need be read"
     else:
-        against = finding.against_last
+        against = finding.against_usual
         misled = " so few validation images chose badly," if against.is_significant and against.difference < 0 else ""
-        depth = f"{_apart(against)} the last, '{last.unit}' ({last.test_score:.3f},{misled} {_p(against)})"
+        depth = f"{_apart(against)} the usual '{usual.unit}' ({usual.test_score:.3f},{misled} {_p(against)})"
     own = f"the network as it is ({finding.source.accuracy():.3f}, {_p(finding.against_source)})"
     low, high = best.test_interval or (None, None)
     return (
@@ -178,7 +185,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
         "shift": finding.shift,
         "units": [row(record) for record in finding.results],
         "source_accuracy": finding.source.accuracy(),
-        "against_last": asdict(finding.against_last),
+        "against_usual": asdict(finding.against_usual),
         "against_source": asdict(finding.against_source),
         "verdict": finding.verdict,
     }
