@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -288,8 +289,10 @@ class FeatureMatrix:
     def _blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
         slices = [slice(a, min(a + rows, stop)) for a in range(start, stop, rows)]
 
-        def read(where: slice) -> np.ndarray:
-            out = np.empty((where.stop - where.start, *self.shape[1:]), self.dtype)
+        buffers = _Buffers((rows, *self.shape[1:]), self.dtype)
+
+        def read(where: slice, buffer: np.ndarray) -> np.ndarray:
+            out = buffer[: where.stop - where.start]
             if self.chosen is None:
                 self.array.read_into(out, where.start, threads=1)
             else:
@@ -297,9 +300,38 @@ class FeatureMatrix:
             return out
 
         with ThreadPoolExecutor(N_AHEAD, thread_name_prefix="featstore-blocks") as pool:
-            coming: deque[Future[np.ndarray]] = deque(pool.submit(read, where) for where in slices[:N_AHEAD])
+            coming: deque[Future[np.ndarray]] = deque(
+                pool.submit(read, where, buffers.unused()) for where in slices[:N_AHEAD]
+            )
             for turn, where in enumerate(slices):
                 block = coming.popleft().result()
                 if turn + N_AHEAD < len(slices):
-                    coming.append(pool.submit(read, slices[turn + N_AHEAD]))
+                    coming.append(pool.submit(read, slices[turn + N_AHEAD], buffers.unused()))
                 yield where, block
+
+
+class _Buffers:
+    """Buffers of one shape, each given out again once nobody holds it or a view of it any more.
+
+    Memory that was returned to the operating system costs as much to get back as reading a block into it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._made: list[np.ndarray] = []
+
+    def unused(self) -> np.ndarray:
+        """Return a buffer that is free, or a new one."""
+        for i in range(len(self._made)):
+            if _n_holders(self._made, i) <= _ALONE:
+                return self._made[i]
+        self._made.append(np.empty(self._shape, self._dtype))
+        return self._made[-1]
+
+
+def _n_holders(buffers: list[np.ndarray], i: int) -> int:
+    return sys.getrefcount(buffers[i])
+
+
+_ALONE = _n_holders([np.empty(0)], 0)
+"""What the count says of a buffer that only its list holds; versions of Python count differently."""

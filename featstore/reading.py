@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -50,10 +49,10 @@ def in_threads(work: Callable[[T], None], items: Iterable[T], threads: int | Non
 
 
 class Maps:
-    """The files that were mapped to memory last; mapping one anew costs more than reading some rows of it."""
+    """Files mapped to memory, a bounded number; mapping one anew costs more than reading some rows of it."""
 
     def __init__(self) -> None:
-        self._latest: OrderedDict[tuple[str, int], tuple[mmap.mmap, np.ndarray]] = OrderedDict()
+        self._files: dict[tuple[str, int], tuple[mmap.mmap, np.ndarray]] = {}
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[type[Maps], tuple[()]]:
@@ -61,19 +60,14 @@ class Maps:
 
     def get(self, where: tuple[str, int]) -> tuple[mmap.mmap, np.ndarray] | None:
         """Return the file and its rows of (array digest, chunk), if mapped."""
-        with self._lock:
-            found = self._latest.get(where)
-            if found is not None:
-                self._latest.move_to_end(where)
-            return found
+        return self._files.get(where)
 
     def put(self, where: tuple[str, int], found: tuple[mmap.mmap, np.ndarray]) -> np.ndarray:
-        """Keep a mapped file and return its rows. A file that falls out is unmapped when nobody uses its rows any more."""
+        """Keep a mapped file and return its rows. What falls out is unmapped when nobody uses its rows any more."""
         with self._lock:
-            self._latest[where] = found
-            self._latest.move_to_end(where)
-            while len(self._latest) > MAX_MAPS:
-                self._latest.popitem(last=False)
+            self._files[where] = found
+            while len(self._files) > MAX_MAPS:
+                del self._files[next(iter(self._files))]
         return found[1]
 
 
@@ -162,17 +156,18 @@ class StoredArray:
         order = None if bool((rows[1:] >= rows[:-1]).all()) else np.argsort(rows, kind="stable")
         ascending = rows if order is None else rows[order]
         chunk_of = ascending // self.grid.chunk_rows
+        within = ascending - chunk_of * self.grid.chunk_rows
         starts = np.concatenate([[0], np.flatnonzero(np.diff(chunk_of)) + 1, [len(rows)]])
         groups = [(int(chunk_of[a]), a, b) for a, b in itertools.pairwise(starts.tolist())]
 
         def some(mine: list[tuple[int, int, int]]) -> None:
             gather = _Gather(self, flat)
             for k, a, b in mine:
-                local = ascending[a:b] - k * self.grid.chunk_rows
-                gather(k, local, slice(a, b) if order is None else order[a:b])
+                gather(k, within[a:b], slice(a, b) if order is None else order[a:b])
 
         # One list of chunks per thread, so that each has one scratch buffer.
-        n_threads = min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if out.nbytes > THREADED_BYTES else 1
+        n_bytes = out.nbytes + sum(self.grid.chunk_bytes for k, _, _ in groups if k not in self.checked)
+        n_threads = min(threads or os.cpu_count() or 1, MAX_THREADS, len(groups)) if n_bytes > THREADED_BYTES else 1
         in_threads(some, [groups[t::n_threads] for t in range(n_threads)], n_threads)
 
     def check(self, k: int) -> str | None:
