@@ -148,9 +148,9 @@ def load_backbone(
             )
         spec, _, path = spec.partition("@")
     tensors = None if path is None else read_weights(path)
-    if weights is None:
-        say(f"{spec if isinstance(spec, str) else type(spec).__name__} gets random weights (seed {seed})")
     found = _found(spec, tensors, random=weights is None, seed=seed)
+    if weights is None:
+        say(f"{found.name} has random weights (seed {seed})")
     module = found.module.eval()
     if tensors is not None:
         _load(found, tensors, str(path))

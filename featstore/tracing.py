@@ -11,6 +11,7 @@ stochastic-depth *modules* are kept whole and still obey ``module.train()``.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 __all__ = ["NotTraceable", "Traced", "describe_module", "graph_lines", "part", "trace"]
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Part of the text of an object that is another one in every process."""
 
 PREFIX = "net"
 """Attribute under which the traced network hangs while it is traced; see `_one_input`."""
@@ -317,7 +321,7 @@ def graph_lines(traced: Traced, digest_tensor: Callable[[Any], str]) -> Iterator
             return f"{{{','.join(f'{k}:{text(v)}' for k, v in sorted(value.items()))}}}"
         if isinstance(value, slice):
             return f"slice({text(value.start)},{text(value.stop)},{text(value.step)})"
-        return repr(value)
+        return ADDRESS.sub("", repr(value))
 
     for i, node in enumerate(traced.nodes):
         kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}

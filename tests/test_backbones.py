@@ -181,6 +181,22 @@ def test_cuts_differ_by_granularity_and_are_the_same_each_time() -> None:
     assert coarse.cut == load_backbone("featstore:cifar_resnet20", weights=None, seed=1).cut
 
 
+CUTS = """
+import sys, featstore
+for spec in sys.argv[1:]:
+    for units in ("coarse", "fine"):
+        print(featstore.load_backbone(spec, weights=None, units=units).cut)
+"""
+
+
+def test_a_cut_is_the_same_in_every_process() -> None:
+    """An address or an order of hashing in what identifies a network would make every process extract anew."""
+    specs = ("timm:swin_tiny_patch4_window7_224", "torchvision:densenet121", "featstore:lenet")
+    runs = [run_python(CUTS, *specs, PYTHONHASHSEED=seed) for seed in ("1", "2")]
+    assert runs[0].stdout == runs[1].stdout, runs[0].stderr
+    assert len(set(runs[0].stdout.split())) == 6
+
+
 def test_auxiliary_classifiers_do_not_count() -> None:
     """torchvision's GoogLeNet with and without its auxiliary classifiers computes the same in eval mode."""
     torch.manual_seed(0)
@@ -252,7 +268,7 @@ def test_random_weights_are_seeded_and_said_aloud(capsys: pytest.CaptureFixture[
     digests = [load_backbone("featstore:lenet", weights=None, seed=s).weights_digest for s in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
     assert torch.equal(torch.rand(1), expected), "the caller's random numbers are left alone"
-    assert "featstore:lenet gets random weights (seed 1)" in capsys.readouterr().err
+    assert "featstore:lenet has random weights (seed 1)" in capsys.readouterr().err
     with pytest.raises(BadInput, match="no weights are installed for featstore:lenet"):
         load_backbone("featstore:lenet")
 

@@ -99,6 +99,16 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         load_split(f"imagefolder:{tmp_path / 'broken.zip'}")
 
 
+def test_a_link_that_leads_back_up_ends(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "photos")
+    (root / "dog" / "again").symlink_to(root, target_is_directory=True)
+    assert load_split(f"imagefolder:{root}").ids.tolist() == IDS
+    (root / "wolf").symlink_to(root / "dog", target_is_directory=True)
+    assert load_split(f"imagefolder:{root}").ids.tolist() == [*IDS, "wolf/b.PNG", "wolf/deep/a.jpg"], (
+        "a link elsewhere is followed"
+    )
+
+
 def test_damaged_images_are_named(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "photos")
     (root / "cat/1.png").write_bytes(encoded(1)[:40])

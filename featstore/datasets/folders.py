@@ -160,7 +160,13 @@ def _is_image(name: str) -> bool:
 def _list_folder(root: Path) -> tuple[list[str], list[str]]:
     """Return the images below a folder and the names of its folders."""
     found = []
+    above: dict[str, frozenset[str]] = {}
     for folder, inner, files in os.walk(root, followlinks=True):
+        real, around = os.path.realpath(folder), above.get(os.path.dirname(folder), frozenset())
+        if real in around:  # a link that leads back up would be followed for ever
+            inner.clear()
+            continue
+        above[folder] = around | {real}
         inner[:] = sorted(d for d in inner if not d.startswith("."))
         relative = Path(folder).relative_to(root)
         found += [(relative / file).as_posix() for file in files]
