@@ -1,6 +1,6 @@
 """Files that are there whole or not at all: written aside under a unique name, flushed, renamed.
 
-A name that ends in ``.partial`` is never read, and whoever holds the lock may delete it.
+A name that ends in ``.partial`` is never read, and any writer may delete it.
 """
 
 from __future__ import annotations
@@ -66,19 +66,29 @@ def atomic_write(path: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], *, 
     durable : bool
         Flush to the disk before the rename. False leaves that to the operating system: a kill is still safe, a power cut not.
     """
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
-    try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    while True:
+        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
         try:
-            _write_all(fd, [memoryview(p if isinstance(p, bytes) else p.data).cast("B") for p in pieces])
-            if durable:
-                flush_file(fd)
-        finally:
-            os.close(fd)
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+            _write_aside(aside, pieces, durable)
+            aside.replace(path)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            continue  # somebody who cleans up took our file for one that was left behind
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        return
+
+
+def _write_aside(aside: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], durable: bool) -> None:
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        _write_all(fd, [memoryview(p if isinstance(p, bytes) else p.data).cast("B") for p in pieces])
+        if durable:
+            flush_file(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_all(fd: int, views: list[memoryview]) -> None:
@@ -100,6 +110,6 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Delete what killed writers left in `folder`. Only for the holder of the lock."""
+    """Delete what killed writers left in `folder`; a writer that is alive writes once more."""
     for path in folder.glob(f"*{PARTIAL}"):
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featstore.errors import IdentityError, StoreBusy
@@ -63,7 +63,8 @@ def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
             atomic_write(holder, [json.dumps(me).encode()], durable=False)
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk may have become read-only meanwhile
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

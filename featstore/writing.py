@@ -253,7 +253,7 @@ def open_session(
 
 def _describe(folder: PassFolder, key: PassKey, split: Split) -> None:
     """Write what the pass is, unless that is there; add the split's name; put its labels beside."""
-    for place in (folder.path, folder.path / "targets"):
+    for place in (folder.root, folder.root / "cache", folder.path, folder.path / "targets"):
         remove_partials(place)
     if (folder.path / "key.json").exists():
         folder.key()

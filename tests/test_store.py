@@ -42,6 +42,7 @@ from featstore import (
     open_store,
 )
 from featstore.chunks import Grid, default_block_rows, default_chunk_rows
+from featstore.files import atomic_write, remove_partials
 
 # ---- what is written is what is read
 
@@ -183,6 +184,40 @@ def test_many_chunks_do_not_exhaust_file_descriptors(tmp_path: Path) -> None:
     for _ in range(2):
         assert np.array_equal(found.take(np.arange(1500)), truth)
     assert before == 0 or len(os.listdir("/proc/self/fd")) - before < 600
+
+
+@pytest.mark.parametrize("keep", ["block", "view", "torch"])
+def test_a_block_that_is_held_is_not_overwritten(tmp_path: Path, keep: str) -> None:
+    """Buffers are used again, but only those that nobody holds: a list of blocks must not end as one block many times."""
+    import torch
+
+    made = toy(tmp_path / "s", n=300, block_rows=16)
+    keeps: dict[str, Callable[[np.ndarray], Any]] = {
+        "block": lambda block: block,
+        "view": lambda block: block[::-1][::-1],
+        "torch": torch.from_numpy,
+    }
+    held = [
+        (where, keeps[keep](block))
+        for where, block in made.store.features("body", "toy/train").blocks(7)
+        if where.start % 3
+    ]
+    assert len(held) > 20
+    for where, block in held:
+        assert np.array_equal(np.asarray(block), made.features[made.body][where])
+
+
+def test_blocks_reuse_their_memory(tmp_path: Path) -> None:
+    made = toy(tmp_path / "s", n=300, block_rows=16)
+    places = {block.__array_interface__["data"][0] for _, block in made.store.features("body", "toy/train").blocks(3)}
+    assert len(places) < 10
+
+
+def test_leaving_blocks_early_leaves_no_thread(tmp_path: Path) -> None:
+    made = toy(tmp_path / "s", n=300, block_rows=16)
+    for _ in made.store.features("body", "toy/train").blocks(3):
+        break
+    assert not [t for t in threading.enumerate() if t.name.startswith("featstore")]
 
 
 def test_buffers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -774,6 +809,39 @@ def test_a_disk_without_space(tmp_path: Path) -> None:
         assert np.array_equal(store.features("body", "toy/train").numpy(), truth)
     finally:
         subprocess.run(["umount", str(room)], check=True)
+
+
+def test_who_cleans_up_does_not_harm_who_is_writing(tmp_path: Path) -> None:
+    """Files that killed writers left are deleted without asking whose they are."""
+    stop = threading.Event()
+
+    def clean() -> None:
+        while not stop.is_set():
+            remove_partials(tmp_path)
+
+    cleaner = threading.Thread(target=clean)
+    cleaner.start()
+    try:
+        for i in range(200):
+            atomic_write(tmp_path / "file", [f"{i}".encode(), np.arange(100)], durable=False)
+            assert (tmp_path / "file").read_bytes() == f"{i}".encode() + np.arange(100).tobytes()
+    finally:
+        stop.set()
+        cleaner.join()
+    with pytest.raises(FileNotFoundError):
+        atomic_write(tmp_path / "nowhere" / "file", [b""])
+
+
+def test_what_a_killed_writer_left_anywhere_is_removed(tmp_path: Path) -> None:
+    made = toy(tmp_path / "s")
+    (tmp_path / "s" / "cache").mkdir()
+    for folder in (".", "cache", made.key.digest, f"{made.key.digest}/targets"):
+        (tmp_path / "s" / folder / "x.123.partial").touch()
+    fill(made.store, made.split, made.features)
+    assert not list((tmp_path / "s").rglob("*.partial"))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "featstore.json.123.partial").touch()
+    create_store(tmp_path / "new")
 
 
 def test_names_cannot_leave_the_store(tmp_path: Path) -> None:
