@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +48,9 @@ def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            who = _who(holder)
+            who, is_me = _who(holder)
+            if is_me:
+                timeout = 0  # waiting for oneself takes for ever
             if timeout != 0:
                 print(f"featstore: waiting for {who}, which writes the same features", file=sys.stderr, flush=True)
             try:
@@ -59,8 +62,8 @@ def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
                 ) from None
     try:
         with write_errors(folder.root):
-            me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            atomic_write(holder, [json.dumps(me).encode()], durable=False)
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            atomic_write(holder, [json.dumps({**_me(), "since": since}).encode()], durable=False)
         yield
     finally:
         with suppress(OSError):  # the disk may have become read-only meanwhile
@@ -68,9 +71,15 @@ def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
         lock.release()
 
 
-def _who(holder: Path) -> str:
+def _me() -> dict[str, int | str]:
+    return {"pid": os.getpid(), "thread": threading.get_ident(), "host": socket.gethostname()}
+
+
+def _who(holder: Path) -> tuple[str, bool]:
+    """Return who holds the lock, in words, and whether that is this very thread."""
     try:
         said = read_json(holder)
-        return f"process {int(said['pid'])} on {said['host']} (since {said['since']})"
+        who = f"process {int(said['pid'])} on {said['host']} (since {said['since']})"
+        return who, {name: said[name] for name in _me()} == _me()
     except (OSError, IdentityError, KeyError, ValueError, TypeError):
-        return "another process"
+        return "another process", False

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,6 +155,21 @@ def test_dask_and_torch(tmp_path: Path) -> None:
     assert np.array_equal(tensor.numpy(), truth)
     assert found.load(dtype=torch.float32).dtype == torch.float32
     assert np.array_equal(found.load(dtype=torch.float64).numpy(), truth.astype("f8"))
+
+
+@pytest.mark.gpu
+def test_loading_to_a_gpu_is_numpy(tmp_path: Path) -> None:
+    """Through two pinned buffers, several times around, converted there."""
+    import torch
+
+    made = toy(tmp_path / "s", n=300, block_rows=16)
+    found, truth = made.store.features("stem", "toy/train"), next(iter(made.features.values()))
+    rows = np.arange(299, -1, -1)
+    for matrix, expected in ((found, truth), (found.select(rows), truth[rows])):
+        assert np.array_equal(matrix.load("cuda").cpu().numpy(), expected)
+        wide = matrix.load("cuda", dtype=torch.float32)
+        assert (wide.dtype, wide.device.type) == (torch.float32, "cuda")
+        assert np.array_equal(wide.cpu().numpy(), expected.astype("f4"))
 
 
 def test_a_matrix_travels_to_another_process(tmp_path: Path) -> None:
@@ -403,16 +419,23 @@ def test_a_write_without_waiting_arrives(tmp_path: Path) -> None:
 # ---- one writer
 
 
+def fill_within(made: Toy, timeout: float) -> None:
+    with made.store.writing(made.key, made.split, {}, timeout=timeout):
+        pass
+
+
 def test_a_second_writer_is_told_who_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = toy(tmp_path / "s")
     with made.store.writing(made.key, made.split, {}):
-        for timeout in (0, 0.2):
-            with (
-                pytest.raises(StoreBusy, match=rf"process {os.getpid()} on \S+ \(since 20\d\d-"),
-                made.store.writing(made.key, made.split, {}, timeout=timeout),
-            ):
-                pass
-        assert f"waiting for process {os.getpid()}" in capsys.readouterr().err
+        who = rf"process {os.getpid()} on \S+ \(since 20\d\d-"
+        with pytest.raises(StoreBusy, match=who), made.store.writing(made.key, made.split, {}):
+            pass  # the same thread: waiting for itself would take for ever
+        with ThreadPoolExecutor(1) as other_thread:
+            for timeout, said in ((0, ""), (0.2, f"featstore: waiting for process {os.getpid()} on ")):
+                waiting = other_thread.submit(fill_within, made, timeout)
+                with pytest.raises(StoreBusy, match=who):
+                    waiting.result()
+                assert capsys.readouterr().err.startswith(said)
         other = toy_split(5, name="other")
         fill(made.store, other, {array_key(pass_key(other)): np.ones((5, 5), "f4")})  # another pass is free
     assert fill(made.store, made.split, made.features) == 0
