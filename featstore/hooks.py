@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from featstore.errors import BadInput
+from featstore.fingerprint import describe_module
 from featstore.grouping import HEAD, PENULTIMATE, Boundary, Outline, choose_units
 from featstore.outlines import ancestors, is_classifier_layer, n_weights, tree_facts
-from featstore.tracing import describe_module
 from featstore.units import Chain, live_tensors
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ stochastic-depth *modules* are kept whole and still obey ``module.train()``.
 from __future__ import annotations
 
 import math
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-__all__ = ["NotTraceable", "Traced", "describe_module", "graph_lines", "part", "trace"]
-
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Part of the text of an object that is another one in every process."""
+__all__ = ["NotTraceable", "Traced", "mutates_input", "part", "trace"]
 
 PREFIX = "net"
 """Attribute under which the traced network hangs while it is traced; see `_one_input`."""
@@ -300,55 +296,3 @@ def mutates_input(unit: nn.Module) -> bool:
 
 def _is_in_place_name(name: str) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in ("iadd", "imul", "isub", "itruediv")
-
-
-def graph_lines(traced: Traced, digest_tensor: Callable[[Any], str]) -> Iterator[str]:
-    """Yield the graph as text that does not depend on how torch.fx names nodes: what identifies an architecture.
-
-    Parameters
-    ----------
-    digest_tensor : callable
-        Tensor -> text, for tensors that are neither parameters nor buffers of the network but made while tracing.
-    """
-    number = {node: f"%{i}" for i, node in enumerate(traced.nodes)}
-
-    def text(value: Any) -> str:
-        if hasattr(value, "op"):
-            return number[value]
-        if isinstance(value, tuple | list):
-            return f"({','.join(text(v) for v in value)})"
-        if isinstance(value, dict):
-            return f"{{{','.join(f'{k}:{text(v)}' for k, v in sorted(value.items()))}}}"
-        if isinstance(value, slice):
-            return f"slice({text(value.start)},{text(value.stop)},{text(value.step)})"
-        return ADDRESS.sub("", repr(value))
-
-    for i, node in enumerate(traced.nodes):
-        kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-        target = str(node.target)
-        if node.op == "call_module":
-            target += describe_module(traced.owned[target])
-        elif node.op == "get_attr" and target.startswith("_tensor_constant"):
-            target = digest_tensor(traced.owned[target])
-        elif node.op == "call_function":
-            target = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', target)}"
-        elif node.op == "placeholder":
-            target = "input"
-        yield f"%{i}={node.op} {target}{text(node.args)}{text(kwargs)}"
-    yield f"return {text(traced.result)}"
-
-
-def describe_module(module: nn.Module) -> str:
-    """Return class and settings of a module and of those inside it, without its weights, as text."""
-    simple = (int, float, str, type(None))
-    settings = [
-        f"{name}={value!r}"
-        for name, value in sorted(vars(module).items())
-        if name not in ("training", "inplace")
-        and not name.startswith("_")
-        and (
-            isinstance(value, simple) or (isinstance(value, tuple | list) and all(isinstance(v, simple) for v in value))
-        )
-    ]
-    inner = [f"{name}:{describe_module(child)}" for name, child in module.named_children()]
-    return f"<{type(module).__qualname__} {' '.join(settings + inner)}>"

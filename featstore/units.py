@@ -201,8 +201,8 @@ def cut(module: nn.Module, example: torch.Tensor, *, fine: bool = False) -> Chai
 
 
 def _cut_graph(module: nn.Module, traced: Traced, example: torch.Tensor, fine: bool) -> Chain:
+    from featstore.fingerprint import graph_lines
     from featstore.outlines import outline_of_graph
-    from featstore.tracing import graph_lines
 
     outline = outline_of_graph(module, traced, example)
     boundaries = choose_units(outline, fine=fine)
