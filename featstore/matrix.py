@@ -218,7 +218,9 @@ class FeatureMatrix:
         """
         import torch
 
-        device = torch.device(device)
+        from featstore.devices import checked_device
+
+        device = checked_device(device)
         stored = torch.from_numpy(np.empty(0, self.dtype)).dtype
         if device.type == "cpu":
             whole = torch.from_numpy(self.numpy())

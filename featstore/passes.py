@@ -62,13 +62,16 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, [text.encode()])
 
 
+AGAIN = "Run the command that extracted it again with --repair: what can be told from the images is written anew."
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; broken text is an `IdentityError`, since what it describes is no longer known."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise IdentityError(
-            f"{path} is not valid JSON ({error}): it was edited or damaged, so what it describes is unknown."
+            f"{path} is not valid JSON ({error}): it was edited or damaged, so what it describes is unknown. {AGAIN}"
         ) from error
 
 
@@ -80,13 +83,15 @@ def npz_bytes(**arrays: np.ndarray) -> bytes:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read an npz without pickle; damage is an `IdentityError`."""
+    """Read an npz without pickle; damage is an `IdentityError`, and so is its absence."""
     try:
         # opened here, because numpy leaves a file open that turns out not to be an npz
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise IdentityError(f"{path} is missing. {AGAIN}") from error
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise IdentityError(f"{path} cannot be read ({error}): it was edited or damaged.") from error
+        raise IdentityError(f"{path} cannot be read as an npz file: it was edited or damaged. {AGAIN}") from error
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,10 @@ class PassFolder:
         path = self.path / "key.json"
         said = read_json(path)
         check_format(said, path)
-        key = PassKey.from_json(said["pass"])
+        try:
+            key = PassKey.from_json(said["pass"])
+        except (KeyError, TypeError) as error:
+            raise _not_ours(path) from error
         if key.digest != self.id:
             raise IdentityError(
                 f"{path} describes the pass {key.digest} and lies in the folder of {self.id}: it was edited or moved, so what the "
@@ -232,8 +240,12 @@ class PassFolder:
     def names(self) -> tuple[str, ...]:
         """Return what people called the split, sorted."""
         path = self.path / "split.json"
-        said = read_json(path).get("names", []) if path.exists() else []
-        return tuple(sorted(str(name) for name in said))
+        if not path.exists():
+            return ()
+        try:
+            return tuple(sorted(str(name) for name in read_json(path)["names"]))
+        except (KeyError, TypeError) as error:
+            raise _not_ours(path) from error
 
     def provenance(self) -> Mapping[str, Any]:
         """Return where the committed arrays came from; of several extractions, what the one with the lowest digest says."""
@@ -276,7 +288,10 @@ class PassFolder:
         if not path.exists():
             return None
         said = read_npz(path)
-        return Targets(said["labels"], tuple(str(c) for c in said["classes"]))
+        try:
+            return Targets(said["labels"], tuple(str(c) for c in said["classes"]))
+        except (KeyError, TypeError) as error:
+            raise _not_ours(path) from error
 
     def target_names(self) -> tuple[str, ...]:
         """Return the names of all labels, sorted."""
@@ -303,6 +318,10 @@ class PassSamples:
     def targets(self, name: str) -> Targets | None:
         """See `PassFolder.targets`."""
         return self.folder.targets(name)
+
+
+def _not_ours(path: Path) -> IdentityError:
+    return IdentityError(f"{path} lacks what belongs into it: it was edited or damaged. {AGAIN}")
 
 
 def _digest(text: str) -> str:

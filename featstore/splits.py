@@ -343,7 +343,7 @@ def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
     UnreadableImage
         If that is not possible; `where` is named.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         if isinstance(sample, np.ndarray):
@@ -354,8 +354,13 @@ def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
         image.load()
         return ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever they stumble over: struct.error, zlib.error, SyntaxError …
+        # Pillow's words for the first name an object in memory
+        unknown = (
+            f"its {len(sample)} bytes are of no known format" if isinstance(error, UnidentifiedImageError) else error
+        )
         raise UnreadableImage(
-            f"{where} does not decode to an image: {error}. Mend or remove it, or skip such images."
+            f"{where} does not decode to an image: {unknown}. Mend or remove it, or leave such images out with "
+            "--skip-unreadable (in Python: skip_unreadable=True)."
         ) from error
 
 

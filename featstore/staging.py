@@ -96,7 +96,8 @@ def reopen_damaged(folder: PassFolder, key: ArrayKey, *, read_all: bool) -> int 
     folder : PassFolder
     key : ArrayKey
     read_all : bool
-        Check every byte, and accept a manifest that was edited: it is written anew. False looks at sizes of files only.
+        Check every byte, and accept a manifest or a ``zarr.json`` that was edited: it is written anew. False looks at sizes
+        of files only.
 
     Returns
     -------
@@ -120,7 +121,7 @@ def reopen_damaged(folder: PassFolder, key: ArrayKey, *, read_all: bool) -> int 
                 raise
         else:
             bad = _damaged(path / DATA, manifest, read_all)
-            if not bad:
+            if not bad and not (read_all and zarrays.problems(path / DATA, key, manifest.grid)):
                 return None
             n_damaged = len(bad)
             for k in bad:

@@ -49,7 +49,10 @@ def open_store(root: str | Path) -> Store:
     try:
         said = read_json(path)
     except IdentityError as error:
-        raise StoreFormat(str(error)) from error
+        raise StoreFormat(
+            f'{path} is damaged: it holds no JSON. Nothing but the format is in it; write {{"format": {FORMAT}}} into it, and '
+            f"run `featstore verify {root}`."
+        ) from error
     check_format(said, path)
     return Store(root)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +63,10 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors, and reading it could run code that someone put there. It was not read: "
             f"convert it to safetensors where you trust it. ({str(error).strip().splitlines()[0]})"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is not a file of weights that torch can read: {error}.") from error
+    except Exception as error:  # bytes that are no pickle end in whatever they spell: IndexError, UnicodeDecodeError …
+        raise BadInput(
+            f"{path} is not a file of weights that torch can read: {type(error).__name__}: {error}."
+        ) from error
     for wrapper in WRAPPERS:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]

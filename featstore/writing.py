@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from featstore.errors import BadInput, IdentityError, NotStored
 from featstore.files import flush_folder, remove_partials, write_errors
 from featstore.locking import locked
 from featstore.manifest import ArrayKey, PassKey
-from featstore.passes import FORMAT, MANIFEST, Manifest, PassFolder, Targets, write_json
+from featstore.passes import FORMAT, MANIFEST, Manifest, PassFolder, Targets, read_json, write_json
 from featstore.reading import StoredArray, in_threads
 from featstore.staging import Block, Staged, reopen_damaged, stage
 
@@ -252,19 +252,33 @@ def open_session(
 
 
 def _describe(folder: PassFolder, key: PassKey, split: Split) -> None:
-    """Write what the pass is, unless that is there; add the split's name; put its labels beside."""
+    """Write what the pass is, unless that is there and whole; add the split's name; put its labels beside.
+
+    All of it follows from `key`, whose digest the folder is named by, and from `split`, whose digests are in the key, so
+    that what was damaged comes back; other labels and other names of the split do not.
+    """
     for place in (folder.root, folder.root / "cache", folder.path, folder.path / "targets"):
         remove_partials(place)
-    if (folder.path / "key.json").exists():
-        folder.key()
-    else:
-        write_json(folder.path / "key.json", {"format": FORMAT, "pass": key.to_json()})
-    if not (folder.path / "samples.npz").exists():
+    described = folder.path / "key.json"
+    if not described.exists() or _damaged(lambda: read_json(described)):
+        write_json(described, {"format": FORMAT, "pass": key.to_json()})
+    folder.key()  # one that was edited is refused: nobody knows what else was
+    if _damaged(folder.samples):
         folder.write_samples(split.digest())
-    names = set(folder.names())
+    names: set[str] = set() if _damaged(folder.names) else set(folder.names())
     if split.name not in names:
         write_json(folder.path / "split.json", {"names": sorted({*names, split.name})})
     if split.labels is not None:
-        known, targets = folder.targets("labels"), Targets(split.labels, split.classes)
+        known = None if _damaged(lambda: folder.targets("labels")) else folder.targets("labels")
+        targets = Targets(split.labels, split.classes)
         if known is None or known.classes != targets.classes or not np.array_equal(known.labels, targets.labels):
             folder.write_targets("labels", targets)
+
+
+def _damaged(read: Callable[[], object]) -> bool:
+    """Return whether a description cannot be read, or is not that of its folder."""
+    try:
+        read()
+    except IdentityError:
+        return True
+    return False
