@@ -94,10 +94,16 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
     if labels.ndim == 2:
         return _multilabel(labels, weights, class_weight)
     _require_classification(labels)
-    classes, codes = np.unique(labels, return_inverse=True)
+    try:
+        classes, codes = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        kinds = ", ".join(sorted({type(label).__name__ for label in labels.tolist()}))
+        raise BadInput(
+            f"y mixes labels of several kinds ({kinds}), which have no order; make all of them text."
+        ) from error
     if len(classes) < 2:
         raise BadInput(
-            f"The data has only one class, {classes[0]!r}, in all {n} rows (a solver needs samples of at least 2 classes "
+            f"The data has only one class, {classes.tolist()[0]!r}, in all {n} rows (a solver needs samples of at least 2 classes "
             "in the data); check the split and the labels."
         )
     weights = _times_class_weight(weights, class_weight, codes, classes)
@@ -122,7 +128,7 @@ def _require_classification(labels: np.ndarray) -> None:
             )
         if not (labels == np.round(labels)).all():
             raise BadInput(
-                f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]!r}; "
+                f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]}; "
                 "labels must be classes (integers, text), not measurements."
             )
 
@@ -170,6 +176,8 @@ def _multilabel(labels: np.ndarray, weights: np.ndarray | None, class_weight: An
         raise BadInput(
             "class_weight has no meaning for multi-label data, where every label is a problem of its own; use sample_weight."
         )
+    if labels.shape[1] == 0:
+        raise BadInput(f"y has shape {labels.shape}: no label at all; one column per label is needed.")
     values = np.unique(labels)
     if not np.isin(values, [0, 1]).all():
         raise BadInput(

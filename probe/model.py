@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, like, namespace, to_numpy
+from probe.arrays import Array, as_matrix, like, namespace, require_finite, to_numpy
 from probe.errors import BadInput
 from probe.labels import Task, decode
 from probe.status import Status
@@ -103,7 +103,7 @@ def linear_scores(X: Any, coef: Array, intercept: Array) -> Array:
     Raises
     ------
     BadInput
-        When `X` has another number of columns than the models.
+        When `X` has another number of columns than the models, or holds NaN or infinity (rows named).
     """
     A = as_matrix(X)
     b, k, d = (int(s) for s in coef.shape)
@@ -118,4 +118,7 @@ def linear_scores(X: Any, coef: Array, intercept: Array) -> Array:
         xp.astype(A[a : a + step, :], xp.float64) @ flat.T + xp.reshape(intercept, (1, b * k))
         for a in range(0, int(A.shape[0]), step)
     ]
-    return xp.permute_dims(xp.reshape(xp.concat(parts, axis=0), (int(A.shape[0]), b, k)), (1, 0, 2))
+    scores = xp.concat(parts, axis=0)
+    if not bool(xp.all(xp.isfinite(scores))):  # as NaN and infinity anywhere in a row make its scores
+        require_finite(A)
+    return xp.permute_dims(xp.reshape(scores, (int(A.shape[0]), b, k)), (1, 0, 2))

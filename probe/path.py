@@ -208,13 +208,16 @@ def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
 
 
 def _grid(C: Any) -> np.ndarray:
-    grid = np.atleast_1d(np.asarray(to_numpy(C) if hasattr(C, "shape") else C, dtype=np.float64))
+    try:
+        grid = np.atleast_1d(np.asarray(to_numpy(C) if hasattr(C, "shape") else C, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"C must be a positive number or a list of them, but it is {C!r}.") from error
     if grid.ndim != 1 or grid.size == 0:
         raise BadInput(f"C must be a list of one or more values, got an array of shape {grid.shape}.")
     bad = grid[~(np.isfinite(grid) & (grid > 0))]
     if bad.size:
         raise BadInput(
-            f"C must be positive and finite, but {bad.size} of {grid.size} values are not (first {bad[0]!r}); C is the inverse of "
+            f"C must be positive and finite, but {bad.size} of {grid.size} values are not (first {bad[0]}); C is the inverse of "
             "the penalty: small C is strong regularisation."
         )
     return grid

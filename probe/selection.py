@@ -62,13 +62,19 @@ def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, A
     Raises
     ------
     BadInput
-        When X_val and y_val differ in length, or the metric is not finite anywhere.
+        When X_val and y_val differ in length or X_val holds NaN or infinity, when the path has seen none of the labels, or
+        the metric is not finite anywhere.
     """
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
     X = as_matrix(X_val)
     y = np.asarray(to_numpy(y_val) if hasattr(y_val, "shape") else y_val)
     if len(y) != int(X.shape[0]):
         raise BadInput(f"X_val has {X.shape[0]} rows but y_val has {len(y)} labels; they must be of the same samples.")
+    if path.task is not Task.MULTILABEL and not np.isin(y, path.classes).any():
+        raise BadInput(
+            f"The path knows the classes {path.classes[:5].tolist()} and none of the {len(y)} validation labels is among them "
+            f"(the first is {y.tolist()[0]!r}); give both the same labels."
+        )
     scores = np.array(_scores(path, X, y, rule))
     ranked = scores if rule.higher_is_better else -scores
     if not np.isfinite(ranked).any():

@@ -107,6 +107,10 @@ def sweep(
     Interrupting keeps every finished record; the same call goes on where it stopped.
     """
     store = featstore.open_store(store) if isinstance(store, str | Path) else store
+    if not 0 < tol < 1:
+        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
+    if isinstance(val, float) and not 0 < val < 1:
+        raise BadInput(f"The fraction of train to hold out as val is {val}; it must lie strictly between 0 and 1.")
     protocol = Protocol(_grid(C), _metric(metric), _refits(refit, per_class, val), float(tol))
     draw = _Draw(0.2 if val is None else val if isinstance(val, float) else None, per_class)
     val_split = val if draw.fraction is None and not isinstance(val, float) else None

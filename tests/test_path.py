@@ -280,6 +280,11 @@ BAD = [
     (lambda X, y: (X, y + 0.5, {}), "continuous"),
     (lambda X, y: (X, np.where(y == 0, np.nan, y), {}), "labels are missing"),
     (lambda X, y: (X, np.stack([y, y], 1), {}), "0 and 1 only"),
+    (lambda X, y: (X, np.zeros((200, 0), int), {}), "no label at all"),
+    (lambda X, y: (X, np.array(["a", 1] * 100, object), {}), r"several kinds \(int, str\)"),
+    (lambda X, y: (X, np.array(["a"] * 200), {}), "only one class, 'a', in all 200 rows"),
+    (lambda X, y: (X, y, {"C": "path"}), "it is 'path'"),
+    (lambda X, y: (X, y, {"C": [0.0]}), r"first 0\.0\)"),
     (lambda X, y: (X, y, {"X_val": X}), "go together"),
 ]
 
@@ -299,6 +304,26 @@ def test_nan_and_infinity_name_rows_and_columns() -> None:
     X[17, 5], X[40, 9] = np.nan, np.inf
     with pytest.raises(probe.BadInput, match=r"2 of 200 rows \(first 17, 40\).*columns \(first 5, 9\)"):
         probe.fit_path(X, y)
+
+
+def test_nan_in_validation_features_is_refused() -> None:
+    """Else the rows of a damaged validation set get a class like any other, and C is chosen by them."""
+    X, y = digits(100, 3)
+    path = probe.fit_path(X, y, [0.1, 1.0])
+    spoilt = X.copy()
+    spoilt[7, 2], spoilt[9, 3] = np.nan, np.inf
+    for ask in (lambda: probe.select(path, spoilt, y), lambda: path.model(0).predict(spoilt)):
+        with pytest.raises(probe.BadInput, match=r"2 of 100 rows \(first 7, 9\)"):
+            ask()
+
+
+def test_validation_labels_of_another_kind_are_refused() -> None:
+    """Every accuracy would be 0, and the strongest penalty chosen in silence."""
+    X, y = digits(100, 3)
+    path = probe.fit_path(X, y, [0.1, 1.0])
+    with pytest.raises(probe.BadInput, match=r"knows the classes \[0, 1, 2\] and none of the 100 .*first is 'cat'"):
+        probe.select(path, X, ["cat"] * 100)
+    assert probe.select(path, X, np.where(y == 2, 9, y)).scores.max() > 0.3  # a class that train lacks is a mistake
 
 
 def test_one_column_that_is_constant_everywhere() -> None:

@@ -304,7 +304,10 @@ def test_features_on_a_device_give_the_same_choice(store: featstore.Store, tmp_p
         ({"C": [1.0, -1.0]}, BadInput, "positive"),
         ({"per_class": 1000}, featstore.BadLabels, "1000 of each class"),
         ({"per_class": 1, "val": 0.2}, BadInput, "one row only"),
-        ({"val": 1.5}, featstore.BadInput, "strictly between 0 and 1"),
+        ({"val": 1.5}, BadInput, "strictly between 0 and 1"),
+        ({"val": float("nan")}, BadInput, "is nan; it must lie strictly between 0 and 1"),
+        ({"tol": float("nan")}, BadInput, "tol is nan, but it must lie between 0 and 1"),
+        ({"device": "gpu"}, featstore.BadInput, "'gpu' is no device"),
     ],
 )
 def test_bad_arguments(
