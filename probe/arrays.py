@@ -63,7 +63,7 @@ def to_numpy(x: Array) -> np.ndarray:
     if type(x).__module__.partition(".")[0] == "torch":
         host: np.ndarray = x.detach().cpu().numpy()
         return host
-    if hasattr(x, "get") and not isinstance(x, list | tuple | dict):  # cupy
+    if type(x).__module__.partition(".")[0] == "cupy":  # not whatever has a method get: tables of pandas have one too
         return np.asarray(x.get())
     return np.asarray(x)
 
