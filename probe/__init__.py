@@ -9,10 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probe import metrics, plots
+    from probe import conventions, metrics, plots
     from probe.comparison import Comparison, compare
     from probe.errors import BadInput, DamagedRecord, MissingExtra, NotConverged, ProbeError
-    from probe.grids import C_GRID
+    from probe.estimator import LinearProbe
+    from probe.grids import C_GRID, CLIP_GRID, GRIDS, SVM_GRID, named_grid
     from probe.model import Model
     from probe.path import Path, fit, fit_path
     from probe.predictions import Predictions
@@ -20,13 +21,20 @@ if TYPE_CHECKING:
     from probe.selection import Choice, select
     from probe.status import Status
     from probe.sweeps import sweep
+    from probe.validation import FoldChoice, Widened, select_holdout, select_kfold, select_splits, widen
+    from probe.widening import GridWidened
 
 _HOME = {
     "BadInput": "errors",
+    "CLIP_GRID": "grids",
     "C_GRID": "grids",
     "Choice": "selection",
     "Comparison": "comparison",
     "DamagedRecord": "errors",
+    "FoldChoice": "validation",
+    "GRIDS": "grids",
+    "GridWidened": "widening",
+    "LinearProbe": "estimator",
     "MissingExtra": "errors",
     "Model": "model",
     "NotConverged": "errors",
@@ -34,23 +42,37 @@ _HOME = {
     "Predictions": "predictions",
     "ProbeError": "errors",
     "Results": "results",
+    "SVM_GRID": "grids",
     "Status": "status",
+    "Widened": "validation",
     "compare": "comparison",
+    "conventions": "",
     "fit": "path",
     "fit_path": "path",
     "load_results": "results",
     "metrics": "",
+    "named_grid": "grids",
     "plots": "",
     "select": "selection",
+    "select_holdout": "validation",
+    "select_kfold": "validation",
+    "select_splits": "validation",
     "sweep": "sweeps",
+    "widen": "validation",
 }
 
 __all__ = [
+    "CLIP_GRID",
     "C_GRID",
+    "GRIDS",
+    "SVM_GRID",
     "BadInput",
     "Choice",
     "Comparison",
     "DamagedRecord",
+    "FoldChoice",
+    "GridWidened",
+    "LinearProbe",
     "MissingExtra",
     "Model",
     "NotConverged",
@@ -59,14 +81,21 @@ __all__ = [
     "ProbeError",
     "Results",
     "Status",
+    "Widened",
     "compare",
+    "conventions",
     "fit",
     "fit_path",
     "load_results",
     "metrics",
+    "named_grid",
     "plots",
     "select",
+    "select_holdout",
+    "select_kfold",
+    "select_splits",
     "sweep",
+    "widen",
 ]
 
 

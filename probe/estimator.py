@@ -1,0 +1,307 @@
+"""The probe as a scikit-learn classifier. The only file that knows scikit-learn; imported when `LinearProbe` is first used."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
+from sklearn.model_selection import check_cv
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probe import folds, metrics
+from probe.arrays import Array, as_matrix, require_finite, to_numpy
+from probe.errors import BadInput
+from probe.grids import C_GRID, named_grid
+from probe.joining import rows_of
+from probe.labels import encode
+from probe.metrics import PredictionMetric
+from probe.model import Model
+from probe.path import fit_path
+from probe.validation import FoldChoice, select_splits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sklearn.utils import Tags
+
+    from probe.metrics import Metric
+
+_Splits: TypeAlias = "list[tuple[np.ndarray, np.ndarray]]"
+
+_FLOATING = (np.float64, np.float32, np.float16)
+
+
+class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """L2-regularised logistic regression with C chosen along a path, as a scikit-learn classifier.
+
+    With one C it is ``probe.fit``. With several it is ``probe.fit_path`` on a part of the rows, the best C on the rest, and
+    ``probe.fit`` on all of them at that C.
+
+    Parameters
+    ----------
+    C : "path", float or array-like of shape (b,)
+        Inverse penalty in the sum form, ``C · Σ s_i loss_i + ½ ‖W‖²``. "path" is the 45 values of `probe.C_GRID`; the grids
+        of `probe.GRIDS` go by their names; a number is fitted as it is, without `cv`, `metric`, `refit` and `widen`.
+    tol : float
+        See `probe.fit_path`. Tighter than its default: scikit-learn asks that a row of weight two and the row twice give the
+        same probabilities to seven digits.
+    max_iter : int
+        Iterations per value of C.
+    fit_intercept : bool
+    class_weight : mapping, "balanced" or None
+        Weights of the classes in the fits; "balanced" counts all rows, and is then the same for every split.
+    cv : float, int, scikit-learn splitter, or iterable of (train rows, validation rows)
+        How C is chosen: a fraction is held out, stratified (`probe.select_holdout`); a whole number is that many stratified
+        folds (`probe.select_kfold`).
+    metric : str, metric or callable
+        What is maximised (or minimised, by a metric that says so): a name of `probe.metrics.NAMED`, one of these metrics, or a
+        function of (y_true, y_pred). For multi-label data "accuracy" is the share of entries that are right.
+    refit : bool
+        Whether the model is fitted again on all rows at the chosen C. False keeps the fit that was chosen, which has not seen
+        the validation rows; that needs one split.
+    widen : bool
+        Whether values of C beyond the grid are tried while the best is at its edge; said in a `GridWidened` warning.
+    random_state : int, RandomState instance or None
+        Seed of the hold-out or the folds. They do not depend on anything else: the default gives the same rows every time.
+
+    Attributes
+    ----------
+    coef_ : array of shape (k, d), float64
+        One row for binary problems, of ``classes_[1]``. Where `X` lived.
+    intercept_ : array of shape (k,), float64
+    classes_ : numpy.ndarray
+        Sorted labels; for multi-label data the numbers of the columns.
+    C_ : float
+        The C of this model.
+    choice_ : FoldChoice or None
+        How it was chosen: every C with its score. None for one C.
+    path_ : Path
+        The fits along C that it was chosen from: on the rows that were not held out, of the first split where there are
+        several (all are in ``choice_.paths``). For one C, its fit on all rows.
+    status_ : Status
+    grad_norm_, gap_ : float
+        The certificate of this model, see `probe.certificate`.
+    n_iter_ : int
+    n_features_in_ : int
+    feature_names_in_ : numpy.ndarray of shape (d,)
+        Only after a fit on a table with names.
+
+    See Also
+    --------
+    probe.fit_path, probe.select : the same without scikit-learn.
+
+    Notes
+    -----
+    Rows of weight zero are dropped. Weighted rows count by their weight when C is chosen, too; metrics other than accuracy
+    take whole numbers there. Arrays of torch and cupy stay where they are, and so do coefficients and decision values;
+    predicted labels are numpy's.
+
+    Examples
+    --------
+    >>> import probe
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = probe.LinearProbe(C=[0.01, 0.1, 1.0, 10.0]).fit(X, y)
+    >>> clf.status_.value, clf.path_.coef.shape
+    ('converged', (4, 3, 4))
+    """
+
+    coef_: Array
+    intercept_: Array
+    classes_: np.ndarray
+    n_features_in_: int
+
+    def __init__(
+        self,
+        C: str | float | Any = "path",
+        *,
+        tol: float = 1e-7,
+        max_iter: int = 1000,
+        fit_intercept: bool = True,
+        class_weight: Any = None,
+        cv: float | int | Iterable[tuple[Any, Any]] | Any = 0.2,
+        metric: str | Metric | Callable[[Any, Any], float] = "accuracy",
+        refit: bool = True,
+        widen: bool = False,
+        random_state: Any = 0,
+    ) -> None:
+        self.C = C
+        self.tol = tol
+        self.max_iter = max_iter
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.cv = cv
+        self.metric = metric
+        self.refit = refit
+        self.widen = widen
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearProbe:
+        """Fit, choosing C where several are given.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Anything that `probe.fit_path` takes, or a table.
+        y : array-like of shape (n,), or (n, k) of 0 and 1
+        sample_weight : array-like of shape (n,), optional
+
+        Returns
+        -------
+        LinearProbe
+            Itself.
+
+        Raises
+        ------
+        BadInput
+            As `probe.fit_path` and `probe.select_splits`; parameters that mean nothing.
+
+        Warns
+        -----
+        NotConverged
+            Naming every C whose certificate falls short of `tol`.
+        """
+        A = self._features(X, is_new=True)
+        labels = _labels(y)
+        weight = _weights(sample_weight, int(A.shape[0]))
+        every_label, kept = labels, None
+        if weight is not None and len(labels) == len(weight) and (weight == 0).any() and (weight > 0).any():
+            kept = np.flatnonzero(weight)
+            A, labels, weight = rows_of(A, kept), labels[kept], weight[kept]
+        in_fits = encode(labels, int(A.shape[0]), weight, self.class_weight).weights
+        grid = self._grid()
+        self.choice_: FoldChoice | None = None
+        if grid is None:
+            self.path_ = fit_path(A, labels, [self.C], sample_weight=in_fits, **self._options())
+            return self._keep(self.path_.model(0))
+        splits = self._splits(labels, every_label, kept)
+        self.choice_ = self._choose(A, labels, grid, splits, in_fits, weight)
+        self.path_ = self.choice_.paths[0]
+        if not self.refit:
+            return self._keep(self.path_.model(self.choice_.index))
+        whole = fit_path(A, labels, [self.choice_.C], sample_weight=in_fits, **self._options())
+        return self._keep(whole.model(0))
+
+    def decision_function(self, X: Any) -> Array:
+        """Decision values, shape (n, k), or (n,) for binary problems, float64."""
+        return self._model().decision_function(self._features(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels, shape (n,); (n, k) of 0 and 1 after a fit on multi-label data."""
+        return self._model().predict(self._features(X))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities, shape (n, k), in the order of ``classes_``; per label after a fit on multi-label data."""
+        return self._model().predict_proba(self._features(X))
+
+    def _model(self) -> Model:
+        check_is_fitted(self)
+        return self._fitted
+
+    def _keep(self, model: Model) -> LinearProbe:
+        self._fitted = model
+        self.coef_, self.intercept_, self.classes_ = model.coef, model.intercept, model.classes
+        self.C_, self.status_, self.n_iter_ = model.C, model.status, model.n_iter
+        self.grad_norm_, self.gap_ = model.grad_norm, model.gap
+        return self
+
+    def _options(self) -> dict[str, Any]:
+        return {"fit_intercept": self.fit_intercept, "tol": self.tol, "max_iter": self.max_iter}
+
+    def _grid(self) -> Any:
+        """The grid to choose from, or None for one C."""
+        if isinstance(self.C, str):
+            return C_GRID if self.C == "path" else named_grid(self.C)
+        return None if np.ndim(self.C) == 0 else self.C
+
+    def _choose(
+        self,
+        A: Array,
+        y: np.ndarray,
+        grid: Any,
+        splits: _Splits,
+        weight: np.ndarray | None,
+        val_weight: np.ndarray | None,
+    ) -> FoldChoice:
+        if not self.refit and len(splits) > 1:
+            raise BadInput(
+                f"refit is False, but C is chosen on {len(splits)} splits, each with a fit of its own, and none of them is "
+                "the model; set refit=True, or hold out a fraction with cv=0.2."
+            )
+        rule = metrics.get(self.metric) if isinstance(self.metric, str) else metrics.as_metric(self.metric)
+        if y.ndim == 2 and rule is metrics.accuracy:
+            rule = PredictionMetric("accuracy of entries", _entries)
+        return select_splits(
+            A, y, splits, grid, metric=rule, sample_weight=weight, val_weight=val_weight, widen=self.widen, **self._options()
+        )  # fmt: skip
+
+    def _splits(self, y: np.ndarray, every_y: np.ndarray, kept: np.ndarray | None) -> _Splits:
+        """Splits of the rows that are kept; one's own are numbers of all rows."""
+        cv = self.cv
+        if isinstance(cv, bool | str) or cv is None:
+            raise BadInput(
+                f"cv is {cv!r}; give a fraction to hold out (0.2), a number of folds (5), a splitter, or splits."
+            )
+        if isinstance(cv, float | np.floating):
+            return folds.splits(folds.holdout(y, float(cv), seed=self._seed()))
+        if isinstance(cv, int | np.integer):
+            return folds.splits(folds.kfold(y, int(cv), seed=self._seed()))
+        given = list(check_cv(cv).split(np.zeros((len(every_y), 1)), every_y))
+        return given if kept is None else folds.among(kept, len(every_y), given)
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _features(self, X: Any, is_new: bool = False) -> Array:
+        """Features at the door: arrays of torch and cupy as they are, everything else by scikit-learn's checks."""
+        module = type(X).__module__.partition(".")[0]
+        if module in {"torch", "cupy"} or (hasattr(X, "blocks") and hasattr(X, "ids")):
+            A = as_matrix(X)
+            if is_new:
+                self.n_features_in_ = int(A.shape[1])
+        else:
+            A = validate_data(self, X, reset=is_new, dtype=_FLOATING, ensure_all_finite=False)
+        require_finite(A)
+        return A
+
+
+def _labels(y: Any) -> np.ndarray:
+    if y is None:
+        raise BadInput("LinearProbe requires y to be passed, but the target y is None: it learns from labels.")
+    labels = np.asarray(to_numpy(y) if hasattr(y, "shape") else y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples,), for "
+            "example using ravel().",
+            DataConversionWarning,
+            stacklevel=3,
+        )
+        return labels[:, 0]
+    return labels
+
+
+def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
+    if sample_weight is None:
+        return None
+    weight = np.asarray(to_numpy(sample_weight) if hasattr(sample_weight, "shape") else sample_weight, dtype=np.float64)
+    weight = np.full(n, float(weight)) if weight.ndim == 0 else weight
+    if weight.shape != (n,):
+        raise BadInput(
+            f"sample_weight has shape {weight.shape} but X has {n} rows: sample_weight.shape must be ({n},)."
+        )
+    return weight
+
+
+def _entries(y_true: Array, y_pred: Array) -> float:
+    return float(np.mean(to_numpy(y_true) == to_numpy(y_pred)))

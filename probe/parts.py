@@ -1,0 +1,108 @@
+"""Parts of the rows: what one split fits on and what it scores on, with weights checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probe import metrics
+from probe.arrays import Array, to_numpy
+from probe.errors import BadInput
+from probe.joining import rows_of
+from probe.metrics import PredictionMetric
+from probe.path import Path, fit_path
+from probe.selection import select
+
+if TYPE_CHECKING:
+    from probe.metrics import Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows to fit on and rows to score on. Features are gathered when they are used: copies of every split add up."""
+
+    X: Array
+    y: np.ndarray
+    weight: np.ndarray | None
+    train: np.ndarray
+    val: np.ndarray
+    rule: Metric
+
+    def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
+        weight = None if self.weight is None else self.weight[self.train]
+        return fit_path(rows_of(self.X, self.train), self.y[self.train], C, sample_weight=weight, **options)
+
+    def scores(self, path: Path) -> np.ndarray:
+        return select(path, rows_of(self.X, self.val), self.y[self.val], self.rule).scores
+
+
+def parts_of(
+    X: Array, y: np.ndarray, splits: Iterable[tuple[Any, Any]], rule: Metric, sample_weight: Any, val_weight: Any
+) -> list[Part]:
+    """Check splits and weights, and make a part of every split."""
+    n = int(X.shape[0])
+    if len(y) != n:
+        raise BadInput(f"X has {n} rows but y has {len(y)} labels; they must be of the same samples in the same order.")
+    weight = None if sample_weight is None else _weight(sample_weight, n, "sample_weight")
+    by_val = None if val_weight is None else _weight(val_weight, n, "val_weight")
+    parts = []
+    for i, (given_train, given_val) in enumerate(splits):
+        train, val = _numbers(given_train, n), _numbers(given_val, n)
+        if len(train) == 0 or len(val) == 0:
+            raise BadInput(
+                f"Split {i} has {len(train)} rows to train on and {len(val)} to validate on; both need at least one."
+            )
+        val, chosen_rule = _weighted(val, None if by_val is None else by_val[val], rule)
+        parts.append(Part(X, y, weight, train, val, chosen_rule))
+    if not parts:
+        raise BadInput("There is no split to choose C on; give at least one pair of rows to train and to validate on.")
+    return parts
+
+
+def _weighted(rows: np.ndarray, weight: np.ndarray | None, rule: Metric) -> tuple[np.ndarray, Metric]:
+    """Rows and metric such that the metric counts every row by its weight."""
+    if weight is None or (weight == 1).all():
+        return rows, rule
+    if not (weight > 0).any():
+        raise BadInput(f"All {len(rows)} validation rows of a split have weight zero; drop them, or split otherwise.")
+    if rule is metrics.accuracy:
+
+        def accuracy(y_true: Any, y_pred: Any) -> float:
+            return float(np.average(np.asarray(y_true) == np.asarray(y_pred), weights=weight))
+
+        return rows, PredictionMetric("accuracy", accuracy)
+    if (weight != np.round(weight)).any():
+        raise BadInput(
+            f"The metric {rule.name} takes whole-number weights only (a row twice), but the validation weights hold "
+            f"{weight[weight != np.round(weight)][0]!r}; choose C by accuracy, or leave val_weight out."
+        )
+    return np.repeat(rows, weight.astype(np.int64)), rule
+
+
+def _weight(given: Any, n: int, name: str) -> np.ndarray:
+    weight = np.asarray(host(given), dtype=np.float64)
+    if weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any():
+        raise BadInput(
+            f"{name} must be {n} finite numbers that are not negative, one per row of X; it has shape {weight.shape}."
+        )
+    return weight
+
+
+def _numbers(rows: Any, n: int) -> np.ndarray:
+    found = np.asarray(host(rows))
+    if found.dtype == bool:
+        if found.shape != (n,):
+            raise BadInput(f"A mask of rows has shape {found.shape}, but X has {n} rows.")
+        return np.flatnonzero(found)
+    if found.size and (found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < -n or found.max() >= n):
+        raise BadInput(f"A split must hold numbers of rows of X, below {n}; got {found.dtype} of shape {found.shape}.")
+    numbers: np.ndarray = found.astype(np.int64) % n
+    return numbers
+
+
+def host(x: Any) -> np.ndarray:
+    """Anything array-like as a numpy array."""
+    return to_numpy(x) if hasattr(x, "shape") else np.asarray(x)
