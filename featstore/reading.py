@@ -184,13 +184,8 @@ class StoredArray:
         stamp, status = self.checked.get(k), os.fstat(fd)
         return stamp == (status.st_ino, status.st_mtime_ns) and status.st_size == self.grid.file_bytes
 
-    def mapped(self, k: int) -> np.ndarray | None:
-        """Return the rows of chunk `k` mapped to memory, (chunk_rows, row_bytes) uint8; None unless it was checked before."""
-        where = (self.key.digest, k)
-        known = self.maps.get(where)
-        # Touching a file that was cut short since would kill the process.
-        if known is not None and known[0].size() == self.grid.file_bytes:
-            return known[1]
+    def map(self, k: int) -> np.ndarray | None:
+        """Map chunk `k` to memory and return its rows, (chunk_rows, row_bytes) uint8; None unless it was checked before."""
         if k not in self.checked:
             return None
         try:
@@ -200,7 +195,7 @@ class StoredArray:
         try:
             if not self.is_checked(k, fd):
                 return None
-            return self.maps.put(where, chunks.map_chunk(fd, self.grid))
+            return self.maps.put((self.key.digest, k), chunks.map_chunk(fd, self.grid))
         finally:
             os.close(fd)
 
@@ -246,11 +241,16 @@ class _Gather:
         self.array = array
         self.rows = flat.reshape(-1, array.grid.row_bytes)
         self.scratch: np.ndarray | None = None
+        self.digest, self.file_bytes = array.key.digest, array.grid.file_bytes
 
     def __call__(self, k: int, local: np.ndarray, positions: slice | np.ndarray) -> None:
-        source = self.array.mapped(k)
-        if source is None:
-            source = self._checked_now(k)
+        known = self.array.maps.get((self.digest, k))
+        # The size, because touching a file that was cut short since would kill the process.
+        if known is not None and known[0].size() == self.file_bytes:
+            source = known[1]
+        else:
+            found = self.array.map(k)
+            source = self._checked_now(k) if found is None else found
         if isinstance(positions, slice):
             # "clip" because "raise" would copy through a buffer of its own; the rows are known to exist.
             source.take(local, 0, self.rows[positions], "clip")
