@@ -167,19 +167,23 @@ def _line(r: Record) -> list[str]:
 
 def _seeds_line(records: list[Record]) -> list[str]:
     val, test = [r.val_score for r in records], [r.test_score for r in records]
-    many = len(records) > 1
     return [
         records[0].unit,
         str(records[0].d),
         tables.penalty(median(r.C for r in records)),
         str(len(records)),
         tables.number(mean(val)),
-        tables.number(stdev(val) if many else None),
+        tables.number(_spread(val)),
         tables.number(mean(test)),
-        tables.number(stdev(test) if many else None),
+        tables.number(_spread(test)),
         f"{sum(r.n_converged for r in records)}/{sum(len(r.grid) for r in records)}",
         tables.seconds(sum(r.seconds for r in records)),
     ]
+
+
+def _spread(scores: list[float]) -> float | None:
+    """Standard deviation over seeds; None where there is one only, or no score at all (a sweep without test)."""
+    return stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
 
 
 def _absent_text(members: list[Record]) -> str:

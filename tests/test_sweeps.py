@@ -241,6 +241,17 @@ def test_without_test_the_validation_predictions_are_kept(store: featstore.Store
     assert record.val_interval == found.predictions(record).interval()
 
 
+def test_several_seeds_without_test_are_printed(store: featstore.Store, tmp_path: Path) -> None:
+    """The standard deviation of scores that are not there is an exception of `statistics`."""
+    found = run(store, tmp_path, test=None, val=0.2, seeds=2, units=["middle"])
+    row = found.text().splitlines()[-1].split()
+    assert len(found.records) == 2
+    assert row[4:6] == [
+        f"{np.mean([r.val_score for r in found]):.4f}",
+        f"{np.std([r.val_score for r in found], ddof=1):.4f}",
+    ]
+
+
 @pytest.mark.parametrize("metric", ["mean_per_class", "top5", "log_loss"])
 def test_other_metrics_choose_and_are_reported(store: featstore.Store, tmp_path: Path, metric: str) -> None:
     record = run(store, tmp_path, metric=metric, units=["middle"]).records[0]
