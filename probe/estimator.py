@@ -47,8 +47,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         Inverse penalty in the sum form, ``C · Σ s_i loss_i + ½ ‖W‖²``. "path" is the 45 values of `probe.C_GRID`; the grids
         of `probe.GRIDS` go by their names; a number is fitted as it is, without `cv`, `metric`, `refit` and `widen`.
     tol : float
-        See `probe.fit_path`. Tighter than its default: scikit-learn asks that a row of weight two and the row twice give the
-        same probabilities to seven digits.
+        What the certificate of the model must meet, see `probe.fit_path`; tighter than the default there, for scikit-learn asks
+        that a row of weight two and the row twice give the same probabilities to seven digits. A path that C is only chosen
+        from is fitted to ``10 tol``.
     max_iter : int
         Iterations per value of C.
     fit_intercept : bool
@@ -217,6 +218,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     def _options(self) -> dict[str, Any]:
         return {"fit_intercept": self.fit_intercept, "tol": self.tol, "max_iter": self.max_iter}
 
+    def _options_of_choice(self) -> dict[str, Any]:
+        options = self._options()
+        if self.refit and 0 < self.tol < 0.1:
+            options["tol"] = 10 * self.tol
+        return options
+
     def _grid(self) -> Any:
         """The grid to choose from, or None for one C."""
         if isinstance(self.C, str):
@@ -241,7 +248,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         if y.ndim == 2 and rule is metrics.accuracy:
             rule = PredictionMetric("accuracy of entries", _entries)
         return select_splits(
-            A, y, splits, grid, metric=rule, sample_weight=weight, val_weight=val_weight, widen=self.widen, **self._options()
+            A, y, splits, grid, metric=rule, sample_weight=weight, val_weight=val_weight, widen=self.widen,
+            **self._options_of_choice(),
         )  # fmt: skip
 
     def _splits(self, y: np.ndarray, every_y: np.ndarray, kept: np.ndarray | None) -> _Splits:
