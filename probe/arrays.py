@@ -187,8 +187,12 @@ def as_matrix(X: Any, device: Any = None) -> Array:
         X = X.numpy() if device is None else X.load(device=device)
     elif hasattr(X, "compute") and hasattr(X, "dask"):
         X = X.compute()
+    if isinstance(X, np.ma.MaskedArray):
+        raise BadInput("X is a masked array, and a solver cannot leave entries out; fill them, or drop their rows.")
     if not _is_array(X):
         X = np.asarray(X)
+    if getattr(X, "requires_grad", False):
+        X = X.detach()
     if device is not None:
         X = _moved(X, device)
     return _checked(X)
@@ -201,15 +205,21 @@ def _is_array(X: Any) -> bool:
 
 
 def _moved(X: Array, device: Any) -> Array:
-    if isinstance(X, np.ndarray):
-        if str(device) == "cpu":
-            return X
-        import torch
-
-        return torch.from_numpy(X).to(device)
+    if isinstance(X, np.ndarray) and str(device) == "cpu":
+        return X
     import array_api_compat
 
-    return array_api_compat.to_device(X, device)
+    try:
+        if isinstance(X, np.ndarray):
+            import torch
+
+            return torch.from_numpy(X).to(device)
+        return array_api_compat.to_device(X, device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadInput(
+            f"The features cannot be moved to device {str(device)!r}: {reason}. Leave device out to compute where they are."
+        ) from error
 
 
 def _checked(X: Array) -> Array:

@@ -17,6 +17,8 @@ from probe.model import Model, linear_scores
 from probe.solver import PathSolver, Solution
 from probe.status import Status
 
+_C_RANGE = (1e-30, 1e30)
+
 
 @dataclass(frozen=True, eq=False)
 class Path:
@@ -219,6 +221,12 @@ def _grid(C: Any) -> np.ndarray:
         raise BadInput(
             f"C must be positive and finite, but {bad.size} of {grid.size} values are not (first {bad[0]}); C is the inverse of "
             "the penalty: small C is strong regularisation."
+        )
+    extreme = grid[(grid < _C_RANGE[0]) | (grid > _C_RANGE[1])]
+    if extreme.size:
+        raise BadInput(
+            f"C = {float(extreme[0])!r} lies outside {_C_RANGE[0]:g} … {_C_RANGE[1]:g}, where float64 can certify nothing; the "
+            "papers' grids run from 1e-6 to 1e6."
         )
     return grid
 

@@ -115,8 +115,9 @@ def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> W
     H = xp.zeros((k, r, k, r), dtype=xp.float64, device=A.device)
     for c in range(k):  # the blocks of classes c ≤ e; the others mirror them
         scaled = xp.reshape(A64[:, None, :] * curvature.row(c)[c:, :].T[:, :, None], (n, (k - c) * r))
-        H[c, :, c:, :] = xp.reshape(A64.T @ scaled, (r, k - c, r))
-        H[c:, :, c, :] = xp.permute_dims(H[c, :, c:, :], (1, 2, 0))
+        block = xp.reshape(A64.T @ scaled, (r, k - c, r))
+        H[c, :, c:, :] = block
+        H[c + 1 :, :, c, :] = xp.permute_dims(block[:, 1:, :], (1, 2, 0))
     H = xp.reshape(H, (k * r, k * r))
     diagonal = np.tile(l2 * penalised, k)
     gauge = like(A, np.tile(1.0 - penalised, k), xp.float64)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.arrays import Array, like, namespace, require_finite, to_numpy
+from probe.errors import BadInput
 
 _GRADED = 1e5  # largest column over the median one; above this a Gram matrix in float64 loses the ordinary columns
 
@@ -128,10 +129,17 @@ def rotate(X: Array, fit_intercept: bool = True) -> Rotation:
     mean = xp.sum(X64, axis=0) / n
     if not bool(xp.all(xp.isfinite(mean))):
         require_finite(X)
+        raise BadInput("The sum of a column of X is beyond float64; divide the features by a constant.")
     centre = mean if fit_intercept else xp.zeros_like(mean)
     Xc = X64 - centre[None, :]
     tail = [float(n)] if fit_intercept else []
-    squares = to_numpy(xp.sum(Xc * Xc, axis=0))
+    with np.errstate(over="ignore"):
+        squares = to_numpy(xp.sum(Xc * Xc, axis=0))
+    if not np.isfinite(squares).all():
+        largest = float(xp.max(xp.abs(X64)))
+        raise BadInput(
+            f"X reaches {largest:.3g}, and its squares are beyond float64; divide the features by a constant."
+        )
     seen = squares > (np.finfo(np.float64).eps * n) ** 2 * (squares + n * to_numpy(mean) ** 2)
     if seen.any() and squares[seen].max() > _GRADED**2 * np.median(squares[seen]):
         return Rotation(centre, None, np.concatenate([squares, tail]), fit_intercept)

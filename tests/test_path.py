@@ -140,7 +140,8 @@ def test_torch_gives_the_numpy_answer_in_torch(k: int) -> None:
 
     X, y = digits(200, k)
     ours = probe.fit_path(X, y, GRID[3:9])
-    path = probe.fit_path(torch.from_numpy(X), torch.from_numpy(y), GRID[3:9])
+    path = probe.fit_path(torch.from_numpy(X).requires_grad_(), torch.from_numpy(y), GRID[3:9])
+    assert not path.coef.requires_grad
     assert isinstance(path.coef, torch.Tensor)
     assert path.coef.dtype == torch.float64
     assert all(s is probe.Status.CONVERGED for s in path.status)
@@ -286,6 +287,10 @@ BAD = [
     (lambda X, y: (X, y, {"C": "path"}), "it is 'path'"),
     (lambda X, y: (X, y, {"C": [0.0]}), r"first 0\.0\)"),
     (lambda X, y: (X, y, {"X_val": X}), "go together"),
+    (lambda X, y: (X, y, {"C": [1e-300]}), "outside 1e-30"),
+    (lambda X, y: (X, y, {"device": "nowhere"}), "cannot be moved to device 'nowhere'"),
+    (lambda X, y: (X * 1e200, y, {}), "beyond float64"),
+    (lambda X, y: (np.ma.masked_less(X, 1), y, {}), "masked array"),
 ]
 
 
