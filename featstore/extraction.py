@@ -153,8 +153,8 @@ class _Run:
         return {unit: value.cpu() for unit, value in found.items()}
 
     def provenance(self, part: SplitPlan) -> dict[str, Any]:
-        """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same "
-        "command."""
+        """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same
+        command."""
         import PIL
         import torch
 

@@ -1,5 +1,5 @@
-"""What an extraction has to do: decided first, by looking alone, so that it can be printed and tested before "
-"anything is done."""
+"""What an extraction has to do: decided first, by looking alone, so that it can be printed and tested before
+anything is done."""
 
 from __future__ import annotations
 

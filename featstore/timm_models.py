@@ -1,5 +1,5 @@
-"""Networks of timm: by name, with the tag that says which weights, and the preprocessing that these were trained "
-"for."""
+"""Networks of timm: by name, with the tag that says which weights, and the preprocessing that these were trained
+for."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def encoded(value: int, kind: str = "PNG") -> bytes:
 
 
 def members() -> dict[str, bytes]:
-    """Return three images of cats and two of dogs by relative path, one of them deeper, and files that are no "
-    "images."""
+    """Return three images of cats and two of dogs by relative path, one of them deeper, and files that are no
+    images."""
     images = {f"cat/{i}.png": encoded(i) for i in range(3)} | {
         "dog/deep/a.jpg": encoded(90, "JPEG"),
         "dog/b.PNG": encoded(91),
@@ -217,8 +217,8 @@ def test_digits_are_two_domains_that_share_no_image() -> None:
 
 
 def write_batches(folder: Path) -> np.ndarray:
-    """Write a miniature in the official form: pickles of protocol 2 with a dict of data and labels; return the "
-    "images."""
+    """Write a miniature in the official form: pickles of protocol 2 with a dict of data and labels; return the
+    images."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     folder.mkdir(parents=True)

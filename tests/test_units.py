@@ -119,8 +119,8 @@ def _no_gradients() -> Iterator[None]:
 @pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_units_are_the_network(name: str, fine: bool) -> None:
-    """Else features would be of another network than the one that is named, or a tuned unit would not fit back into "
-    "it."""
+    """Else features would be of another network than the one that is named, or a tuned unit would not fit back into
+    it."""
     module, chain, x = build(name), chain_of(name, fine), image(name)
     expected = module(x)
     assert chain.reason is None

@@ -12,8 +12,8 @@ __all__ = ["CifarResNet"]
 
 
 class Block(nn.Module):
-    """Two 3 × 3 convolutions around a shortcut; where the shape changes, it skips pixels and pads channels with "
-    "zeros."""
+    """Two 3 × 3 convolutions around a shortcut; where the shape changes, it skips pixels and pads channels with
+    zeros."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images of 32 × 32 in 10 classes, in any of the forms in which it "
-"lies around."""
+"""CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images of 32 × 32 in 10 classes, in any of the forms in which it
+lies around."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def cifar10(which: str, data_root: Path | None) -> Split:
 
 
 def _of_batches(folder: Path, which: str, name: str) -> Split:
-    """Return the split that the python batches hold: dicts of data (n, 3072) uint8, planes of red, green, blue, and "
-    "labels."""
+    """Return the split that the python batches hold: dicts of data (n, 3072) uint8, planes of red, green, blue, and
+    labels."""
     from featstore.datasets.arrays import ArraySamples
     from featstore.splits import Split
 
@@ -78,8 +78,8 @@ def _of_batches(folder: Path, which: str, name: str) -> Split:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads numpy arrays and plain containers; whatever else a pickle names is refused, so that nothing can be "
-    "executed."""
+    """Reads numpy arrays and plain containers; whatever else a pickle names is refused, so that nothing can be
+    executed."""
 
     ALLOWED: frozenset[tuple[str, str]] = frozenset(
         {
