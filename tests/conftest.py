@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir() or not (SHARED / "weights").is_dir():
         pytest.skip("the shared folder with real images and weights is not beside this checkout")
     return SHARED
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C through: a shell that starts the tests in the background has them, and all they start, ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,7 +58,7 @@ def test_batched_losses_equal_the_definition(k: int, n: int, weighted: bool, see
 def test_float32_residuals_keep_their_relative_precision(k: int) -> None:
     """When p_y → 1 the residual must not be 1 − p_y: float32 would return zero or noise, and the solver would stall."""
     rows = 1 if k == 2 else k
-    y = np.array([1] + list(range(k)))
+    y = np.array([1, *range(k)])
     score = np.zeros((1, rows, len(y)))
     score[0, -1 if k == 2 else 1, :] = 30.0  # p_y = 1 − 1e-13: beyond float32
     loss32, R32 = encode(y, len(y)).loss(np.zeros((1, 1), np.float32), np.float32).evaluate(score.astype(np.float32))
