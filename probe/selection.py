@@ -77,15 +77,28 @@ def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, A
         )
     scores = np.array(_scores(path, X, y, rule))
     ranked = scores if rule.higher_is_better else -scores
-    if not np.isfinite(ranked).any():
-        raise BadInput(
-            f"The metric {rule.name} is not finite at any of the {len(scores)} values of C; check the validation labels."
-        )
-    best = np.flatnonzero(ranked == np.nanmax(ranked))
-    index = int(best[np.argmin(path.C[best])])
+    index = best_index(path.C, ranked)
     order = np.argsort(path.C)
     at_edge = index in (int(order[0]), int(order[-1])) and len(path.C) > 1
     return Choice(float(path.C[index]), index, scores, at_edge)
+
+
+def best_index(C: np.ndarray, ranked: np.ndarray) -> int:
+    """Position of the best score (higher is better); on a tie that of the smallest C.
+
+    Parameters
+    ----------
+    C, ranked : numpy.ndarray of shape (b,), float64
+        At least one score is finite.
+
+    Returns
+    -------
+    int
+    """
+    if not np.isfinite(ranked).any():
+        raise BadInput(f"The metric is not finite at any of the {len(C)} values of C; check the validation labels.")
+    best = np.flatnonzero(ranked == np.nanmax(ranked))
+    return int(best[np.argmin(C[best])])
 
 
 def _scores(path: Path, X: Any, y: np.ndarray, rule: Metric) -> list[float]:

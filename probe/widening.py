@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.errors import BadInput
+from probe.selection import best_index
 
 
 class GridWidened(UserWarning):
@@ -47,24 +47,6 @@ class Searched:
     added: tuple[np.ndarray, ...]
     order: np.ndarray
     sentence: str
-
-
-def best_index(C: np.ndarray, ranked: np.ndarray) -> int:
-    """Position of the best score (higher is better); on a tie that of the smallest C.
-
-    Parameters
-    ----------
-    C, ranked : numpy.ndarray of shape (b,), float64
-        At least one score is finite.
-
-    Returns
-    -------
-    int
-    """
-    if not np.isfinite(ranked).any():
-        raise BadInput(f"The metric is not finite at any of the {len(C)} values of C; check the validation labels.")
-    best = np.flatnonzero(ranked == np.nanmax(ranked))
-    return int(best[np.argmin(C[best])])
 
 
 def edge(C: np.ndarray, index: int) -> int:
