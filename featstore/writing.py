@@ -22,6 +22,7 @@ from featstore.files import flush_folder, remove_partials, write_errors
 from featstore.locking import locked
 from featstore.manifest import ArrayKey, PassKey
 from featstore.passes import FORMAT, MANIFEST, Manifest, PassFolder, Targets, read_json, write_json
+from featstore.progress import say
 from featstore.reading import StoredArray, in_threads
 from featstore.staging import Block, Staged, reopen_damaged, stage
 
@@ -273,6 +274,9 @@ def _describe(folder: PassFolder, key: PassKey, split: Split) -> None:
         targets = Targets(split.labels, split.classes)
         if known is None or known.classes != targets.classes or not np.array_equal(known.labels, targets.labels):
             folder.write_targets("labels", targets)
+            if known is not None:
+                same = ", ".join(f"'{name}'" for name in sorted(names | {split.name}))
+                say(f"the labels of '{split.name}' replace those that were stored for the same images ({same})")
 
 
 def _damaged(read: Callable[[], object]) -> bool:

@@ -141,7 +141,9 @@ def test_one_pass_for_all_units_and_none_when_all_is_there(
         assert calls.n_images == 0, "the pass ends after the last wanted unit"
 
 
-def test_labels_are_replaced_without_a_pass(backbone: Backbone, tmp_path: Path) -> None:
+def test_labels_are_replaced_without_a_pass(
+    backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     split = pictures(10)
     store = extract(backbone, split, tmp_path / "s", units="penultimate")
     relabelled = replace(split, name="renamed", labels=np.zeros(10, np.int64), classes=("all",))
@@ -151,6 +153,8 @@ def test_labels_are_replaced_without_a_pass(backbone: Backbone, tmp_path: Path) 
     found = store.features("penultimate", "renamed")
     assert found.labels is not None
     assert found.labels.tolist() == [0] * 10
+    said = capsys.readouterr().err
+    assert said.count("the labels of 'renamed' replace those") == 1  # who reads by the first name gets other labels now
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
