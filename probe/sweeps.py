@@ -299,8 +299,21 @@ def _announce(report: Progress, n: int, n_missing: int, folder: ResultFolder, so
         report.say(absent_sentence(part, absent))
     if n_missing == 0:
         report.say(f"all {n} results are in {folder.path}; nothing to fit.")
-    elif n_missing < n:
+        return
+    if n_missing < n:
         report.say(f"{n - n_missing} of {n} results are in {folder.path}; fitting the other {n_missing}.")
+    for sentence in _shared_images(first.features):
+        report.say(sentence)
+
+
+def _shared_images(features: dict[str, FeatureMatrix]) -> Iterable[str]:
+    """Say which splits hold the same images, by content: a score on an image that was fitted or chosen on says nothing."""
+    contents = {part: {row.tobytes() for row in matrix.samples.rows} for part, matrix in features.items()}
+    for part, other in (("val", "train"), ("test", "train"), ("test", "val")):
+        shared = len(contents.get(part, set()) & contents.get(other, set()))
+        if shared:
+            where = f"{part} ('{features[part].split}') are in {other} ('{features[other].split}')"
+            yield f"warning: {shared:,} of {len(contents[part]):,} images of {where} as well; the {part} scores are too good."
 
 
 def _loaded(jobs: Iterable[_Job], device: str | None) -> Iterable[tuple[_Source, dict[str, Any], _Job]]:

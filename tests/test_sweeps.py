@@ -218,6 +218,17 @@ def test_progress_and_absent_classes_are_said(tmp_path: Path, capsys: pytest.Cap
     assert "test has 1 class that train lacks (nine)" in found.text()
 
 
+def test_images_that_two_splits_share_are_said(
+    store: featstore.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A test split that was trained on must not pass for a test; found by content, whatever the splits are called."""
+    run(store, tmp_path, units="pixels", test="train", progress=True)
+    said = capsys.readouterr().err
+    assert said.count("warning: 300 of 300 images of test ('train') are in train ('train') as well") == 1
+    run(store, tmp_path, units="pixels", progress=True)
+    assert "as well" not in capsys.readouterr().err
+
+
 def test_units_are_in_order_of_execution_whatever_order_is_asked(store: featstore.Store, tmp_path: Path) -> None:
     found = run(store, tmp_path, units=["pixels", "coarse", "pixels"])
     assert [(r.unit, r.depth) for r in found] == [("coarse", 0), ("pixels", 2)]
