@@ -220,7 +220,7 @@ def _compute(run: _Run, part: SplitPlan, session: Session) -> None:
         say(f"'{part.split.name}': {n_missing:,} images through {run.backbone.name} for {', '.join(units)}{resumed}")
     begun = time.monotonic()
     # Where the network runs on the same cores, decoding meanwhile gains nothing, and takes cores away in the middle of parallel
-    # sections whose other threads then wait: three times slower on two cores.
+    # sections whose other threads then wait: one run on two busy cores was three times slower.
     ahead = 0 if run.device.type == "cpu" else AHEAD
     ordered = [rows for _, rows in batches]
     loaded = load_batches(part.split, run.backbone.preprocessing, ordered, workers=run.workers, ahead=ahead)

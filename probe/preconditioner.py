@@ -9,7 +9,7 @@ curvature lives on few pairs. So the m pairs of largest leverage are kept exactl
     M = D + U Uᵀ,    D = c · Λ + λ  (diagonal, the same for every class),    columns of U = √w · v ⊗ x,
 
 inverted by the Woodbury identity with one m × m factorisation. Pairs are kept down to a leverage ``w ‖v‖² xᵀD⁻¹x`` of 0.1: at 1,
-which looks natural, the many pairs just below it cost twice the iterations (measured on real features).
+which looks natural, a path on real features (PACS, all units of a MobileNet) took 829 iterations instead of 502.
 """
 
 from __future__ import annotations
