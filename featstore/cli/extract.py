@@ -1,0 +1,69 @@
+"""``featstore extract``: what the store lacks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from featstore.cli import output
+
+LOADING = ("weights", "cut", "seed", "version")
+"""Options that belong to `load_backbone`; the others go to `featstore.extract`."""
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    sub = commands.add_parser(
+        "extract",
+        argument_default=argparse.SUPPRESS,
+        help="compute the features that a store lacks",
+        description="Compute the features of every unit of a network for the images of some splits, as far as they are missing.",
+    )
+    sub.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, featstore:NAME or package.module:function; "
+                     "@path/to/weights may follow")  # fmt: skip
+    sub.add_argument("splits", nargs="+", metavar="SPLIT", help="imagefolder:PATH, npz:PATH, cifar10:train, digits:train, … or "
+                     "package.module:function; shifts may follow: +blur(2.0)")  # fmt: skip
+    sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store; made where there is none")
+    sub.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
+    sub.add_argument("--cut", choices=("coarse", "fine"), help="how the network is cut into units")
+    sub.add_argument("--seed", type=int, help="of random weights")
+    sub.add_argument(
+        "--version", help="your own version of a model or data set that has no content to be identified by"
+    )
+    sub.add_argument("--data-root", type=Path, help="where the data sets with a name are")
+    sub.add_argument("--units", nargs="+", help="names of units; else all up to the penultimate")
+    sub.add_argument("--pool", help="how maps become vectors")
+    sub.add_argument("--dtype", choices=("float16", "float32"), help="what is stored")
+    sub.add_argument("--batch-size", type=int, help="images per forward pass")
+    sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
+    sub.add_argument("--workers", type=int, help="processes or threads that decode images")
+    sub.add_argument(
+        "--precision", choices=("fp32", "tf32", "amp-fp16", "amp-bf16"), help="arithmetic of the forward pass"
+    )
+    sub.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out images that do not decode, and record them"
+    )
+    sub.add_argument("--repair", action="store_true", help="read all that is stored, and compute damaged rows again")
+    sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
+    output.add_json(sub)
+    sub.set_defaults(command=command)
+
+
+def command(model: str, splits: list[str], root: Path, *, as_json: bool = False, **options: Any) -> int:
+    """Load the network and the splits, and extract what is missing."""
+    import featstore
+
+    loading = {name: options.pop(name) for name in LOADING if name in options}
+    if loading.get("weights") == "random":
+        loading["weights"] = None
+    if "cut" in loading:
+        loading["units"] = loading.pop("cut")
+    data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
+    loaded = [featstore.load_split(spec, **data) for spec in splits]
+    backbone = featstore.load_backbone(model, **loading)
+    store = featstore.extract(backbone, loaded, root, **options)
+    names = {split.name for split in loaded}
+    done = [e for e in store.entries() if e.weights_digest == backbone.weights_digest and names & set(e.splits)]
+    output.print_entries(done, as_json)
+    return 0

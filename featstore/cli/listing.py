@@ -1,0 +1,62 @@
+"""``featstore ls`` and ``featstore info``: what a store holds, and what identifies it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from featstore.cli import output
+
+
+def add(commands: Any) -> None:
+    """Add both subcommands."""
+    for name, command, text in (
+        ("ls", list_entries, "list the matrices of a store"),
+        ("info", show_info, "show everything that identifies what is in a store"),
+    ):
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        output.add_store(sub)
+        sub.add_argument("--backbone", help="only this one")
+        sub.add_argument("--split", help="only this one")
+        output.add_json(sub)
+        sub.set_defaults(command=command)
+
+
+def list_entries(root: Path, *, backbone: str | None = None, split: str | None = None, as_json: bool = False) -> int:
+    """Print the matrices of a store."""
+    output.print_entries(output.chosen(root, backbone, split), as_json)
+    return 0
+
+
+def show_info(root: Path, *, backbone: str | None = None, split: str | None = None, as_json: bool = False) -> int:
+    """Print what identifies each pass of a store, and what it holds."""
+    from featstore.store import open_store
+
+    store = open_store(root)
+    entries = output.chosen(root, backbone, split)
+    shown: list[dict[str, Any]] = [
+        {
+            "pass": folder.id,
+            "key": folder.key().to_json(),
+            "splits": list(folder.names()),
+            "targets": list(folder.target_names()),
+            "provenance": folder.provenance(),
+            "arrays": [e.to_json() for e in entries if e.pass_id == folder.id],
+        }
+        for folder in store.passes()
+        if any(e.pass_id == folder.id for e in entries)
+    ]
+    total = sum(e.n_bytes for e in entries if e.is_complete)
+    if as_json:
+        print(json.dumps({"root": str(root), "n_bytes": total, "passes": shown}, indent=1))
+        return 0
+    counts = output.count(len(shown), "pass", "passes"), output.count(len(entries), "matrix", "matrices")
+    print(f"{root}: {', '.join(counts)}, {output.size(total)}")
+    for one in shown:
+        print(f"\npass {one['pass']}")
+        output.print_tree({k: one[k] for k in ("splits", "targets", "key", "provenance")}, "  ")
+        for array in one["arrays"]:
+            shape, state = "×".join(map(str, array["shape"])), "" if array["is_complete"] else ", incomplete"
+            print(f"  unit {array['unit']}: {array['pool']}, {array['dtype']}, {shape}{state}")
+    return 0

@@ -1,0 +1,87 @@
+"""What the commands share: arguments, choosing entries, and printing them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featstore.store import Entry
+
+
+def add_store(sub: argparse.ArgumentParser) -> None:
+    """Add the argument that names a store."""
+    sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store")
+
+
+def add_json(sub: argparse.ArgumentParser) -> None:
+    """Add the option for programs."""
+    sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
+
+
+def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
+    """Return the entries of a store, of one backbone or split if asked; an unknown name is an error that knows the nearest."""
+    from featstore.errors import UnknownName
+    from featstore.store import open_store
+
+    entries = open_store(root).entries()
+    if backbone is not None and not any(e.backbone == backbone for e in entries):
+        raise UnknownName(f"backbone in {root}", backbone, dict.fromkeys(e.backbone for e in entries))
+    if split is not None and not any(split in e.splits for e in entries):
+        raise UnknownName(f"split in {root}", split, dict.fromkeys(name for e in entries for name in e.splits))
+    return [e for e in entries if backbone in (None, e.backbone) and (split is None or split in e.splits)]
+
+
+def print_entries(entries: list[Entry], as_json: bool) -> None:
+    """Print matrices as a table, or as JSON."""
+    if as_json:
+        print(json.dumps([entry.to_json() for entry in entries], indent=1))
+        return
+    head = ("backbone", "weights", "split", "unit", "pool", "dtype", "n", "d", "size", "complete")
+    rows = [
+        (
+            e.backbone,
+            e.weights_digest[:8],
+            e.split,
+            e.unit,
+            e.pool,
+            e.dtype,
+            str(e.shape[0]),
+            "×".join(map(str, e.shape[1:])),
+            size(e.n_bytes),
+            e.created or "no",
+        )
+        for e in entries
+    ]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        cells = [
+            c.rjust(w) if h in ("n", "d", "size") else c.ljust(w) for c, w, h in zip(row, widths, head, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def print_tree(value: dict[str, Any], indent: str) -> None:
+    """Print what a dictionary holds, one name a line."""
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            print(f"{indent}{name}:")
+            print_tree(inner, indent + "  ")
+        else:
+            print(f"{indent}{name}: {', '.join(map(str, inner)) if isinstance(inner, list) else inner}")
+
+
+def count(n: int, one: str, several: str) -> str:
+    """Say a number of things."""
+    return f"{n} {one if n == 1 else several}"
+
+
+def size(n_bytes: float) -> str:
+    """Say a number of bytes."""
+    for unit in ("B", "kB", "MB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"
