@@ -5,17 +5,20 @@ Feature matrices of any origin become one 2-d array here (`as_matrix`), and are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from probe.errors import BadInput
+from probe.errors import BadInput, MissingExtra
 
 Array: TypeAlias = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray: the standard has no common base class
 
 _SMALL_WORK = 3e7  # multiplications of one pass below which threads do not pay
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED", "bad_alloc")
+_DEVICE_ERRORS = {"CUDARuntimeError", "CUDADriverError", "CUBLASError", "CUSOLVERError"}
 
 
 def namespace(x: Array) -> ModuleType:
@@ -48,7 +51,7 @@ def is_on_cpu(x: Array) -> bool:
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """Copy an array to host memory.
+    """Bring an array to host memory; what is there is not copied.
 
     Parameters
     ----------
@@ -60,10 +63,13 @@ def to_numpy(x: Array) -> np.ndarray:
     """
     if isinstance(x, np.ndarray):
         return x
-    if type(x).__module__.partition(".")[0] == "torch":
-        host: np.ndarray = x.detach().cpu().numpy()
+    if library_of(x) == "torch":
+        if x.is_meta:
+            raise BadInput(f"A tensor of shape {tuple(x.shape)} lives on torch's meta device, which keeps no numbers.")
+        is_bfloat = str(x.dtype) == "torch.bfloat16"  # which numpy lacks; float32 holds every one of its numbers
+        host: np.ndarray = (x.float() if is_bfloat else x).detach().cpu().numpy()
         return host
-    if type(x).__module__.partition(".")[0] == "cupy":  # not whatever has a method get: tables of pandas have one too
+    if library_of(x) == "cupy":  # not whatever has a method get: tables of pandas have one too
         return np.asarray(x.get())
     return np.asarray(x)
 
@@ -84,6 +90,91 @@ def like(x: Array, value: Any, dtype: Any = None) -> Array:
     """
     xp = namespace(x)
     return xp.asarray(np.asarray(value), dtype=x.dtype if dtype is None else dtype, device=device_of(x))
+
+
+def to_library(X: Array, library: str) -> Array:
+    """The same numbers as an array of another library; without a copy where both can read the memory.
+
+    numpy and torch share host memory, torch and cupy share a GPU's. Nothing goes to a GPU but by cupy, which has no other
+    place; what lives on one is copied to the host for numpy.
+
+    Parameters
+    ----------
+    X : array
+    library : str
+        "numpy", "torch" or "cupy".
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    MissingExtra
+        When cupy is asked for and not installed.
+    BadInput
+        When cupy finds no GPU.
+    """
+    if library == "numpy":
+        return to_numpy(X)
+    home = library_of(X)
+    if home == library:
+        return X
+    if library == "torch":
+        import torch
+
+        return torch.from_dlpack(X) if home == "cupy" else torch.from_numpy(_writable(to_numpy(X)))
+    cupy = _cupy()
+    try:
+        return cupy.from_dlpack(X) if home == "torch" and X.device.type == "cuda" else cupy.asarray(to_numpy(X))
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise BadInput(
+            f"cupy cannot reach a GPU: {error}. Use backend='auto', which computes where the features are."
+        ) from error
+
+
+def library_of(X: Array) -> str:
+    """The top-level name of the library an array belongs to: "numpy", "torch", "cupy" …"""
+    return "numpy" if isinstance(X, np.ndarray) else type(X).__module__.partition(".")[0]
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise MissingExtra(
+            f"backend='cupy' needs cupy, which cannot be imported ({error}); install featprobe[cuda12] or featprobe[cuda13], "
+            "by the CUDA version of the driver."
+        ) from error
+    return cupy
+
+
+def _writable(X: np.ndarray) -> np.ndarray:
+    """An array that torch can share: copied where it is read-only, reversed or of foreign byte order."""
+    is_shared = X.flags.writeable and X.dtype.isnative and all(s >= 0 for s in X.strides)
+    return X if is_shared else np.array(X, dtype=X.dtype.newbyteorder("="), order="C", copy=True)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a host or a device ran out of memory, in the words of any of the libraries used here.
+
+    numpy, cupy and RMM raise kinds of MemoryError; torch its OutOfMemoryError for its own blocks, and a RuntimeError for the
+    host's memory or inside cuBLAS and cuSOLVER; the CUDA runtime an error of its own.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    bool
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    is_from_device = isinstance(error, RuntimeError) or type(error).__name__ in _DEVICE_ERRORS
+    return is_from_device and any(words.lower() in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def threads_for(X: Array, k: int) -> AbstractContextManager[object]:
@@ -131,6 +222,28 @@ def largest(x: Array, m: int) -> Array:
     return namespace(x).argsort(x, descending=True)[:m]
 
 
+def grouped_sum(x: Array, begin: Array) -> Array:
+    """Sums of groups of neighbouring rows.
+
+    Parameters
+    ----------
+    x : array of shape (m, k)
+    begin : array of shape (u,), integer
+        Where each group begins: ascending, the first 0, none empty.
+
+    Returns
+    -------
+    array of shape (u, k)
+    """
+    if isinstance(x, np.ndarray):
+        return np.add.reduceat(x, begin, axis=0)
+    xp = namespace(x)
+    zero = xp.zeros((1, int(x.shape[1])), dtype=xp.float64, device=x.device)
+    total = xp.concat([zero, xp.cumulative_sum(xp.astype(x, xp.float64), axis=0)], axis=0)
+    end = xp.concat([begin[1:], xp.asarray([int(x.shape[0])], dtype=begin.dtype, device=x.device)])
+    return xp.astype(xp.take(total, end, axis=0) - xp.take(total, begin, axis=0), x.dtype)
+
+
 def spd_inverse(B: Array) -> Array:
     """Inverse of a symmetric positive definite matrix, by its Cholesky factor where the library offers that.
 
@@ -148,14 +261,43 @@ def spd_inverse(B: Array) -> Array:
         factor, info = dpotrf(B, lower=1)
         inverse, _ = dpotri(factor, lower=1, overwrite_c=1)
         if info == 0:
-            lower = np.tril(inverse)
-            whole: np.ndarray = lower + np.tril(lower, -1).T
+            whole: np.ndarray = inverse + np.tril(inverse, -1).T  # the factor left zeros above the diagonal
             return whole
     elif type(B).__module__.partition(".")[0] == "torch":
         import torch
 
         return torch.cholesky_inverse(torch.linalg.cholesky(B))
     return namespace(B).linalg.inv(B)
+
+
+def spd_solver(B: Array) -> Callable[[Array], Array]:
+    """A function that solves ``B x = v`` for a symmetric positive definite matrix and one vector at a time.
+
+    On a CPU two triangular solves: the inverse would take three times as long to make, and serves a dozen times. On an
+    accelerator the inverse, as a product with it is what runs well there.
+
+    Parameters
+    ----------
+    B : array of shape (m, m), float64
+        Overwritten.
+
+    Returns
+    -------
+    callable
+        (m,) → (m,), float64.
+    """
+    if isinstance(B, np.ndarray):
+        from scipy.linalg.blas import dtrsv
+        from scipy.linalg.lapack import dpotrf
+
+        diagonal = B.diagonal().copy()
+        upper, info = dpotrf(B.T, lower=0, overwrite_a=1, clean=0)  # the transpose of a C matrix is LAPACK's own order
+        if info == 0:
+            return lambda v: dtrsv(upper, dtrsv(upper, v, trans=1), overwrite_x=1)
+        below = np.tril(upper, -1)  # LAPACK has left this triangle as it was
+        B = below + below.T + np.diag(diagonal)
+    inverse = spd_inverse(B)
+    return lambda v: inverse @ v
 
 
 def as_matrix(X: Any, device: Any = None) -> Array:
@@ -210,16 +352,28 @@ def _moved(X: Array, device: Any) -> Array:
     import array_api_compat
 
     try:
+        if library_of(X) == "cupy" and str(device).partition(":")[0] == "cuda":
+            return _on_gpu(X, str(device))
         if isinstance(X, np.ndarray):
-            import torch
-
-            return torch.from_numpy(X).to(device)
+            return to_library(X, "torch").to(device)
         return array_api_compat.to_device(X, device)
     except (RuntimeError, AssertionError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise BadInput(
             f"The features cannot be moved to device {str(device)!r}: {reason}. Leave device out to compute where they are."
         ) from error
+
+
+def _on_gpu(X: Array, device: str) -> Array:
+    """A cupy array, which is on a GPU already: on the one that is named."""
+    number = device.partition(":")[2]
+    if not number or int(number) == X.device.id:
+        return X
+    cupy = _cupy()
+    with cupy.cuda.Device(int(number)):
+        return cupy.asarray(X)
 
 
 def _checked(X: Array) -> Array:
@@ -240,6 +394,8 @@ def _checked(X: Array) -> Array:
             X = X.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise BadInput(f"Features must be numbers, but X has dtype {X.dtype}: {error}.") from error
+    if getattr(X, "is_meta", False):
+        raise BadInput(f"X of shape {(n, d)} lives on torch's meta device, which keeps no numbers; load the features.")
     xp = namespace(X)
     if not xp.isdtype(X.dtype, "real floating") and str(X.dtype) not in {"float16", "torch.float16", "torch.bfloat16"}:
         return xp.astype(X, xp.float64)

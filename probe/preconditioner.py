@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, largest, like, namespace, spd_inverse, to_numpy
+from probe.arrays import Array, grouped_sum, largest, like, namespace, spd_inverse, spd_solver, to_numpy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from probe.objective import Curvature
 
 _LEVERAGE = 0.1
@@ -47,9 +49,7 @@ class StiffPairs:
     n_pairs: int
     is_whole: ClassVar[bool] = False
     _inverse_diagonal: Array
-    _rows: Array | None = None  # (m, r) row of each pair
-    _vectors: Array | None = None  # (m, k), √w included
-    _inverse: Array | None = None  # (m, m) of I + Uᵀ D⁻¹ U
+    _pairs: _Pairs | None = None
 
     def __call__(self, G: Array) -> Array:
         """Apply the inverse.
@@ -62,13 +62,27 @@ class StiffPairs:
         -------
         array of shape (k, r)
         """
-        xp = namespace(G)
         Q = G * self._inverse_diagonal[None, :]
-        if self._rows is None or self._vectors is None or self._inverse is None:
-            return Q
-        along = xp.sum(self._vectors * (self._rows @ Q.T), axis=1)
-        back = self._vectors * (self._inverse @ along)[:, None]
-        return Q - (back.T @ self._rows) * self._inverse_diagonal[None, :]
+        return Q if self._pairs is None else Q - self._pairs.part(Q) * self._inverse_diagonal[None, :]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The pairs that are kept, grouped by row: a row that is stiff for several classes is multiplied once."""
+
+    rows: Array  # (u, r), of u different rows
+    vectors: Array  # (m, k), √w included
+    row_of: Array  # (m,), into `rows`
+    group: Array  # (u,), where each row's pairs begin
+    solve: Callable[[Array], Array]  # with I + Uᵀ D⁻¹ U
+
+    def part(self, Q: Array) -> Array:
+        """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (k, r) → (k, r)."""
+        xp = namespace(Q)
+        scores = self.rows @ Q.T
+        along = xp.sum(self.vectors * xp.take(scores, self.row_of, axis=0), axis=1)
+        back = self.vectors * xp.astype(self.solve(xp.astype(along, xp.float64)), Q.dtype)[:, None]
+        return grouped_sum(back, self.group).T @ self.rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,14 +196,27 @@ def build(
     inverse_diagonal = like(A, 1.0 / d)
     if m == 0 or chosen is None:
         return StiffPairs(l2, 0, inverse_diagonal)
-    order = like(chosen, np.sort(to_numpy(chosen)))
-    c, i = order // n, order % n
-    rows = xp.take(A, i, axis=0)
-    weight = xp.take(xp.reshape(curvature.weight, (-1,)), order)
-    vectors = curvature.vectors(c, i) * xp.sqrt(xp.where(weight > 0, weight, xp.zeros_like(weight)))[:, None]
-    B = xp.astype((rows * inverse_diagonal[None, :]) @ rows.T, xp.float64)
-    B = B * xp.astype(vectors @ vectors.T, xp.float64) + xp.eye(m, dtype=xp.float64, device=A.device)
-    return StiffPairs(l2, m, inverse_diagonal, rows, vectors, xp.astype(spd_inverse(B), A.dtype))
+    return StiffPairs(l2, m, inverse_diagonal, _pairs(A, curvature, to_numpy(chosen), inverse_diagonal))
+
+
+def _pairs(A: Array, curvature: Curvature, chosen: np.ndarray, inverse_diagonal: Array) -> _Pairs:
+    """Gather and factorise the chosen pairs; their numbers are ``class · n + row``."""
+    xp = namespace(A)
+    n = int(A.shape[0])
+    order = chosen[np.argsort(chosen % n, kind="stable")]
+    different, begin, row_of = np.unique(order % n, return_index=True, return_inverse=True)
+    flat = like(A, order, xp.int64)
+    i = like(A, row_of, xp.int64)
+    rows = xp.take(A, like(A, different, xp.int64), axis=0)
+    weight = xp.take(xp.reshape(curvature.weight, (-1,)), flat)
+    vectors = curvature.vectors(flat // n, flat % n)
+    vectors = vectors * xp.sqrt(xp.where(weight > 0, weight, xp.zeros_like(weight)))[:, None]
+    reach = (rows * inverse_diagonal[None, :]) @ rows.T
+    B = xp.take(xp.take(reach, i, axis=0), i, axis=1) * (vectors @ vectors.T)
+    B = xp.astype(B, xp.float64)
+    diagonal = xp.arange(len(order), device=A.device)
+    B[diagonal, diagonal] += 1.0
+    return _Pairs(rows, vectors, i, like(A, begin, xp.int64), spd_solver(B))
 
 
 def _reach(A: Array, inverse_diagonal: Array) -> Array:

@@ -133,7 +133,9 @@ class PathSolver:
             bound = by_W / (2 * p.l2) + by_b / (p.residual / p.T.shape[1] + 1e-300)
             with np.errstate(divide="ignore", invalid="ignore"):
                 gap, error = bound / p.objective, np.sqrt(by_W) / (p.l2 * size)
-            worth = gap <= 100 * tol
+            # The largest entry of a gradient is at least its root mean square, which the rotation does not change.
+            least = np.sqrt(by_W / (p.T.shape[1] * self._X.shape[1])) / self._scale[p.ids]
+            worth = (gap <= 100 * tol) & (least <= tol)
             grad_norm = np.full(len(gap), np.inf)
             if worth.any():
                 largest = to_numpy(xp.max(xp.abs(self.rotation.gradient(p.G)), axis=(1, 2)))
