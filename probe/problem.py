@@ -8,27 +8,27 @@ import numpy as np
 
 from probe import preconditioner
 from probe.arrays import Array, namespace
-from probe.objective import Logistic, Softmax
+from probe.objective import BatchedLoss
 from probe.preconditioner import StiffPairs, WholeHessian
 from probe.rotation import Rotation
 
 
 @dataclass(frozen=True, eq=False)
 class RotatedProblem:
-    """L logistic regressions over the same rotated rows; the problem of `probe.minimize`.
+    """L linear classifiers over the same rotated rows; the problem of `probe.minimize`.
 
     Attributes
     ----------
     A : array of shape (n, r)
         Rotated rows, in the working dtype.
-    loss : Softmax or Logistic
+    loss : BatchedLoss
     l2 : numpy.ndarray of shape (L,)
         λ of every lane.
     rotation : Rotation
     """
 
     A: Array
-    loss: Softmax | Logistic
+    loss: BatchedLoss
     l2: np.ndarray
     rotation: Rotation
 
@@ -65,7 +65,7 @@ class RotatedProblem:
 
     def without_gauge(self, T: Array) -> Array:
         """Rows of softmax coefficients sum to zero at the optimum; a vector added to every class is pure rounding noise."""
-        if isinstance(self.loss, Logistic):
+        if not self.loss.has_gauge:
             return T
         return T - namespace(T).mean(T, axis=-2, keepdims=True)
 

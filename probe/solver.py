@@ -9,11 +9,11 @@ import numpy as np
 
 from probe.arrays import Array, is_on_cpu, like, namespace, to_numpy
 from probe.certificate import Certificate, certify, meets, zero_gradient
-from probe.labels import Labels, Task
+from probe.labels import Labels
 from probe.minimize import Lane, Point, lbfgs
 from probe.problem import RotatedProblem
 from probe.rotation import Rotation, rotate
-from probe.status import Status
+from probe.status import Status, ending
 
 _PREDICTORS = ((1.0, 0.0, 0.0), (2.0, -1.0, 0.0), (3.0, -3.0, 1.0))  # constant, linear, quadratic in log λ
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
@@ -78,7 +78,7 @@ class PathSolver:
 
     @property
     def _k(self) -> int:
-        return len(self._labels.classes) if self._labels.task is Task.MULTINOMIAL else 1
+        return self._labels.k
 
     @property
     def _lanes(self) -> int:
@@ -177,12 +177,15 @@ class PathSolver:
         xp = namespace(self._X)
         T = np.zeros((self._lanes, self._k, len(self.rotation.spectrum)))
         if self._fit_intercept:
-            counts = np.log(np.maximum(self._problem.loss.counts(), 1e-12))
-            is_softmax = self._labels.task is Task.MULTINOMIAL
-            T[:, :, -1] = counts - counts.mean(1, keepdims=True) if is_softmax else counts[:, 1:] - counts[:, :1]
+            T[:, :, -1] = self._problem.loss.intercepts()
         return xp.asarray(T, device=self._X.device)
 
-    def finish(self) -> Solution:
+    @property
+    def n_done(self) -> int:
+        """How many penalties are solved."""
+        return len(self._done)
+
+    def finish(self, repair: bool = True) -> Solution:
         """Certify every penalty solved so far, in float64 on the data as given, and repair what falls short."""
         xp = namespace(self._X)
         T = xp.stack([xp.stack([lane.T for lane in lanes], axis=0) for _, lanes, _ in self._done], axis=0)
@@ -195,7 +198,7 @@ class PathSolver:
         W, offset = xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
         certificate, offset = certify(self._X, self._loss64, W, offset, l2, self._scale, self._fit_intercept)
         passes += 2
-        for attempt in range(_REPAIRS):
+        for attempt in range(_REPAIRS if repair else 0):
             short = np.flatnonzero(~self._met(certificate).all(axis=1))
             if len(short) == 0:
                 break
@@ -232,7 +235,7 @@ class PathSolver:
         met: list[bool] = np.asarray(self._met(c).all(axis=1)).tolist()
         finite: list[bool] = np.asarray(np.isfinite(c.objective).all(axis=1)).tolist()
         exhausted: list[bool] = np.asarray((n_iter >= self._max_iter).any(axis=1)).tolist()
-        status = [_status(*flags) for flags in zip(met, finite, exhausted, strict=True)]
+        status = [ending(*flags) for flags in zip(met, finite, exhausted, strict=True)]
         worst = Certificate(
             c.objective.sum(axis=1), c.grad_norm.max(axis=1), c.gap.max(axis=1), c.coef_error.max(axis=1)
         )
@@ -240,11 +243,3 @@ class PathSolver:
             xp.reshape(W, (n, L * k, d)), xp.reshape(b, (n, L * k)), worst, tuple(status), n_iter.max(axis=1),
             passes.max(axis=1), precision,
         )  # fmt: skip
-
-
-def _status(is_met: bool, is_finite: bool, is_exhausted: bool) -> Status:
-    if is_met:
-        return Status.CONVERGED
-    if not is_finite:
-        return Status.FAILED
-    return Status.MAX_ITER if is_exhausted else Status.PRECISION
