@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from probe.arrays import Array, as_matrix, threads_for, to_numpy
 from probe.errors import BadInput, NotConverged
 from probe.grids import C_GRID
-from probe.labels import Task, decode, encode
+from probe.labels import Labels, Loss, Task, decode, encode
 from probe.model import Model, linear_scores
 from probe.solver import PathSolver, Solution
 from probe.status import Status
@@ -50,6 +52,8 @@ class Path:
     val_scores : numpy.ndarray of shape (b,) or None
         Accuracy on X_val at every C, when it was given.
     task : Task
+    loss : Loss
+        What was summed over the rows.
     """
 
     C: np.ndarray
@@ -67,6 +71,7 @@ class Path:
     seconds: float
     task: Task
     val_scores: np.ndarray | None = None
+    loss: Loss = Loss.LOGISTIC
 
     def __len__(self) -> int:
         return len(self.C)
@@ -88,7 +93,7 @@ class Path:
             coef=self.coef[i, ...], intercept=self.intercept[i, ...], classes=self.classes, C=float(self.C[i]),
             status=self.status[i], grad_norm=float(self.grad_norm[i]), gap=float(self.gap[i]),
             coef_error=float(self.coef_error[i]), objective=float(self.objective[i]), n_iter=int(self.n_iter[i]),
-            passes=int(self.passes[i]), task=self.task,
+            passes=int(self.passes[i]), task=self.task, loss=self.loss,
         )  # fmt: skip
 
 
@@ -156,23 +161,51 @@ def fit_path(
     >>> path.coef.shape, path.status[0].value, path.predict(X)[1].tolist()
     ((2, 1, 1), 'converged', ['a', 'a', 'b', 'b'])
     """
+    return fitted(
+        X, y, C, partial(walk, fit_intercept=fit_intercept, **options_of(tol, max_iter)), Loss.LOGISTIC, X_val=X_val,
+        y_val=y_val, sample_weight=sample_weight, class_weight=class_weight, device=device,
+    )  # fmt: skip
+
+
+def fitted(
+    X: Any,
+    y: Any,
+    C: Any,
+    solve: Callable[[Array, Labels, np.ndarray], Solution],
+    loss: Loss,
+    *,
+    X_val: Any,
+    y_val: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    device: Any,
+) -> Path:
+    """What the paths of all losses share: the checks at the door, the order of the grid, the warning, validation scores.
+
+    Parameters
+    ----------
+    X, y, C, X_val, y_val, sample_weight, class_weight, device
+        As in `fit_path`.
+    solve : callable
+        (features, labels, λ falling) → Solution, in that order.
+    loss : Loss
+
+    Returns
+    -------
+    Path
+    """
     started = time.perf_counter()
     grid = _grid(C)
-    if not 0 < tol < 1:
-        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
-    if int(max_iter) < 1:
-        raise BadInput(f"max_iter is {max_iter}, but at least 1 iteration is needed.")
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
     A = as_matrix(X, device)
     labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
+    if loss is not Loss.LOGISTIC:
+        labels = labels.against_rest(loss)
     unique, where = np.unique(grid, return_inverse=True)
     with threads_for(A, labels.n_rows_of_coef):
-        solver = PathSolver(A, labels, fit_intercept, float(tol), int(max_iter))
-        for value in unique:
-            solver.step(1.0 / float(value))
-        solution = solver.finish()
-    path = _path(solution, unique, where, labels.classes, labels.task, started)
+        solution = solve(A, labels, 1.0 / unique)
+    path = _path(solution, unique, where, labels, started)
     _warn(path)
     if X_val is None:
         return path
@@ -181,6 +214,37 @@ def fit_path(
     from probe.selection import select
 
     return replace(path, val_scores=select(path, X_val, y_val).scores)
+
+
+def walk(X: Array, labels: Labels, l2: np.ndarray, *, fit_intercept: bool, tol: float, max_iter: int) -> Solution:
+    """Solve one penalty after the other, from strong to weak.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    labels : Labels
+    l2 : numpy.ndarray of shape (b,)
+        λ, falling.
+    fit_intercept, tol, max_iter
+        As in `fit_path`.
+
+    Returns
+    -------
+    Solution
+    """
+    solver = PathSolver(X, labels, fit_intercept, tol, max_iter)
+    for value in l2:
+        solver.step(float(value))
+    return solver.finish()
+
+
+def options_of(tol: float, max_iter: int) -> dict[str, Any]:
+    """The options of a solver, checked."""
+    if not 0 < tol < 1:
+        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
+    if int(max_iter) < 1:
+        raise BadInput(f"max_iter is {max_iter}, but at least 1 iteration is needed.")
+    return {"tol": float(tol), "max_iter": int(max_iter)}
 
 
 def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
@@ -231,15 +295,16 @@ def _grid(C: Any) -> np.ndarray:
     return grid
 
 
-def _path(s: Solution, unique: np.ndarray, where: np.ndarray, classes: np.ndarray, task: Task, started: float) -> Path:
+def _path(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, started: float) -> Path:
     same = len(where) == len(unique) and (where == np.arange(len(unique))).all()
     coef = s.W if same else s.W[where.tolist(), ...]
     intercept = s.b if same else s.b[where.tolist(), ...]
     return Path(
-        C=unique[where], coef=coef, intercept=intercept, classes=classes, status=tuple(s.status[i] for i in where),
+        C=unique[where], coef=coef, intercept=intercept, classes=labels.classes, status=tuple(s.status[i] for i in where),
         grad_norm=s.certificate.grad_norm[where], gap=s.certificate.gap[where], coef_error=s.certificate.coef_error[where],
         objective=s.certificate.objective[where] * unique[where], n_iter=s.n_iter[where], passes=s.passes[where],
-        precision=s.precision[where], seconds=time.perf_counter() - started, task=task,
+        precision=s.precision[where], seconds=time.perf_counter() - started, task=labels.task,
+        loss=labels.kind,
     )  # fmt: skip
 
 
@@ -252,5 +317,5 @@ def _warn(path: Path) -> None:
     warnings.warn(
         f"{len(short)} of {len(path)} fits fall short of the tolerance: C = {named}{more}. {path.status[short[0]].sentence}",
         NotConverged,
-        stacklevel=3,
+        stacklevel=4,
     )
