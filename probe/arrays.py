@@ -122,8 +122,9 @@ def to_library(X: Array, library: str) -> Array:
         return X
     if library == "torch":
         import torch
+        from torch.utils.dlpack import from_dlpack
 
-        return torch.from_dlpack(X) if home == "cupy" else torch.from_numpy(_writable(to_numpy(X)))
+        return from_dlpack(X) if home == "cupy" else torch.from_numpy(_writable(to_numpy(X)))
     cupy = _cupy()
     try:
         return cupy.from_dlpack(X) if home == "torch" and X.device.type == "cuda" else cupy.asarray(to_numpy(X))
