@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from numbers import Real
+from typing import Any, NoReturn
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, threads_for, to_numpy
-from probe.errors import BadInput, NotConverged
+from probe import memory
+from probe.arrays import Array, as_matrix, like, namespace, threads_for, to_numpy
+from probe.backends import check_backend, features_for, solver_for
+from probe.errors import BadInput, Interrupted, NotConverged
 from probe.grids import C_GRID
 from probe.labels import Labels, Loss, Task, decode, encode
 from probe.model import Model, linear_scores
-from probe.solver import PathSolver, Solution
+from probe.solver import Solution
 from probe.status import Status
 
 _C_RANGE = (1e-30, 1e30)
@@ -110,6 +113,7 @@ def fit_path(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: Any = None,
+    backend: str = "auto",
 ) -> Path:
     """Fit L2-regularised logistic regression at every C of a grid, each with a certificate.
 
@@ -136,7 +140,12 @@ def fit_path(
     max_iter : int
         Iterations per value of C.
     device : optional
-        Where to compute; default: where `X` lives. "cuda" moves numpy features to torch there.
+        Moves `X`, and with it the answer; default: nothing is moved. "cuda" makes torch tensors of numpy features there.
+    backend : {"auto", "numpy", "torch", "cupy", "cuml", "sklearn"}
+        Who solves; the answer comes back to where `X` is. "auto" computes there, with the library that `X` belongs to;
+        "numpy" on the host; "torch" where `X` is, sharing its memory; "cupy" on the GPU. "sklearn" (lbfgs, on the host) and
+        "cuml" (``cuml.solvers.QN``, on the GPU) are other solvers, asked again until the certificate, which is ours, meets `tol`
+        or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
 
     Returns
     -------
@@ -147,6 +156,12 @@ def fit_path(
     ------
     BadInput
         Wrong lengths, NaN or infinity (rows named), one class, C that is not positive and finite.
+    MissingExtra
+        When the library of `backend` is not installed; the extra that brings it is named.
+    OutOfMemory
+        With about how much is needed.
+    Interrupted
+        On Ctrl-C once a fit is finished: a KeyboardInterrupt whose `path` holds the finished fits, certified.
 
     Warns
     -----
@@ -161,9 +176,11 @@ def fit_path(
     >>> path.coef.shape, path.status[0].value, path.predict(X)[1].tolist()
     ((2, 1, 1), 'converged', ['a', 'a', 'b', 'b'])
     """
+    check_backend(backend, device)
+    solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
-        X, y, C, partial(walk, fit_intercept=fit_intercept, **options_of(tol, max_iter)), Loss.LOGISTIC, X_val=X_val,
-        y_val=y_val, sample_weight=sample_weight, class_weight=class_weight, device=device,
+        X, y, C, solve, Loss.LOGISTIC, X_val=X_val, y_val=y_val, sample_weight=sample_weight, class_weight=class_weight,
+        device=device,
     )  # fmt: skip
 
 
@@ -198,25 +215,55 @@ def fitted(
     grid = _grid(C)
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
-    A = as_matrix(X, device)
-    labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
-    if loss is not Loss.LOGISTIC:
-        labels = labels.against_rest(loss)
-    unique, where = np.unique(grid, return_inverse=True)
-    with threads_for(A, labels.n_rows_of_coef):
-        solution = solve(A, labels, 1.0 / unique)
-    path = _path(solution, unique, where, labels, started)
-    _warn(path)
-    if X_val is None:
-        return path
-    from dataclasses import replace
+    with memory.said(X, y):
+        A = as_matrix(X, device)
+        labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
+        if loss is not Loss.LOGISTIC:
+            labels = labels.against_rest(loss)
+        unique, where = np.unique(grid, return_inverse=True)
+        try:
+            with threads_for(A, labels.n_rows_of_coef):
+                solution = solve(A, labels, 1.0 / unique)
+        except Stopped as stop:
+            n_done = len(stop.solution.status)
+            _interrupt(_path(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
+        path = _path(solution, unique, where, labels, started)
+        _warn(path)
+        if X_val is None:
+            return path
+        from probe.selection import select
 
-    from probe.selection import select
+        try:
+            return replace(path, val_scores=select(path, X_val, y_val).scores)
+        except KeyboardInterrupt:
+            _interrupt(path, len(grid))
 
-    return replace(path, val_scores=select(path, X_val, y_val).scores)
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in the middle of a walk: `solution` holds the penalties that were solved until then, certified."""
+
+    def __init__(self, solution: Solution) -> None:
+        super().__init__()
+        self.solution = solution
 
 
-def walk(X: Array, labels: Labels, l2: np.ndarray, *, fit_intercept: bool, tol: float, max_iter: int) -> Solution:
+def _interrupt(path: Path, n_asked: int) -> NoReturn:
+    raise Interrupted(
+        f"Interrupted after {len(path)} of {n_asked} fits; they are in the attribute `path` of this error, certified.",
+        path,
+    ) from None
+
+
+def walk(
+    X: Array,
+    labels: Labels,
+    l2: np.ndarray,
+    *,
+    fit_intercept: bool,
+    tol: float,
+    max_iter: int,
+    backend: str = "auto",
+) -> Solution:
     """Solve one penalty after the other, from strong to weak.
 
     Parameters
@@ -225,25 +272,48 @@ def walk(X: Array, labels: Labels, l2: np.ndarray, *, fit_intercept: bool, tol: 
     labels : Labels
     l2 : numpy.ndarray of shape (b,)
         λ, falling.
-    fit_intercept, tol, max_iter
+    fit_intercept, tol, max_iter, backend
         As in `fit_path`.
 
     Returns
     -------
     Solution
+        Where `X` lives.
+
+    Raises
+    ------
+    Stopped
+        On Ctrl-C once a penalty is solved. What is solved is certified as it is, without repairs: a second Ctrl-C ends that.
     """
-    solver = PathSolver(X, labels, fit_intercept, tol, max_iter)
-    for value in l2:
-        solver.step(float(value))
-    return solver.finish()
+    A = features_for(backend, X)
+    solver = solver_for(backend, A, labels, fit_intercept, tol, max_iter)
+    try:
+        for value in l2:
+            solver.step(float(value))
+        solution = solver.finish()
+    except KeyboardInterrupt:
+        if solver.n_done == 0:
+            raise
+        raise Stopped(_at_home(solver.finish(repair=False), A, X)) from None
+    return _at_home(solution, A, X)
 
 
-def options_of(tol: float, max_iter: int) -> dict[str, Any]:
+def _at_home(solution: Solution, A: Array, X: Array) -> Solution:
+    """Coefficients found from A, where X lives."""
+    if A is X:
+        return solution
+    double = namespace(X).float64
+    return replace(solution, W=like(X, to_numpy(solution.W), double), b=like(X, to_numpy(solution.b), double))
+
+
+def options_of(tol: Any, max_iter: Any) -> dict[str, Any]:
     """The options of a solver, checked."""
-    if not 0 < tol < 1:
-        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
-    if int(max_iter) < 1:
-        raise BadInput(f"max_iter is {max_iter}, but at least 1 iteration is needed.")
+    if not isinstance(tol, Real) or not 0 < tol < 1:
+        shown = repr(tol) if isinstance(tol, str) else tol
+        raise BadInput(f"tol is {shown}, but it must lie between 0 and 1: it bounds relative quantities.")
+    if not isinstance(max_iter, Real) or not max_iter >= 1 or max_iter % 1 != 0:
+        shown = repr(max_iter) if isinstance(max_iter, str) else max_iter
+        raise BadInput(f"max_iter is {shown}, but it must be a whole number, and at least 1 iteration is needed.")
     return {"tol": float(tol), "max_iter": int(max_iter)}
 
 
@@ -257,7 +327,7 @@ def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
     C : float
         Inverse penalty, in the sum form.
     **options
-        Those of `fit_path`: sample_weight, class_weight, fit_intercept, tol, max_iter, device.
+        Those of `fit_path`: sample_weight, class_weight, fit_intercept, tol, max_iter, device, backend.
 
     Returns
     -------
