@@ -39,7 +39,7 @@ def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) ->
     Examples
     --------
     >>> needed_bytes(20_000, 1_344, 10) // 2**20
-    421
+    363
     """
     small = min(n, d)
     return (
@@ -51,7 +51,7 @@ def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) ->
 
 
 @contextmanager
-def said(X: Any, y: Any) -> Iterator[None]:
+def said(X: Any, y: Any, device: Any = None) -> Iterator[None]:
     """Turn whatever numpy, torch, cupy or CUDA say when memory runs out into one `OutOfMemory`.
 
     The arrays of the failed attempt are let go first, so that whoever catches the error can use their memory.
@@ -60,6 +60,8 @@ def said(X: Any, y: Any) -> Iterator[None]:
     ----------
     X, y : array-like
         Of the fit, as given.
+    device : optional
+        Where they are moved to.
 
     Raises
     ------
@@ -71,12 +73,12 @@ def said(X: Any, y: Any) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
-        sentence = _sentence(X, y, error)
+        sentence = _sentence(X, y, str(getattr(X, "device", "cpu") if device is None else device), error)
         traceback.clear_frames(error.__traceback__)
         raise OutOfMemory(sentence) from error
 
 
-def _sentence(X: Any, y: Any, error: BaseException) -> str:
+def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
     shape = tuple(getattr(X, "shape", ()))
     reason = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
     if len(shape) != 2:
@@ -87,7 +89,7 @@ def _sentence(X: Any, y: Any, error: BaseException) -> str:
     k = int(labels[1]) if len(labels) == 2 else len({*(y.tolist() if hasattr(y, "tolist") else y)})
     low, high = (needed_bytes(n, d, k, itemsize, size) / _BYTES for size in (4, 8))
     return (
-        f"Memory ran out on {getattr(X, 'device', 'cpu')}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
+        f"Memory ran out on {place}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
         f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Fit "
         "fewer rows, columns or labels in one call, pass float32 or float16 features, or compute where there is more memory."
     )

@@ -216,7 +216,7 @@ def fitted(
     grid = _grid(C)
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
-    with memory.said(X, y):
+    with memory.said(X, y, device):
         A = as_matrix(X, device)
         labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
         if loss is not Loss.LOGISTIC:
