@@ -14,14 +14,17 @@ _SCORE_ARRAYS = (
     8  # arrays of scores at work at once: scores, derivative, direction, the line search's, the certificate's
 )
 _HISTORY = 24  # of coefficients: ten pairs of the minimiser's memory, three points of the path, the gradient
+_PAIRS = 2048  # rows of the preconditioner's matrix, at most
+_BLOCK = 1 << 23  # entries of X that are rotated at once
 _BYTES = 1e9
 
 
 def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) -> int:
     """About how much memory a path takes at its peak, features included.
 
-    The features as given, their rotated copy, the Gram matrix with its eigenvectors and what LAPACK works in, the arrays of
-    scores, and the minimiser's memory.
+    The features as given, and the most of three moments: the Gram product with its three float64 copies of the features; the
+    rotation of the rows, a block at a time; the fits, with the arrays of scores, the minimiser's memory and the
+    preconditioner's matrix, beside the rotated rows.
 
     Parameters
     ----------
@@ -39,15 +42,15 @@ def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) ->
     Examples
     --------
     >>> needed_bytes(20_000, 1_344, 10) // 2**20
-    363
+    759
     """
     small = min(n, d)
-    return (
-        n * d * itemsize
-        + n * (small + 1) * rotated
-        + 3 * 8 * small**2
-        + (_SCORE_ARRAYS * n + _HISTORY * small) * k * rotated
-    )
+    pairs = min(_PAIRS, (96 * n * small * k) ** (1 / 3), n * k)
+    rows = n * (small + 1) * rotated
+    gram = 3 * 8 * (n * d + small**2)
+    rotation = rows + 3 * 8 * min(n * d, _BLOCK)
+    fits = rows + (_SCORE_ARRAYS * n + _HISTORY * small) * k * rotated + int(3 * 8 * pairs**2)
+    return n * d * itemsize + max(gram, rotation, fits)
 
 
 @contextmanager
