@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; broken text is an `IdentityError`, since what it describes is no longer known."""
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a million opening brackets
         raise IdentityError(
             f"{path} is not valid JSON ({error}): it was edited or damaged, so what it describes is unknown. {AGAIN}"
         ) from error
@@ -90,10 +90,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         # opened here, because numpy leaves a file open that turns out not to be an npz
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.zip.infolist()):
+                raise ValueError("it is compressed, which ours never are; some kB could unfold to fill the memory")
             return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise IdentityError(f"{path} is missing. {AGAIN}") from error
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError, MemoryError) as error:
+        # MemoryError: a header that announces more than there is
         raise IdentityError(f"{path} cannot be read as an npz file: it was edited or damaged. {AGAIN}") from error
 
 

@@ -17,6 +17,7 @@ from featstore.finding import Finder, passes_in
 from featstore.manifest import ArrayKey, PassKey
 from featstore.matrix import FeatureMatrix
 from featstore.passes import DATA, PLAIN_FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
+from featstore.poolings import PoolingLike, pool_name
 from featstore.reading import Maps, Stamp, StoredArray
 from featstore.splits import Split, checked_labels
 
@@ -109,16 +110,21 @@ class Store:
         """Return the folders of the passes, sorted by digest."""
         return passes_in(self.root)
 
-    def entries(self) -> list[Entry]:
+    def entries(self, *, damaged: bool = False) -> list[Entry]:
         """Return all matrices, complete or not, by pass and in the order in which the network executes the units.
+
+        Parameters
+        ----------
+        damaged : bool
+            Where a file that describes matrices was edited or cut short, return an entry that says so, and the others.
 
         Raises
         ------
         IdentityError
-            If a manifest was edited.
+            If there is such a file and `damaged` is False.
         """
         glance = Glance()
-        return [entry for folder in self.passes() for entry in entries_of(folder, glance)]
+        return [entry for folder in self.passes() for entry in entries_of(folder, glance, damaged=damaged)]
 
     def has_complete(self, key: ArrayKey) -> bool:
         """Return whether the matrix is there, whole."""
@@ -144,7 +150,7 @@ class Store:
         split: str | Split,
         *,
         backbone: Any = None,
-        pool: str | None = None,
+        pool: PoolingLike | None = None,
         dtype: str | None = None,
         precision: str | None = None,
     ) -> FeatureMatrix:
@@ -160,7 +166,7 @@ class Store:
         backbone : str, Backbone or None
             Its name or its weights digest, or the backbone itself; needed where several are stored.
         pool, dtype, precision : str or None
-            Needed where several are stored.
+            Needed where several are stored; a pooling of the user's may be given itself.
 
         Raises
         ------
@@ -180,7 +186,7 @@ class Store:
         split: str | Split,
         *,
         backbone: Any = None,
-        pool: str | None = None,
+        pool: PoolingLike | None = None,
         dtype: str | None = None,
         precision: str | None = None,
     ) -> dict[str, FeatureMatrix]:
@@ -190,7 +196,7 @@ class Store:
         """
         finder = self._finder(split)
         entries = finder.of_backbone(finder.of_split(), backbone)
-        wanted = {"pool": pool, "dtype": dtype, "precision": precision}
+        wanted = {"pool": pool if pool is None else pool_name(pool), "dtype": dtype, "precision": precision}
         return {unit: self._open(finder.one(entries, unit, **wanted), finder) for unit in units}
 
     # ---- changing it

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
     from featstore.errors import UnknownName
     from featstore.store import open_store
 
-    entries = open_store(root).entries()
+    entries = open_store(root).entries(damaged=True)
     if backbone is not None and not any(e.backbone == backbone for e in entries):
         raise UnknownName(f"backbone in {root}", backbone, dict.fromkeys(e.backbone for e in entries))
     if split is not None and not any(split in e.splits for e in entries):
@@ -35,23 +37,24 @@ def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
 
 
 def print_entries(entries: list[Entry], as_json: bool) -> None:
-    """Print matrices as a table, or as JSON."""
+    """Print matrices as a table, or as JSON; what is damaged is explained on stderr."""
     if as_json:
         print(json.dumps([entry.to_json() for entry in entries], indent=1))
         return
-    head = ("backbone", "weights", "split", "unit", "pool", "dtype", "n", "d", "size", "complete")
+    head = ("backbone", "weights", "split", "unit", "pool", "dtype", "n", "d", "size", "complete", "made by")
     rows = [
         (
-            e.backbone,
+            printable(e.backbone),
             e.weights_digest[:8],
-            e.split,
-            e.unit,
-            e.pool,
+            printable(e.split),
+            printable(e.unit),
+            printable(e.pool),
             e.dtype,
-            str(e.shape[0]),
+            str(e.shape[0]) if e.shape else "?",
             "×".join(map(str, e.shape[1:])),
             size(e.n_bytes),
-            e.created or "no",
+            state(e),
+            printable(e.made_by),
         )
         for e in entries
     ]
@@ -61,6 +64,26 @@ def print_entries(entries: list[Entry], as_json: bool) -> None:
             c.rjust(w) if h in ("n", "d", "size") else c.ljust(w) for c, w, h in zip(row, widths, head, strict=True)
         ]
         print("  ".join(cells).rstrip())
+    explain_damage(entries)
+
+
+def state(entry: Entry) -> str:
+    """Say since when a matrix is complete, or how much of it is there."""
+    if entry.damage:
+        return "damaged"
+    return entry.created or f"no, {math.floor(100 * entry.share)} %"
+
+
+def explain_damage(entries: list[Entry]) -> None:
+    """Say on stderr why entries are damaged."""
+    for entry in entries:
+        if entry.damage:
+            print(f"featstore: {printable(entry.damage)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return text as a terminal may show it: a name that comes out of a store could hold orders to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_tree(value: dict[str, Any], indent: str) -> None:
@@ -70,7 +93,8 @@ def print_tree(value: dict[str, Any], indent: str) -> None:
             print(f"{indent}{name}:")
             print_tree(inner, indent + "  ")
         else:
-            print(f"{indent}{name}: {', '.join(map(str, inner)) if isinstance(inner, list) else inner}")
+            text = ", ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
+            print(f"{indent}{printable(name)}: {printable(text)}")
 
 
 def count(n: int, one: str, several: str) -> str:
