@@ -157,14 +157,15 @@ def l2_normalized(X: Any, device: Any = None) -> Array:
     zero: list[int] = []
     step = max(1, (1 << 22) // int(A.shape[1]))
     for a in range(0, int(A.shape[0]), step):
-        block = xp.astype(A[a : a + step, :], xp.float64)
+        stop = min(a + step, int(A.shape[0]))
+        block = xp.astype(A[a:stop, :], xp.float64)
         largest = xp.max(xp.abs(block), axis=1, keepdims=True)  # taken out first: squares of 1e200 are beyond float64
         if not bool(xp.all(xp.isfinite(largest))):
             require_finite(A)
         is_zero = largest == 0
         block = block / xp.where(is_zero, xp.ones_like(largest), largest)
         length = xp.sqrt(xp.sum(block * block, axis=1, keepdims=True))
-        out[a : a + step, :] = xp.astype(block / xp.where(is_zero, xp.ones_like(length), length), A.dtype)
+        out[a:stop, :] = xp.astype(block / xp.where(is_zero, xp.ones_like(length), length), A.dtype)
         zero.extend(int(i) + a for i in np.flatnonzero(to_numpy(is_zero)))
     if zero:
         shown = ", ".join(map(str, zero[:5])) + (", …" if len(zero) > 5 else "")
