@@ -27,8 +27,8 @@ class Loss(StrEnum):
     """What is summed over the rows."""
 
     LOGISTIC = "logistic"
-    SQUARED_HINGE = "squared hinge"
-    SQUARED_ERROR = "squared error"
+    SQUARED_HINGE = "squared_hinge"
+    SQUARED_ERROR = "squared_error"
 
 
 _MARGINS: dict[Loss, type[Logistic] | type[SquaredHinge] | type[SquaredError]] = {

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from probe.arrays import Array, as_matrix, namespace, require_finite, to_numpy
+from probe.backends import check_backend
 from probe.errors import BadInput, ZeroRows
 from probe.grids import SVM_GRID
 from probe.labels import Loss
@@ -43,6 +44,7 @@ def svm_path(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: Any = None,
+    backend: str = "auto",
 ) -> Path:
     """Fit a linear support vector machine with the squared hinge at every C of a grid, each with a certificate.
 
@@ -61,6 +63,8 @@ def svm_path(
         Default: the 26 values of Kornblith et al. 2019.
     X_val, y_val, sample_weight, class_weight, fit_intercept, tol, max_iter, device
         As in `fit_path`.
+    backend : {"auto", "numpy", "torch", "cupy"}
+        As in `fit_path`; the solvers of other libraries are for logistic regression.
 
     Returns
     -------
@@ -86,9 +90,11 @@ def svm_path(
     >>> path.coef[1].round(3).tolist(), path.intercept[1].round(3).tolist()  # the widest margin: from 1 to 2
     ([[2.0]], [-3.0])
     """
+    check_backend(backend, device)
+    solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
-        X, y, C, partial(walk, fit_intercept=fit_intercept, **options_of(tol, max_iter)), Loss.SQUARED_HINGE, X_val=X_val,
-        y_val=y_val, sample_weight=sample_weight, class_weight=class_weight, device=device,
+        X, y, C, solve, Loss.SQUARED_HINGE, X_val=X_val, y_val=y_val, sample_weight=sample_weight,
+        class_weight=class_weight, device=device,
     )  # fmt: skip
 
 

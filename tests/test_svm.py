@@ -12,6 +12,7 @@ from test_margins import signs
 
 import probe
 from probe.certificate import meets
+from probe.joining import joined
 from probe.objective import hinge_value_and_gradient
 
 CASES = cases()
@@ -203,14 +204,40 @@ def test_there_are_no_probabilities() -> None:
             kept.predict_proba(X)
 
 
-def test_paths_of_different_losses_are_not_mixed() -> None:
-    """Widening fits logistic regressions; joined to a path of support vectors they would make scores of two kinds."""
-    X, y = digits(100, 3)
-    path = probe.svm_path(X, y, [1e-6, 1e-5])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", probe.GridWidened)
-        with pytest.raises(probe.BadInput, match=r"different problems.*squared hinge"):
-            probe.widen(path, X, y, X_val=X, y_val=y)
+def test_selection_and_widening_fit_what_they_are_given() -> None:
+    """Logistic fits joined to a path of support vectors would make scores of two kinds."""
+    X, y = digits(200, 3)
+    choice = probe.select_kfold(X, y, [1e-6, 1e-4], n_folds=3, fit=probe.svm_path)
+    assert {path.loss for path in choice.paths} == {probe.Loss.SQUARED_HINGE}
+    for fit in (probe.svm_path, probe.ridge_path):
+        path = fit(X[:100], y[:100], [1e-7, 1e-6])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", probe.GridWidened)
+            wide = probe.widen(path, X[:100], y[:100], X_val=X[100:], y_val=y[100:])
+        assert len(wide.path) > 2
+        assert wide.path.loss is path.loss
+        again = fit(X[:100], y[:100], wide.path.C)
+        np.testing.assert_allclose(wide.path.coef, again.coef, atol=1e-3 * np.abs(again.coef).max())
+    with pytest.raises(probe.BadInput, match=r"different problems.*squared_hinge loss.*squared_error"):
+        joined(probe.svm_path(X, y, [1.0]), probe.ridge_path(X, y, [1.0]))
+
+
+def test_linear_probe_with_the_squared_hinge() -> None:
+    """Kornblith's protocol in scikit-learn's words; predict_proba is not there, as scikit-learn asks of such classifiers."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer
+
+    X, y = digits(400, 4)
+    pipe = make_pipeline(Normalizer(), probe.LinearProbe(C="svm", loss="squared_hinge")).fit(X, y)
+    clf = pipe[-1]
+    assert clf.path_.loss is probe.Loss.SQUARED_HINGE
+    assert len(clf.choice_.scores) == 26
+    ours = probe.fit_svm(probe.l2_normalized(X), y, C=clf.C_)
+    np.testing.assert_allclose(clf.coef_, ours.coef, atol=1e-3 * np.abs(ours.coef).max())
+    assert not hasattr(clf, "predict_proba")
+    assert hasattr(probe.LinearProbe(), "predict_proba")
+    with pytest.raises(probe.BadInput, match=r"loss is 'hinge'.*'squared_hinge'"):
+        probe.LinearProbe(loss="hinge").fit(X, y)
 
 
 def test_one_c_and_bad_options_are_refused_in_words() -> None:
