@@ -14,7 +14,7 @@ from featstore.errors import FeatstoreError
 from featstore.manifest import ArrayKey, PassKey
 from featstore.passes import ARRAY, DATA, MANIFEST, Manifest, PassFolder, read_json
 
-__all__ = ["UNKNOWN", "Entry", "Glance", "entries_of"]
+__all__ = ["UNKNOWN", "Entry", "Glance", "announced", "entries_of"]
 
 UNKNOWN = "?"
 """Stands for what a damaged file no longer tells."""
@@ -130,7 +130,7 @@ def entries_of(folder: PassFolder, glance: Glance, *, damaged: bool = False) -> 
                 if not damaged:
                     raise
                 glance.errors[folder.id, array_id] = error
-                found.append((_announced(folder.array_path(array_id)), {**_open(array_id, 0.0), "damage": str(error)}))
+                found.append((announced(folder.array_path(array_id)), {**_open(array_id, 0.0), "damage": str(error)}))
                 continue
             found.append((manifest.array, _of_committed(folder, array_id, manifest)))
             order = [str(unit) for unit in manifest.provenance.get("units", ())] or order
@@ -207,13 +207,23 @@ def _unreadable_pass(folder: PassFolder, error: FeatstoreError, glance: Glance) 
     )
 
 
-def _announced(path: Path) -> ArrayKey | None:
-    """Return which array its folder was made for, if that can be told."""
-    try:
-        array = ArrayKey.from_json(read_json(path / ARRAY)["array"])
-    except (OSError, FeatstoreError, KeyError, TypeError):
-        return None
-    return array if array.digest == path.name else None
+def announced(path: Path) -> ArrayKey | None:
+    """Return which array the folder of an array was made for, if that can be told: two files of it say so."""
+    for read in (_in_array_json, _in_zarr_json):
+        with suppress(OSError, FeatstoreError, KeyError, TypeError, AttributeError):
+            array = read(path)
+            if array.digest == path.name:
+                return array
+    return None
+
+
+def _in_array_json(path: Path) -> ArrayKey:
+    return ArrayKey.from_json(read_json(path / ARRAY)["array"])
+
+
+def _in_zarr_json(path: Path) -> ArrayKey:
+    said = read_json(path / DATA / "zarr.json")["attributes"]["featstore"]
+    return ArrayKey.from_json({k: v for k, v in said.items() if k != "array_digest"})
 
 
 def _begun(folder: PassFolder, n: int, known: set[str]) -> Iterator[tuple[ArrayKey, dict[str, Any]]]:
@@ -221,7 +231,7 @@ def _begun(folder: PassFolder, n: int, known: set[str]) -> Iterator[tuple[ArrayK
     for kind in ("staging", "arrays"):
         for array_id in folder.array_ids(kind):
             path = folder.path / kind / array_id
-            array = _announced(path) if array_id not in known else None
+            array = announced(path) if array_id not in known else None
             if array is not None:
                 known.add(array_id)
                 yield array, _open(array_id, _share(path, array, n))

@@ -23,15 +23,19 @@ from featstore.manifest import differences, plain
 from featstore.passes import DIGEST, PassFolder, PassSamples
 from featstore.splits import Split
 
-__all__ = ["Finder", "passes_in"]
+__all__ = ["Finder", "folders_in", "passes_in"]
 
 T = TypeVar("T")
 
 
+def folders_in(root: Path) -> list[PassFolder]:
+    """Return all folders of passes, sorted by digest, also those that have lost what says what they are."""
+    return [PassFolder(root, name) for name in sorted(p.name for p in root.iterdir() if DIGEST.fullmatch(p.name))]
+
+
 def passes_in(root: Path) -> list[PassFolder]:
     """Return the passes of a store that have a key, sorted by digest."""
-    names = sorted(p.name for p in root.iterdir() if DIGEST.fullmatch(p.name))
-    return [PassFolder(root, name) for name in names if (root / name / "key.json").is_file()]
+    return [folder for folder in folders_in(root) if (folder.path / "key.json").is_file()]
 
 
 @dataclass

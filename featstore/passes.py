@@ -48,10 +48,10 @@ MANIFEST, ARRAY, DATA = "manifest.json", "array.json", "data.zarr"
 
 
 def check_format(found: Any, where: Path) -> None:
-    """Raise `StoreFormat` unless a file of the store is of a format that this version reads."""
+    """Raise `StoreFormat` where a file of the store is of a newer format, `IdentityError` where it says of none."""
     number = found.get("format") if isinstance(found, dict) else None
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise StoreFormat(f"{where} does not say which format the store has; it is not a featstore, or was edited.")
+        raise IdentityError(f"{where} does not say of which format it is: it was edited or damaged. {AGAIN}")
     if number > FORMAT:
         raise StoreFormat(
             f"{where} is of format {number} and this version of featstore reads formats up to {FORMAT}: the store was written "
@@ -230,6 +230,8 @@ class PassFolder:
             If the file does not describe the folder it lies in.
         """
         path = self.path / "key.json"
+        if not path.is_file():
+            raise IdentityError(f"{path} is missing, so what the features here were made of is unknown. {AGAIN}")
         said = read_json(path)
         check_format(said, path)
         try:

@@ -43,6 +43,9 @@ def add(commands: Any) -> None:
         "--precision", choices=("fp32", "tf32", "amp-fp16", "amp-bf16"), help="arithmetic of the forward pass"
     )
     sub.add_argument(
+        "--deterministic", action="store_true", help="one image at a time: the same bits whatever the batch size"
+    )
+    sub.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that do not decode, and record them"
     )
     sub.add_argument("--repair", action="store_true", help="read all that is stored, and compute damaged rows again")

@@ -23,6 +23,36 @@ def add_json(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
 
 
+def add_makers(sub: argparse.ArgumentParser) -> None:
+    """Add what says which network and images a store was made of, where its names do not lead back to them."""
+    sub.add_argument("--backbone", default=argparse.SUPPRESS, metavar="MODEL", help="the network, where its name in the "
+                     "store does not lead back to it; @path/to/weights may follow")  # fmt: skip
+    sub.add_argument("--split", dest="splits", nargs="+", default=argparse.SUPPRESS, help="the splits, likewise")
+    for name, text in (("--weights", "local file of weights, or 'random'"), ("--data-root", "where the data sets are"),
+                       ("--version", "the one that was given"), ("--device", "cpu, cuda, …")):  # fmt: skip
+        sub.add_argument(name, default=argparse.SUPPRESS, help=text)
+    sub.add_argument("--cut", choices=("coarse", "fine"), default=argparse.SUPPRESS, help="how the network was cut")
+    for name, text in (("--seed", "of random weights"), ("--workers", "threads that decode images")):
+        sub.add_argument(name, type=int, default=argparse.SUPPRESS, help=text)
+
+
+def makers_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of `add_makers` and return the arguments of the library that they stand for."""
+    import featstore
+
+    data = {"data_root": options["data_root"]} if "data_root" in options else {}
+    loading: dict[str, Any] = {
+        name: options.pop(name) for name in ("weights", "cut", "seed", "version") if name in options
+    }
+    if loading.get("weights") == "random":
+        loading["weights"] = None
+    if "cut" in loading:
+        loading["units"] = loading.pop("cut")
+    splits = [featstore.load_split(spec, **data) for spec in options.pop("splits", [])]
+    backbones = [featstore.load_backbone(options.pop("backbone"), **loading)] if "backbone" in options else []
+    return {**options, "backbones": backbones, "splits": splits}
+
+
 def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
     """Return the entries of a store, of one backbone or split if asked; an unknown name is an error that knows the nearest."""
     from featstore.errors import UnknownName
