@@ -170,6 +170,17 @@ def test_one_column_that_is_constant_everywhere() -> None:
     np.testing.assert_allclose(model.intercept, -1 / 3, atol=1e-9)
 
 
+def test_a_label_that_is_constant_where_it_weighs_is_refused() -> None:
+    """As one that is constant everywhere: there is nothing to fit, for a logistic intercept not even an optimum."""
+    X, y = digits(100)
+    Y = np.stack([y > 4, y % 2], axis=1).astype(int)
+    for fit in (probe.svm_path, probe.ridge_path, probe.fit_path):
+        with pytest.raises(
+            probe.BadInput, match=r"\(columns \[1\]\) are the same in every one of the \d+ rows that have weight"
+        ):
+            fit(X, Y, [1.0], sample_weight=Y[:, 1])
+
+
 @pytest.mark.parametrize("k", [2, 5])
 def test_torch_gives_the_numpy_answer_in_torch(k: int) -> None:
     """The same code on another array library."""
