@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -12,7 +12,7 @@ import numpy as np
 
 from featstore.digests import DigestCache
 from featstore.entries import Entry, Glance, entries_of
-from featstore.errors import BadInput, IdentityError, NotStored, StoreFormat
+from featstore.errors import BadInput, FeatstoreError, IdentityError, NotStored, StoreFormat
 from featstore.files import PARTIAL, write_errors
 from featstore.finding import Finder, folders_in, passes_in
 from featstore.holding import Hold
@@ -348,7 +348,10 @@ class Store:
         """Return the reader of a committed array; what one reader of this Store has checked, the others rely on."""
         glance = glance or Glance()
         manifest, key = glance.manifest(folder, array_id), glance.key(folder)
-        label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*folder.names(), 'an unnamed split')[0]}'"
+        names: tuple[str, ...] = ()
+        with suppress(FeatstoreError):
+            names = folder.names()
+        label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*names, 'an unnamed split')[0]}'"
         path, checked = folder.array_path(array_id), self._checked.setdefault(array_id, {})
         hold = self._held.get(array_id)
         if hold is None:
