@@ -196,6 +196,9 @@ def test_npz_files_that_cannot_be_used(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=images, labels=[0, 1, 2], classes=["a", "b"])
     with pytest.raises(BadLabels, match="run from 0 to 2"):
         load_split(f"npz:{tmp_path / 'x.npz'}")
+    np.savez(tmp_path / "x.npz", images=images, labels=[0, 1, 10**12])
+    with pytest.raises(BadLabels, match="has the label 1000000000000"):
+        load_split(f"npz:{tmp_path / 'x.npz'}")
     np.savez(tmp_path / "x.npz", images=images, labels=np.array([{}, {}, {}], dtype=object))
     with pytest.raises(BadInput, match=r"cannot be read|can be read"):
         load_split(f"npz:{tmp_path / 'x.npz'}")

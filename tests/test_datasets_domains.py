@@ -131,14 +131,17 @@ def test_mnist_of_the_shared_data(shared: Path) -> None:
 # ---- SVHN, QuickDraw
 
 
-def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The label 10 is the digit 0; val is the beginning of train and target the rest."""
+def svhn(root: Path) -> np.ndarray:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 5), dtype=np.uint8)
     for which, n in (("train", 5), ("test", 2)):
-        savemat(
-            tmp_path / f"{which}_32x32.mat",
-            {"X": pixels[..., :n], "y": np.array([[1], [10], [9], [2], [10]][:n], np.uint8)},
-        )
+        labels = np.array([[1], [10], [9], [2], [10]][:n], np.uint8)
+        savemat(root / f"{which}_32x32.mat", {"X": pixels[..., :n], "y": labels}, do_compression=which == "train")
+    return pixels
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The label 10 is the digit 0; val is the beginning of train and target the rest."""
+    pixels = svhn(tmp_path)
     monkeypatch.setattr("featstore.datasets.matlab.N_SVHN_VAL", 2)
     train, val, target = (load_split(f"svhn:{w}", data_root=tmp_path) for w in ("train", "val", "target"))
     assert labels_of(train) == [1, 0, 9, 2, 0]

@@ -99,6 +99,9 @@ def test_shards_with_other_labels_and_other_files(tmp_path: Path) -> None:
         ([("x.jpg", b"a"), ("y.jpg", b"a"), ("x.cls", b"1")], BadInput, "in two places"),
         ([("x.jpg", b"a"), ("x.cls", b"1"), ("y.jpg", b"a")], BadLabels, "has no label '.cls'"),
         ([("x.jpg", b"a"), ("x.cls", b"dog")], BadLabels, "cannot be read"),
+        ([("x.jpg", b"a"), ("x.cls", b"999999999999")], BadLabels, "has the label 999999999999"),
+        ([("x.jpg", b"a"), ("x.cls", b"9" * 40)], BadLabels, "must be whole numbers"),
+        ([("x.jpg", b"a"), ("x.cls", b"-1")], BadLabels, "run from -1"),
         ([("x.jpg", b"a"), ("x.json", b"[")], BadLabels, "cannot be read"),
         ([("x.jpg", b"a"), ("x.npy", b"\x80\x04.")], BadLabels, "cannot be read"),
     ],
@@ -249,6 +252,11 @@ def test_damaged_parquet(pq: Any, tmp_path: Path) -> None:
     pq.write_table(table([photo(0), None], [0, None]), path)
     with pytest.raises(BadLabels, match=r"row 1 of .* has no label"):
         load_split(f"parquet:{path}")
+    for label in (10**12, [10**12]):
+        plain = {"image": {"_type": "Image"}}
+        pq.write_table(table([photo(0)], [label], plain), path)
+        with pytest.raises(BadLabels, match="has the label 1000000000000"):
+            load_split(f"parquet:{path}")
     pq.write_table(table([photo(0), None], [0, 1]), path)
     split = load_split(f"parquet:{path}")
     assert split.image(0).size == (12, 9)

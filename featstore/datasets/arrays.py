@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featstore.datasets.folders import stat_of
+from featstore.datasets.official import class_numbers
 from featstore.errors import BadInput, BadLabels
 
 if TYPE_CHECKING:
@@ -128,16 +129,14 @@ def npz_split(path: Path, *, name: str) -> Split:
     if labels is not None and len(labels) != n:
         raise BadLabels(f"{path} holds {n} images and {len(labels)} labels; one row of labels per image is needed.")
     ids = small.get("ids", np.array([f"{i:0{len(str(n - 1))}d}" for i in range(n)]))
-    classes = tuple(str(c) for c in small["classes"]) if "classes" in small else _numbered(labels)
+    classes = (
+        tuple(str(c) for c in small["classes"])
+        if "classes" in small
+        else ()
+        if labels is None
+        else class_numbers(labels, path)
+    )
     return Split(name, ids, labels, classes, NpzSamples(path, key, offsets, n))
-
-
-def _numbered(labels: np.ndarray | None) -> tuple[str, ...]:
-    """Return the class numbers as names."""
-    if labels is None or labels.dtype.kind not in "iub" or not len(labels):
-        return ()
-    k = labels.shape[1] if labels.ndim == 2 else max(int(labels.max()) + 1, 0)
-    return tuple(str(c) for c in range(k))
 
 
 def _checked_offsets(offsets: np.ndarray | None, n_bytes: int, key: str, path: Path) -> np.ndarray:

@@ -103,7 +103,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise BadInput(f"{path} cannot be read: {error}.") from error
     if len(content) > MAX_IDX_BYTES:
         raise BadInput(f"{path} unpacks to more than {MAX_IDX_BYTES} bytes; MNIST is 47 million.")
-    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+    if content[:3] != b"\0\0\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
         raise BadInput(f"{path} is not an idx file of unsigned bytes.")
     n_axes = content[3]
     shape = tuple(np.frombuffer(content, ">u4", n_axes, 4).astype(int).tolist())

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featstore.datasets.official import Wanted, numbered, read_lines, read_table, whole_number
-from featstore.errors import BadInput
+from featstore.errors import BadLabels
 from featstore.progress import say
 
 if TYPE_CHECKING:
     from featstore.splits import Split
 
 __all__ = ["aircraft", "birdsnap", "dtd", "food101", "pets", "sun397"]
+
+MOST_BREEDS = 1_000
+"""There are 37; a larger number than this is damage, and would make as many names."""
 
 BOTH = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 """Which lists make a split where the authors have no list for train and val together."""
@@ -64,17 +67,28 @@ def pets(wanted: Wanted) -> Split:
     """Oxford-IIIT Pets (Parkhi et al. 2012): lines of image, class from 1 on, species, breed."""
     root = wanted.place("oxford-iiit-pet", "pets", "", needs=("annotations", "images"))
     path = root / "annotations" / f"{wanted.which}.txt"
-    rows = [line.split() for line in read_lines(path) if not line.startswith("#")]
-    if any(len(row) < 2 for row in rows):
-        raise BadInput(f"{path} has a line that does not name an image and its class.")
-    labels = np.array([whole_number(row[1], str(path)) - 1 for row in rows], np.int64)
-    listed = [path, root / "annotations" / ("test.txt" if wanted.which == "trainval" else "trainval.txt")]
-    breeds: dict[int, str] = {}
-    for line in (line for p in listed if p.is_file() for line in read_lines(p) if not line.startswith("#")):
-        image, label = line.split()[:2]
-        breeds[whole_number(label, str(path)) - 1] = image.rpartition("_")[0].replace("_", " ")
-    classes = [breeds.get(k, f"class {k + 1}") for k in range(max(breeds) + 1)]
-    return wanted.files(root / "images", [f"{row[0]}.jpg" for row in rows], labels, classes)
+    rows = _pets_of(path)
+    other = root / "annotations" / ("test.txt" if wanted.which == "trainval" else "trainval.txt")
+    breeds = {label: image.rpartition("_")[0].replace("_", " ") for image, label in rows}
+    for image, label in _pets_of(other) if other.is_file() else []:
+        breeds.setdefault(label, image.rpartition("_")[0].replace("_", " "))
+    classes = [breeds.get(k, f"class {k + 1}") for k in range(max(breeds, default=-1) + 1)]
+    labels = np.array([label for _, label in rows], np.int64)
+    return wanted.files(root / "images", [f"{image}.jpg" for image, _ in rows], labels, classes)
+
+
+def _pets_of(path: Path) -> list[tuple[str, int]]:
+    """Return image and class, from 0 on, of each line that is no comment."""
+    found = []
+    for line in read_lines(path):
+        words = line.split()
+        if words[0].startswith("#"):
+            continue
+        label = whole_number(words[1], str(path)) if len(words) > 1 else 0
+        if not 1 <= label <= MOST_BREEDS:
+            raise BadLabels(f"{path} has the line '{line}', which is not an image and the number of its breed.")
+        found.append((words[0], label - 1))
+    return found
 
 
 def sun397(wanted: Wanted) -> Split:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.datasets.official import Wanted, read_mat
+from featstore.datasets.matfile import read_mat
+from featstore.datasets.official import Wanted
 from featstore.errors import BadInput, BadLabels
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def flowers(wanted: Wanted) -> Split:
     small lists are for training, the large one is the test."""
     root = wanted.place("flowers-102", "flowers102", "flowers", "", needs=("jpg", "imagelabels.mat", "setid.mat"))
     sets = read_mat(root / "setid.mat", ("trnid", "valid", "tstid"))
-    every = np.atleast_1d(read_mat(root / "imagelabels.mat", ("labels",))["labels"]).astype(np.int64)
+    every = _numbers(read_mat(root / "imagelabels.mat", ("labels",))["labels"], root / "imagelabels.mat")
     keys = {"train": ("trnid",), "val": ("valid",), "trainval": ("trnid", "valid"), "test": ("tstid",)}[wanted.which]
-    numbers = np.concatenate([np.atleast_1d(sets[k]).astype(np.int64) for k in keys])
+    numbers = np.concatenate([_numbers(sets[k], root / "setid.mat") for k in keys])
     if len(numbers) and (numbers.min() < 1 or numbers.max() > len(every)):
         raise BadLabels(f"{root / 'setid.mat'} names image {numbers.max()}, and {len(every)} images have labels.")
     return wanted.files(root / "jpg", [f"image_{n:05d}.jpg" for n in numbers], every[numbers - 1] - 1, FLOWERS)
@@ -76,35 +77,59 @@ def _of_devkit(wanted: Wanted, root: Path, images: Path) -> Split:
     path = next((p for p in (root / "devkit" / name, root / name) if p.is_file()), None)
     if path is None:
         raise wanted.missing([name])
-    rows = np.atleast_1d(read_mat(path, ("annotations",))["annotations"])
-    names, labels = _column(rows, "fname", path), _column(rows, "class", path)
+    rows = read_mat(path, ("annotations",))["annotations"]
+    names, labels = _texts(rows, "fname", path), _column(rows, "class", path)
     # Some copies of the images lie one folder deeper, as cars_train/cars_train.
     inner = images / images.name
-    classes = np.atleast_1d(read_mat(root / "devkit" / "cars_meta.mat", ("class_names",))["class_names"])
-    return wanted.files(
-        inner if inner.is_dir() else images,
-        [str(n) for n in names],
-        np.array(labels, np.int64) - 1,
-        [str(c) for c in classes],
-    )
+    meta = root / "devkit" / "cars_meta.mat"
+    classes = _class_names(read_mat(meta, ("class_names",))["class_names"], meta)
+    return wanted.files(inner if inner.is_dir() else images, names, labels - 1, classes)
 
 
 def _of_one_table(wanted: Wanted, root: Path) -> Split:
     path = root / "cars_annos.mat"
     found = read_mat(path, ("annotations", "class_names"))
-    rows = np.atleast_1d(found["annotations"])
-    chosen = rows[np.array(_column(rows, "test", path), np.int64) == (wanted.which == "test")]
-    names = [str(n) for n in _column(chosen, "relative_im_path", path)]
-    labels = np.array(_column(chosen, "class", path), np.int64) - 1
-    return wanted.files(root, names, labels, [str(c) for c in np.atleast_1d(found["class_names"])])
+    rows, is_test = found["annotations"], wanted.which == "test"
+    kept = np.flatnonzero(_column(rows, "test", path).astype(bool) == is_test)
+    names, labels = _texts(rows, "relative_im_path", path), _column(rows, "class", path)
+    classes = _class_names(found["class_names"], path)
+    return wanted.files(root, [names[i] for i in kept], labels[kept] - 1, classes)
 
 
-def _column(rows: np.ndarray, name: str, path: Path) -> list[Any]:
-    if rows.dtype.names is None or name not in rows.dtype.names:
+def _class_names(found: Any, path: Path) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(c, str) for c in found):
+        raise BadInput(f"'class_names' of {path} is not a list of text.")
+    return found
+
+
+def _column(rows: Any, name: str, path: Path) -> np.ndarray:
+    """Return a number of every annotation: (n,) int64."""
+    found = [_numbers(v, path) for v in _values(rows, name, path)]
+    if any(len(v) != 1 for v in found):
+        raise BadInput(f"'{name}' of an annotation in {path} is not one number.")
+    return np.array([v[0] for v in found], np.int64)
+
+
+def _texts(rows: Any, name: str, path: Path) -> list[str]:
+    found = _values(rows, name, path)
+    if not all(isinstance(v, str) for v in found):
+        raise BadInput(f"'{name}' of an annotation in {path} is not text.")
+    return found
+
+
+def _values(rows: Any, name: str, path: Path) -> list[Any]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and name in row for row in rows):
         raise BadInput(
             f"the annotations of {path} have no '{name}'; the test set needs cars_test_annos_withlabels.mat."
         )
     return [row[name] for row in rows]
+
+
+def _numbers(values: Any, path: Path) -> np.ndarray:
+    """Return whole numbers as (n,) int64."""
+    if not isinstance(values, np.ndarray) or not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+        raise BadLabels(f"{path} holds labels or numbers of images that are not whole numbers.")
+    return values.ravel().astype(np.int64)
 
 
 def svhn(wanted: Wanted) -> Split:
@@ -118,10 +143,15 @@ def svhn(wanted: Wanted) -> Split:
     root = wanted.place("svhn", "SVHN", "", needs=(f"{official}_32x32.mat",))
     path = root / f"{official}_32x32.mat"
     found = read_mat(path, ("X", "y"))
-    pixels, labels = np.asarray(found["X"]), np.atleast_1d(found["y"]).astype(np.int64)
-    if pixels.ndim == 3:  # a single image loses its last axis when it is squeezed
+    pixels, labels = np.asarray(found["X"]), _numbers(found["y"], path)
+    if pixels.ndim == 3:  # MATLAB has no last axis of length 1
         pixels = pixels[..., None]
-    if pixels.dtype != np.uint8 or pixels.shape[:3] != (32, 32, 3) or pixels.shape[3] != len(labels):
+    if (
+        pixels.ndim != 4
+        or pixels.dtype != np.uint8
+        or pixels.shape[:3] != (32, 32, 3)
+        or pixels.shape[3] != len(labels)
+    ):
         raise BadInput(
             f"{path} holds X of shape {pixels.shape} and {len(labels)} labels; (32, 32, 3, n) and n are needed."
         )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,11 @@ from featstore.errors import BadInput, BadLabels, MissingData
 if TYPE_CHECKING:
     from featstore.splits import Samples, Split
 
-__all__ = ["Wanted", "inside", "numbered", "read_lines", "read_mat", "read_table", "whole_number"]
+__all__ = ["Wanted", "class_numbers", "inside", "numbered", "read_lines", "read_table", "whole_number"]
+
+
+MOST_CLASSES = 2**20
+"""More names than these are not made up for classes that have only numbers."""
 
 
 @dataclass(frozen=True)
@@ -178,28 +182,6 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> l
     return rows
 
 
-def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return variables of a MATLAB file, squeezed.
-
-    Raises
-    ------
-    BadInput
-        If it is missing, no MATLAB file, or lacks one of `names`.
-    """
-    if not path.is_file():
-        raise BadInput(f"{path} is missing; fetch the file that belongs there.")
-    from scipy.io import loadmat
-
-    try:
-        found = loadmat(path, squeeze_me=True, variable_names=names)
-    except Exception as error:  # scipy raises whatever it stumbles over: TypeError, struct.error, its own
-        raise BadInput(f"{path} is not a MATLAB file that can be read: {error}.") from error
-    absent = [n for n in names if n not in found]
-    if absent:
-        raise BadInput(f"{path} holds no '{absent[0]}'.")
-    return {n: found[n] for n in names}
-
-
 def numbered(names: Sequence[str], classes: Sequence[str], where: str | Path) -> np.ndarray:
     """Return the class number of each name: (n,) int64.
 
@@ -215,6 +197,24 @@ def numbered(names: Sequence[str], classes: Sequence[str], where: str | Path) ->
                 f"{where} puts an image into the class '{name}', which is none of its {len(classes)} classes."
             )
     return np.fromiter((number[n] for n in names), np.int64, count=len(names))
+
+
+def class_numbers(labels: np.ndarray, where: str | Path) -> tuple[str, ...]:
+    """Return the class numbers as names, where classes have none: of labels (n,) or (n, k).
+
+    Raises
+    ------
+    BadLabels
+        If labels are so large that they can be no classes.
+    """
+    if labels.dtype.kind not in "iub" or not len(labels):
+        return ()
+    k = labels.shape[1] if labels.ndim == 2 else max(int(labels.max()) + 1, 0)
+    if k > MOST_CLASSES:
+        raise BadLabels(
+            f"{where} has the label {k - 1}; classes are numbered from 0 on, at most to {MOST_CLASSES - 1}."
+        )
+    return tuple(str(c) for c in range(k))
 
 
 def whole_number(text: str, where: str) -> int:

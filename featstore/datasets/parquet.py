@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.datasets.folders import stat_of
+from featstore.datasets.official import MOST_CLASSES, class_numbers
 from featstore.errors import BadInput, BadLabels, MissingData, MissingExtra, UnreadableImage
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def parquet_split(
     samples = ParquetSamples(files, image, groups)
     if not len(samples):
         raise BadInput(f"{path} holds no rows.")
-    classes = names or (() if labels is None or labels.ndim == 2 else tuple(map(str, range(int(labels.max()) + 1))))
+    classes = names or (() if labels is None else class_numbers(labels, path))
     return Split(name, _ids(paths, files, groups), labels, classes, samples)
 
 
@@ -243,7 +244,9 @@ def _labels(values: list[Any], names: tuple[str, ...], path: Path) -> np.ndarray
     if any(v is None for v in values):
         raise BadLabels(f"row {values.index(None)} of {path} has no label.")
     if values and isinstance(values[0], list):
-        k = len(names) or 1 + max((c for row in values for c in row), default=0)
+        k = len(names) or 1 + max((c for row in values for c in row if isinstance(c, int)), default=0)
+        if k > MOST_CLASSES:
+            raise BadLabels(f"{path} has the label {k - 1}, which is no class.")
         labels = np.zeros((len(values), k), np.uint8)
         for i, row in enumerate(values):
             if any(not isinstance(c, int) or not 0 <= c < k for c in row):
@@ -252,7 +255,10 @@ def _labels(values: list[Any], names: tuple[str, ...], path: Path) -> np.ndarray
         return labels
     if not all(isinstance(v, int) for v in values):
         raise BadLabels(f"the labels of {path} are not whole numbers.")
-    return np.array(values, np.int64)
+    try:
+        return np.array(values, np.int64)
+    except OverflowError as error:
+        raise BadLabels(f"the labels of {path} run up to {max(values)}, which is no class.") from error
 
 
 def _ids(paths: list[Any], files: list[Path], groups: list[tuple[int, int, int]]) -> np.ndarray:

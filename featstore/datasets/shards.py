@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.datasets.folders import IMAGE_SUFFIXES, MAX_MEMBER_BYTES, stat_of
-from featstore.datasets.official import inside, read_lines
+from featstore.datasets.official import class_numbers, inside, read_lines
 from featstore.errors import BadInput, BadLabels, MissingData, UnreadableImage
 from featstore.progress import bar
 
@@ -246,5 +246,4 @@ def _class_names(folder: Path, labels: np.ndarray | None) -> tuple[str, ...]:
     for path in (folder / "classnames.txt", folder.parent / "classnames.txt"):
         if path.is_file():
             return tuple(read_lines(path))
-    k = labels.shape[1] if labels.ndim == 2 else max(int(labels.max()) + 1, 0)
-    return tuple(str(c) for c in range(k))
+    return class_numbers(labels, folder)
