@@ -3,7 +3,8 @@
 The rule. A unit's whole output (``pool="none"``) stored in float32 is what the network said, and every pooling of it is what
 a forward pass would give, up to the order of summation, as with another batch size. Stored in 16 bits it was rounded before it
 is pooled, and a mean of rounded values is not the rounded mean: then the network runs again. Poolings that only select values
-(``"max"``, ``"token"``, ``"flatten"``, ``"none"``) commute with rounding: a map of the dtype they are stored in serves, too.
+(``"max"``, ``"token"``, ``"flatten"``, ``"none"``) commute with rounding: a map of the dtype they are stored in serves, too. In a
+deterministic pass, whose features are promised to the bit, they are the only ones.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ __all__ = ["pooled_from_maps", "stored_maps"]
 
 
 def stored_maps(
-    store: Store | None, missing: Sequence[ArrayKey], shapes: Mapping[str, tuple[int, ...]], poolings: Sequence[Pooling]
+    store: Store | None,
+    missing: Sequence[ArrayKey],
+    shapes: Mapping[str, tuple[int, ...]],
+    poolings: Sequence[Pooling],
+    *,
+    to_the_bit: bool,
 ) -> dict[ArrayKey, ArrayKey]:
     """Return for every missing array the stored map that it can be pooled from; nothing unless there is one for each.
 
@@ -40,12 +46,16 @@ def stored_maps(
         Unit -> shape of its output for one image.
     poolings : sequence of Pooling
         Those of `missing`.
+    to_the_bit : bool
+        Whether sums in another order are not allowed.
     """
     if store is None:
         return {}
     by_name = {pooling.name: pooling for pooling in poolings}
     found: dict[ArrayKey, ArrayKey] = {}
     for key in missing:
+        if to_the_bit and not by_name[key.pool].selects:
+            return {}
         dtypes = ("float32", key.dtype) if by_name[key.pool].selects else ("float32",)
         maps = [ArrayKey(key.pass_digest, key.unit, "none", dtype, shapes[key.unit]) for dtype in dtypes]
         source = next((a for a in maps if a != key and store.has_complete(a)), None)

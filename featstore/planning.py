@@ -193,7 +193,7 @@ def plan(
         )
         arrays = tuple(ArrayKey(key.digest, unit, how.name, dtype, shape) for (unit, how), shape in shapes.items())
         missing = tuple(a for a in arrays if store is None or not store.has_complete(a))
-        maps = stored_maps(store, missing, backbone.shapes, [how for _, how in shapes])
+        maps = stored_maps(store, missing, backbone.shapes, [how for _, how in shapes], to_the_bit=deterministic)
         parts.append(SplitPlan(split, key, arrays, missing, skipped, maps))
     return Plan(path, backbone.name, tuple(parts))
 
@@ -227,9 +227,10 @@ def _opened(root: str | Path | Store) -> tuple[Store | None, Path]:
     if isinstance(root, Store):
         return root, root.root
     try:
-        return open_store(root), Path(root)
+        store = open_store(root)
     except NotStored:
         return None, Path(root)
+    return store, store.root
 
 
 def _wanted(backbone: Backbone, units: str | Sequence[str]) -> list[str]:

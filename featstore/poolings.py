@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Pooling", "PoolingLike", "as_poolings", "channel_axis", "mean_pool", "pool_name", "pooling", "token_units"]
 
 GRID = re.compile(r"grid([1-9]\d?)")
+STORED_FUNCTION = re.compile(r"[\w.?]+:[\w.<>]+[#@].*")
 CLASS_TOKENS = ("cls_token", "class_token")
 """What timm and torchvision call the parameter."""
 
@@ -178,6 +179,11 @@ def _as_pooling(pool: PoolingLike) -> Pooling:
     if is_function_name(pool):
         named: Callable[..., torch.Tensor] = function_named(pool, "pooling", _BUILT_IN)
         return pooling(named)
+    if STORED_FUNCTION.fullmatch(pool):
+        raise BadInput(
+            f"the pooling '{pool}' is a function of the user's, and a function is not looked up by the name that a store has for "
+            "it. Pass the function itself, or package.module:function."
+        )
     hint = "'none' keeps the whole map; grids are 'grid2' to 'grid99'; a function of yours is package.module:function."
     raise UnknownName("pooling", pool, [*_BUILT_IN, "grid2", "grid4"], hint)
 

@@ -212,6 +212,8 @@ def test_what_cannot_be_pooled_is_refused_before_anything_runs(backbone: Backbon
             extract(backbone, split, root, pool="grid9")
         with pytest.raises(BadInput, match=r"unit 'first' of Small gives 6 × 16 × 16 without a class token .*: none"):
             extract(backbone, split, root, pool="token")
+        with pytest.raises(BadInput, match=r"function of the user's.*Pass the function itself"):
+            extract(backbone, split, root, pool=pool_name(own_pool))
         with pytest.raises(BadInput, match="no pooling was asked for"):
             extract(backbone, split, root, pool=[])
         with pytest.raises(BadInput, match=r"made \(4,\) of an output of shape \(2, 8, 8, 4\) of unit 'second'"):
@@ -329,6 +331,16 @@ def test_rounded_maps_serve_where_rounding_does_not_matter(
         else:  # sums in another order may round to the neighbour
             step = {"float16": 2**-10, "bfloat16": 2**-7}[wanted]
             assert np.abs(found - expected).max() <= step * np.abs(expected).max(), unit
+
+
+def test_a_deterministic_pass_is_pooled_by_selection_alone(backbone: Backbone, tmp_path: Path) -> None:
+    """Its features are promised to the bit, and sums over a stored map may be in another order."""
+    split = pictures(9)
+    store = extract(backbone, split, tmp_path / "s", pool="none", deterministic=True)
+    for pool, runs in (("max", 0), ("mean", 9)):
+        with Calls(backbone.module.get_submodule("first")) as calls:
+            extract(backbone, split, store, pool=pool, deterministic=True)
+            assert calls.n_images == runs, pool
 
 
 def test_a_damaged_map_is_not_pooled(backbone: Backbone, with_maps: Store) -> None:
