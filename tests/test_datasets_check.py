@@ -117,6 +117,16 @@ def test_named_sets_are_compared_with_their_other_splits(tmp_path: Path, capsys:
     assert "not compared with 'aircraft:val'" in capsys.readouterr().err
 
 
+def test_one_file_under_two_ids_is_no_duplicate(tmp_path: Path) -> None:
+    """CCT-20 has a sample for each animal in an image."""
+    from test_datasets_fang import cct20
+
+    cct20(tmp_path / "CCT-20")
+    split = load_split("cct20:train", data_root=tmp_path)
+    assert len(split) == len(set(split.ids)) > len({split.samples.read(i) for i in range(len(split))})
+    assert check_split(split, progress=False).within == ()
+
+
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folders(tmp_path)
     assert main(["check", str(root / "train"), "--alone", "--against", str(root / "test")]) == 1

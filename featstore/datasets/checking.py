@@ -130,7 +130,8 @@ def check_split(
 ) -> Check:
     """Decode every image of a split, and of the splits it is compared with.
 
-    The same file in two splits is not a duplicate: ``trainval`` holds ``train`` by definition.
+    The same file in two splits is not a duplicate: ``trainval`` holds ``train`` by definition. Nor is one file under two
+    ids.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def check_split(
         per_class=_per_class(split),
         modes=modes,
         unreadable=tuple((str(split.ids[i]), found.reason) for i, found in enumerate(looked) if found.reason),
-        within=tuple(_duplicate(split, same) for same in rows.values() if len(same) > 1),
+        within=tuple(_duplicate(split, same) for same in rows.values() if _is_several(split, same)),
         across=tuple(_duplicate(split, rows[digest][:1], copies) for digest, copies in elsewhere.items()),
         compared=tuple(other.name for other in others),
     )
@@ -199,6 +200,11 @@ def splits_beside(spec: str, *, data_root: str | Path | None = None) -> tuple[Sp
         except FeatstoreError as error:
             say(f"not compared with '{other}': {error}")
     return tuple(found)
+
+
+def _is_several(split: Split, rows: list[int]) -> bool:
+    """Return whether rows are several files, and not one that is several samples, as CCT-20 has them."""
+    return len(rows) > 1 and len({split.samples.describe(i) for i in rows}) > 1
 
 
 def _look(split: Split, workers: int, progress: bool) -> list[_Looked]:
