@@ -112,6 +112,29 @@ class Curvature:
 
 
 @dataclass(frozen=True, eq=False)
+class Bend:
+    """Second derivatives of the loss by the scores, of some rows; call it with scores of directions, (L, k, m).
+
+    Row i has ``diag(weight_i) − weight_i weight_iᵀ / mass_i``, without the second term where there is no mass.
+    """
+
+    weight: Array  # (L, k, m)
+    mass: Array | None  # (L or 1, 1, m)
+
+    def take(self, lanes: np.ndarray) -> Bend:
+        """The same for some of the lanes."""
+        return Bend(_lanes(self.weight, lanes), None if self.mass is None else _lanes(self.mass, lanes))
+
+    def __call__(self, Z: Array) -> Array:
+        """(L, k, m) → (L, k, m)."""
+        xp = namespace(Z)
+        out = self.weight * Z
+        if self.mass is not None:
+            out = out - self.weight * (xp.sum(out, axis=1, keepdims=True) / self.mass)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
 class Softmax:
     """Multinomial logistic loss of L label sets.
 
@@ -167,6 +190,23 @@ class Softmax:
             loss[lane] += to_numpy(xp.sum(value, axis=(1, 2)))
             R[lane, :, part] = (e - hot * s) * q
         return loss, R
+
+    def row_curvature(self, R: Array) -> np.ndarray:
+        """An estimate of the trace of every row's second derivative, ``Σ_c |r| (1 − |r|)``: (L, n) on the host."""
+        xp = namespace(R)
+        size = xp.abs(R)
+        if self.weights is not None:
+            return to_numpy(xp.sum(size * (1 - size / xp.where(self.weights > 0, self.weights, xp.ones_like(self.weights))), axis=1))
+        return to_numpy(xp.sum(size * (1 - size), axis=1))
+
+    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
+        """Second derivatives at the point whose derivative is R (L, k, n), of some rows."""
+        xp = namespace(R)
+        R, hot, w = _columns(R, rows), _columns(self.hot, rows), _columns(self.weights, rows)
+        weight = R + (hot if w is None else hot * w)
+        weight = xp.where(weight > 0, weight, xp.zeros_like(weight))
+        mass = xp.ones_like(weight[:1, :1, :]) if w is None else xp.where(w > 0, w, xp.ones_like(w))
+        return Bend(weight, mass)
 
     def curvature(self, R: Array, lane: int) -> Curvature:
         """Curvature of one lane at the point whose derivative is R (L, k, n)."""
@@ -280,6 +320,13 @@ def _lanes(x: Array, lanes: np.ndarray) -> Array:
         return x
     xp = namespace(x)
     return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
+
+
+def _columns(x: Array | None, rows: np.ndarray | None) -> Array:
+    if x is None or rows is None:
+        return x
+    xp = namespace(x)
+    return xp.take(x, xp.asarray(rows, device=x.device), axis=2)
 
 
 def _own(x: Array, lane: int) -> int:

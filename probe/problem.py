@@ -8,9 +8,11 @@ import numpy as np
 
 from probe import preconditioner
 from probe.arrays import Array, namespace
-from probe.objective import Logistic, Softmax
+from probe.objective import Bend, Logistic, Softmax
 from probe.preconditioner import StiffPairs, WholeHessian
 from probe.rotation import Rotation
+
+_MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +71,50 @@ class RotatedProblem:
             return T
         return T - namespace(T).mean(T, axis=-2, keepdims=True)
 
+    def hessian(self, R: Array, share: float) -> RowHessian:
+        """Second derivatives of the loss from the rows that hold `share` of every lane's curvature."""
+        xp = namespace(R)
+        rows = _active(self.loss.row_curvature(R), share)
+        A = self.A if rows is None else xp.take(self.A, xp.asarray(rows, device=self.A.device), axis=0)
+        return RowHessian(A, self.loss.bend(R, rows), 1.0 if rows is None else len(rows) / int(self.A.shape[0]), self)
+
     def preconditioner(self, R: Array, lane: int, is_hard: bool) -> StiffPairs | WholeHessian:
         """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
         curvature = self.loss.curvature(R, lane)
         l2 = float(self.l2[lane])
         return preconditioner.build(self.A, curvature, self.rotation.spectrum, self.penalised, l2, is_hard)
+
+
+@dataclass(frozen=True, eq=False)
+class RowHessian:
+    """``Σ_i H_i ⊗ x_i x_iᵀ`` over some of the rows; call it with directions of shape (L, k, r)."""
+
+    A: Array
+    bend: Bend
+    share_of_rows: float
+    _problem: RotatedProblem
+
+    def take(self, lanes: np.ndarray) -> RowHessian:
+        """The same for some of the lanes."""
+        return replace(self, bend=self.bend.take(lanes))
+
+    def __call__(self, P: Array) -> Array:
+        """One product with the rows, one with their second derivatives, one back."""
+        xp = namespace(P)
+        L, k, r = (int(s) for s in P.shape)
+        m = int(self.A.shape[0])
+        Z = xp.reshape(xp.reshape(P, (L * k, r)) @ self.A.T, (L, k, m))
+        back = xp.reshape(self.bend(Z), (L * k, m)) @ self.A
+        return self._problem.without_gauge(xp.reshape(back, (L, k, r)))
+
+
+def _active(curvature: np.ndarray, share: float) -> np.ndarray | None:
+    """Rows that hold `share` of the curvature of every lane (L, n); None for all, where leaving some out saves too little."""
+    L, n = curvature.shape
+    chosen = np.zeros(n, dtype=bool)
+    for lane in curvature:
+        falling = np.sort(lane)[::-1]
+        reached = np.cumsum(falling, dtype=np.float64)
+        last = int(np.searchsorted(reached, share * reached[-1]))
+        chosen |= lane >= falling[min(last, n - 1)]
+    return np.flatnonzero(chosen) if chosen.sum() < _MOST_ACTIVE * n else None

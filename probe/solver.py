@@ -10,7 +10,11 @@ import numpy as np
 from probe.arrays import Array, is_on_cpu, like, namespace, to_numpy
 from probe.certificate import Certificate, certify, meets, zero_gradient
 from probe.labels import Labels, Task
-from probe.minimize import Lane, Point, lbfgs
+from probe.lbfgs import LBFGS
+from probe.newton import Newton
+import os
+METHOD={'l':LBFGS,'n':Newton}[os.environ.get('M','l')]
+from probe.minimize import Lane, Point, minimize
 from probe.problem import RotatedProblem
 from probe.rotation import Rotation, rotate
 from probe.status import Status
@@ -112,7 +116,9 @@ class PathSolver:
             m.dtype != problem.A.dtype for lane in before for m in lane.memory[:1] for m in m
         ):
             before = None
-        return lbfgs(problem, start, self._rule(margin * self._tol), max_iter=self._max_iter, before=before)
+        return minimize(
+            problem, start, self._rule(margin * self._tol), METHOD(), max_iter=self._max_iter, before=before
+        )
 
     @staticmethod
     def _added(first: list[Lane], second: list[Lane]) -> list[Lane]:
