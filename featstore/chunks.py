@@ -109,7 +109,8 @@ def write_chunk(path: Path, rows: np.ndarray, grid: Grid, *, durable: bool = Tru
         See `featstore.files.atomic_write`.
     """
     data = rows.reshape(-1).view(np.uint8)
-    padding = np.full((grid.chunk_bytes - data.nbytes) // rows.dtype.itemsize, np.nan, rows.dtype).view(np.uint8)
+    missing = (grid.chunk_bytes - data.nbytes) // rows.dtype.itemsize
+    padding = np.full(missing, fill_value(rows.dtype), rows.dtype).view(np.uint8)
     crc = int(google_crc32c.extend(google_crc32c.value(data), padding))
     atomic_write(path, [p for p in (data, padding, struct.pack("<I", crc)) if len(p)], durable=durable)
     return crc
@@ -209,3 +210,8 @@ def open_chunk(path: Path) -> int:
 def stored_dtype(name: str) -> np.dtype:
     """Return the numpy dtype that a dtype of `ArrayKey` is stored as, little endian."""
     return np.dtype(DTYPES[name])
+
+
+def fill_value(dtype: np.dtype) -> float | int:
+    """Return what rows that are not there are made of: NaN; for bits of bfloat16 those of a NaN."""
+    return 0xFFFF if dtype == np.uint16 else np.nan

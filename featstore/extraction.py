@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featstore.bfloat import BFLOAT16_MAX, narrow
 from featstore.capture import POOLS, capture
+from featstore.chunks import stored_dtype
 from featstore.devices import arithmetic, checked_device, on_device
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.loading import default_workers, load_batches
@@ -72,7 +74,7 @@ def extract(
     pool : str
         How maps become vectors: ``"mean"``.
     dtype : str
-        What is stored: ``"float16"`` or ``"float32"``.
+        What is stored: ``"float16"``, ``"float32"`` or ``"bfloat16"``.
     batch_size : int
         Images per forward pass; changes no feature beyond rounding.
     device : str or torch.device
@@ -234,7 +236,7 @@ def _compute(run: _Run, part: SplitPlan, session: Session) -> None:
         for (block, _), (rows, pixels) in zip(batches, loaded, strict=True):
             if rows.start == block.start:
                 # new arrays for every block: the store writes those of the last one while this one is computed
-                gathered = {key: np.empty((len(block), *key.shape), key.dtype) for key in session.arrays}
+                gathered = {key: np.empty((len(block), *key.shape), stored_dtype(key.dtype)) for key in session.arrays}
             features = run.features(pixels, units)
             for key, out in gathered.items():
                 values = _checked(features[key.unit], key, part.split, rows)
@@ -271,9 +273,10 @@ def _checked(features: torch.Tensor, key: ArrayKey, split: Split, rows: range) -
             f"{', …' if len(bad) > 5 else ''}. No probe can be fitted to that: look at the weights and at these "
             "images; in half precision try precision='fp32'."
         )
-    if key.dtype == "float16" and largest > FLOAT16_MAX:
+    limit = {"float16": FLOAT16_MAX, "bfloat16": BFLOAT16_MAX}.get(key.dtype)
+    if limit is not None and largest > limit:
         raise BadInput(
-            f"unit '{key.unit}' reaches {largest:g}, and float16 ends at {FLOAT16_MAX:g}: the features would become "
+            f"unit '{key.unit}' reaches {largest:g}, and {key.dtype} ends at {limit:g}: the features would become "
             "infinite. Store them as dtype='float32'."
         )
-    return values
+    return narrow(values) if key.dtype == "bfloat16" else values

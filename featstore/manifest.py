@@ -20,8 +20,8 @@ __all__ = ["ArrayKey", "PassKey", "canonical_json", "differences", "digest_of", 
 KEY_FORMAT = 1
 """Part of every digest: a change of what a key means makes new keys instead of false hits."""
 
-DTYPES = {"float16": "<f2", "float32": "<f4"}
-"""What a matrix may be stored as. bfloat16 would come in here as uint16 bits with an attribute: zarr-python has no such type."""
+DTYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
+"""What a matrix may be stored as, and what its bytes are: those of bfloat16 are bits, since numpy and zarr have no such type."""
 
 
 def plain(value: Any) -> Any:
@@ -143,7 +143,7 @@ class ArrayKey:
     unit, pool : str
         Resolved name of the unit; name of the pooling function.
     dtype : str
-        ``"float16"`` or ``"float32"``.
+        ``"float16"``, ``"float32"`` or ``"bfloat16"``.
     shape : tuple of int
         Of one sample: ``(2048,)`` for a pooled unit.
     """
@@ -156,7 +156,7 @@ class ArrayKey:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise BadInput(f"features are stored as {' or '.join(DTYPES)}, not as '{self.dtype}'.")
+            raise BadInput(f"features are stored as {', '.join(DTYPES)}, not as '{self.dtype}'.")
         shape = tuple(int(s) for s in self.shape)
         if not shape or min(shape) < 1:
             raise BadInput(f"unit '{self.unit}' has shape {shape} per sample; every extent must be at least 1.")
@@ -175,6 +175,11 @@ class ArrayKey:
         for s in self.shape:
             n *= s
         return n * int(DTYPES[self.dtype][-1])
+
+    @property
+    def format(self) -> int:
+        """The oldest format of a store that has such a matrix."""
+        return 2 if self.dtype == "bfloat16" else 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the key as JSON holds it."""

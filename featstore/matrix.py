@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featstore.bfloat import widen
 from featstore.chunks import CHUNK_BYTES
 from featstore.digests import SplitDigest
 from featstore.errors import BadInput, BadLabels, MissingExtra
@@ -73,12 +74,17 @@ class FeatureMatrix:
 
     @property
     def dtype(self) -> np.dtype:
-        """As stored: float16 or float32."""
-        return self.array.dtype
+        """What numpy gets: float16 or float32, as stored; float32 for what is stored as bfloat16, which numpy has not."""
+        return np.dtype(np.float32) if self._is_bits else self.array.dtype
+
+    @property
+    def _is_bits(self) -> bool:
+        return self.array.key.dtype == "bfloat16"
 
     @property
     def nbytes(self) -> int:
-        return len(self) * self.array.grid.row_bytes
+        """Of the array that `numpy` returns."""
+        return len(self) * self.array.grid.row_bytes // self.array.dtype.itemsize * self.dtype.itemsize
 
     @property
     def ids(self) -> np.ndarray:
@@ -165,7 +171,8 @@ class FeatureMatrix:
         Parameters
         ----------
         out : numpy.ndarray
-            (m, …), C-contiguous when of the stored dtype; of another dtype, rows are converted block by block.
+            (m, …), C-contiguous when of the stored dtype; of another dtype, rows are converted block by block. What is
+            stored as bfloat16 fills uint16 with its bits.
         rows : slice or None
             A contiguous range of `m` rows of this matrix; None is all.
 
@@ -177,20 +184,28 @@ class FeatureMatrix:
         start, stop, step = (rows or slice(None)).indices(len(self))
         if step != 1 or out.shape != (max(stop - start, 0), *self.shape[1:]):
             raise BadInput(f"rows {rows} of a matrix of shape {self.shape} do not fit a buffer of shape {out.shape}.")
-        if out.dtype != self.dtype:
+        if out.dtype != self.array.dtype:
             for where, block in self._blocks(start, stop, self._default_rows()):
                 out[where.start - start : where.stop - start] = block
-        elif self.chosen is None:
+        else:
+            self._read(out, start, threads)
+
+    def _read(self, out: np.ndarray, start: int, threads: int | None) -> None:
+        """Fill `out` (of the stored dtype) with the rows of this matrix from `start` on."""
+        if self.chosen is None:
             self.array.read_into(out, start, threads=threads)
         else:
-            self.array.take(self.chosen[start:stop], out, threads=threads)
+            self.array.take(self.chosen[start : start + len(out)], out, threads=threads)
 
     def take(self, index: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return some rows in the order asked, (len(index), …); each stored chunk is opened once."""
         rows = as_rows(index, len(self))
         if out is None:
             out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        self.array.take(rows if self.chosen is None else self.chosen[rows], out)
+        stored = np.empty(out.shape, self.array.dtype) if self._is_bits and out.dtype != self.array.dtype else out
+        self.array.take(rows if self.chosen is None else self.chosen[rows], stored)
+        if stored is not out:
+            widen(stored, out)
         return out
 
     def blocks(self, rows: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
@@ -221,20 +236,21 @@ class FeatureMatrix:
         from featstore.devices import checked_device
 
         device = checked_device(device)
-        stored = torch.from_numpy(np.empty(0, self.dtype)).dtype
+        raw = torch.from_numpy(np.empty(0, self.array.dtype)).dtype
+        stored = torch.bfloat16 if self._is_bits else raw
         if device.type == "cpu":
-            whole = torch.from_numpy(self.numpy())
+            whole = torch.from_numpy(self.numpy(self.array.dtype)).view(stored)
             return whole if dtype is None else whole.to(dtype)
         out = torch.empty(self.shape, dtype=dtype or stored, device=device)
         rows = self._default_rows()
-        ring = [torch.empty((rows, *self.shape[1:]), dtype=stored, pin_memory=device.type == "cuda") for _ in range(2)]
+        ring = [torch.empty((rows, *self.shape[1:]), dtype=raw, pin_memory=device.type == "cuda") for _ in range(2)]
         copied: list[Any] = [None, None]
         for turn, start in enumerate(range(0, len(self), rows)):
             stop, buffer = min(start + rows, len(self)), ring[turn % 2]
             if copied[turn % 2] is not None:
                 copied[turn % 2].synchronize()  # the buffer's last copy must have left it
             self.read_into(buffer[: stop - start].numpy(), slice(start, stop))
-            out[start:stop].copy_(buffer[: stop - start].to(device, non_blocking=True))
+            out[start:stop].copy_(buffer[: stop - start].to(device, non_blocking=True).view(stored))
             if device.type == "cuda":
                 copied[turn % 2] = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 copied[turn % 2].record(torch.cuda.current_stream(device))
@@ -295,10 +311,10 @@ class FeatureMatrix:
 
         def read(where: slice, buffer: np.ndarray) -> np.ndarray:
             out = buffer[: where.stop - where.start]
-            if self.chosen is None:
-                self.array.read_into(out, where.start, threads=1)
-            else:
-                self.array.take(self.chosen[where], out, threads=1)
+            stored = np.empty(out.shape, self.array.dtype) if self._is_bits else out
+            self._read(stored, where.start, 1)
+            if stored is not out:
+                widen(stored, out)
             return out
 
         with ThreadPoolExecutor(N_AHEAD, thread_name_prefix="featstore-blocks") as pool:

@@ -2,7 +2,7 @@
 
 ::
 
-    <root>/featstore.json                    {"format": 1}
+    <root>/featstore.json                    {"format": 1}; see `FORMAT`
     <root>/cache/                            accelerators; may be deleted
     <root>/<pass digest>/key.json            the PassKey
                          split.json          what people called the split
@@ -38,7 +38,10 @@ from featstore.manifest import ArrayKey, PassKey, canonical_json, differences
 
 __all__ = ["FORMAT", "Manifest", "PassFolder", "Targets", "check_format"]
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format that this version reads. Every file says the oldest one that has what it describes, so that older versions
+of featstore read whatever they can: 1 is all but matrices of bfloat16, which came with 2."""
+PLAIN_FORMAT = 1
 DIGEST = re.compile(r"[0-9a-f]{32}")
 TARGET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 MANIFEST, ARRAY, DATA = "manifest.json", "array.json", "data.zarr"
@@ -111,7 +114,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds; ``"self"`` is the digest of everything else, so that an edit is noticed."""
         said = {
-            "format": FORMAT,
+            "format": self.array.format,
             "array": self.array.to_json(),
             "n": self.n,
             "chunk_rows": self.chunk_rows,

@@ -15,7 +15,7 @@ from featstore.chunks import BadChunk, Grid, default_chunk_rows, read_chunk
 from featstore.errors import IdentityError
 from featstore.files import remove_partials
 from featstore.manifest import ArrayKey
-from featstore.passes import ARRAY, DATA, FORMAT, MANIFEST, Manifest, PassFolder, read_json, write_json
+from featstore.passes import ARRAY, DATA, MANIFEST, Manifest, PassFolder, read_json, write_json
 from featstore.reading import in_threads
 
 __all__ = ["Block", "Staged", "reopen_damaged", "stage"]
@@ -76,7 +76,7 @@ def stage(folder: PassFolder, key: ArrayKey, n: int, block_rows: int) -> Staged:
         grid = Grid.of(key, n, _fitting_rows(key.row_bytes, block_rows))
         block_rows = min(block_rows, n)
         said = {"array": key.to_json(), "n": n, "chunk_rows": grid.chunk_rows, "block_rows": block_rows}
-        write_json(place / ARRAY, {"format": FORMAT, **said})
+        write_json(place / ARRAY, {"format": key.format, **said})
     else:
         chunk_rows, block_rows = begun
         grid = Grid.of(key, n, chunk_rows)

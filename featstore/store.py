@@ -16,7 +16,7 @@ from featstore.files import PARTIAL, write_errors
 from featstore.finding import Finder, passes_in
 from featstore.manifest import ArrayKey, PassKey
 from featstore.matrix import FeatureMatrix
-from featstore.passes import DATA, FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
+from featstore.passes import DATA, PLAIN_FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
 from featstore.reading import Maps, Stamp, StoredArray
 from featstore.splits import Split, checked_labels
 
@@ -50,8 +50,8 @@ def open_store(root: str | Path) -> Store:
         said = read_json(path)
     except IdentityError as error:
         raise StoreFormat(
-            f'{path} is damaged: it holds no JSON. Nothing but the format is in it; write {{"format": {FORMAT}}} into it, and '
-            f"run `featstore verify {root}`."
+            f'{path} is damaged: it holds no JSON. Nothing but the format is in it; write {{"format": {PLAIN_FORMAT}}} into '
+            f"it, and run `featstore verify {root}`."
         ) from error
     check_format(said, path)
     return Store(root)
@@ -79,7 +79,7 @@ def create_store(root: str | Path) -> Store:
                 f"{root} holds other things ('{others[0]}') and no {FORMAT_FILE}; choose an empty or a new folder."
             )
         root.mkdir(parents=True, exist_ok=True)
-        write_json(root / FORMAT_FILE, {"format": FORMAT})
+        write_json(root / FORMAT_FILE, {"format": PLAIN_FORMAT})
     return open_store(root)
 
 

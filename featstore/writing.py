@@ -21,7 +21,7 @@ from featstore.errors import BadInput, IdentityError, NotStored
 from featstore.files import flush_folder, remove_partials, write_errors
 from featstore.locking import locked
 from featstore.manifest import ArrayKey, PassKey
-from featstore.passes import FORMAT, MANIFEST, Manifest, PassFolder, Targets, read_json, write_json
+from featstore.passes import MANIFEST, PLAIN_FORMAT, Manifest, PassFolder, Targets, read_json, write_json
 from featstore.progress import say
 from featstore.reading import StoredArray, in_threads
 from featstore.staging import Block, Staged, reopen_damaged, stage
@@ -179,7 +179,7 @@ class Session:
         if key not in features:
             raise BadInput(f"block {block.index} was written without unit '{key.unit}', which is being stored.")
         rows, expected = features[key], (len(block), *key.shape)
-        if rows.shape != expected or rows.dtype != np.dtype(key.dtype):
+        if rows.shape != expected or rows.dtype != stored_dtype(key.dtype):
             raise BadInput(
                 f"unit '{key.unit}' gave {rows.dtype} of shape {rows.shape} for rows {block.start} to {block.stop - 1}; "
                 f"{key.dtype} of shape {expected} was announced."
@@ -262,7 +262,7 @@ def _describe(folder: PassFolder, key: PassKey, split: Split) -> None:
         remove_partials(place)
     described = folder.path / "key.json"
     if not described.exists() or _damaged(lambda: read_json(described)):
-        write_json(described, {"format": FORMAT, "pass": key.to_json()})
+        write_json(described, {"format": PLAIN_FORMAT, "pass": key.to_json()})
     folder.key()  # one that was edited is refused: nobody knows what else was
     if _damaged(folder.samples):
         folder.write_samples(split.digest())

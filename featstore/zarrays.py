@@ -19,23 +19,26 @@ METADATA = "zarr.json"
 def create(folder: Path, key: ArrayKey, grid: Grid) -> None:
     """Write the ``zarr.json`` of an empty array into `folder`.
 
-    The fill value is NaN so that a missing chunk is visible to whoever reads with zarr alone; shards are not used because
-    a partial write of one rewrites all of it, compression because it does not pay for pooled features.
+    bfloat16 is uint16 to zarr; the attribute ``featstore.dtype`` says what the bits are. The fill value is NaN so that a
+    missing chunk is visible to whoever reads with zarr alone; shards are not used because a partial write of one rewrites
+    all of it, compression because it does not pay for pooled features.
     """
-    import numpy as np
     import zarr
     from zarr.codecs import BytesCodec, Crc32cCodec
     from zarr.storage import LocalStore
 
+    from featstore.chunks import fill_value, stored_dtype
+
+    dtype = stored_dtype(key.dtype)
     zarr.create_array(
         store=LocalStore(folder),
         shape=(grid.n, *key.shape),
         chunks=(grid.chunk_rows, *key.shape),
-        dtype=key.dtype,
+        dtype=dtype.name,
         filters=None,
         serializer=BytesCodec(endian="little"),
         compressors=[Crc32cCodec()],
-        fill_value=np.nan,
+        fill_value=fill_value(dtype),
         chunk_key_encoding={"name": "default", "separator": "."},
         attributes={"featstore": {**key.to_json(), "array_digest": key.digest}},
         overwrite=False,
@@ -52,6 +55,8 @@ def open_read_only(folder: Path) -> zarr.Array[Any]:
 
 def problems(folder: Path, key: ArrayKey, grid: Grid) -> list[str]:
     """Return what the ``zarr.json`` in `folder` says otherwise than the key: zarr would read the array wrongly."""
+    from featstore.chunks import stored_dtype
+
     try:
         array = open_read_only(folder)
         codecs = [type(codec).__name__ for codec in array.metadata.codecs]  # type: ignore[union-attr]
@@ -60,7 +65,7 @@ def problems(folder: Path, key: ArrayKey, grid: Grid) -> list[str]:
     pairs = {
         "shape": (array.shape, (grid.n, *key.shape)),
         "chunks": (array.chunks, (grid.chunk_rows, *key.shape)),
-        "dtype": (str(array.dtype), key.dtype),
+        "dtype": (str(array.dtype), stored_dtype(key.dtype).name),
         "codecs": (codecs, ["BytesCodec", "Crc32cCodec"]),
     }
     return [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probe import conventions, metrics, plots
     from probe.comparison import Comparison, compare
-    from probe.errors import BadInput, DamagedRecord, MissingExtra, NotConverged, ProbeError
+    from probe.errors import BadInput, DamagedRecord, Interrupted, MissingExtra, NotConverged, OutOfMemory, ProbeError
     from probe.estimator import LinearProbe
     from probe.grids import C_GRID, CLIP_GRID, GRIDS, SVM_GRID, named_grid
     from probe.model import Model
@@ -34,10 +34,12 @@ _HOME = {
     "FoldChoice": "validation",
     "GRIDS": "grids",
     "GridWidened": "widening",
+    "Interrupted": "errors",
     "LinearProbe": "estimator",
     "MissingExtra": "errors",
     "Model": "model",
     "NotConverged": "errors",
+    "OutOfMemory": "errors",
     "Path": "path",
     "Predictions": "predictions",
     "ProbeError": "errors",
@@ -72,10 +74,12 @@ __all__ = [
     "DamagedRecord",
     "FoldChoice",
     "GridWidened",
+    "Interrupted",
     "LinearProbe",
     "MissingExtra",
     "Model",
     "NotConverged",
+    "OutOfMemory",
     "Path",
     "Predictions",
     "ProbeError",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from probe.arrays import Array, like, namespace, to_numpy
-from probe.objective import Logistic, Softmax
+from probe.objective import BatchedLoss
 
 _SCORES_AT_ONCE = 1 << 24  # float64 scores held at once: 128 MB
 _BLOCK_ENTRIES = 1 << 21  # entries of X converted to float64 at once
@@ -67,13 +67,13 @@ def meets(grad_norm: np.ndarray, gap: np.ndarray, coef_error: np.ndarray, tol: f
     return met
 
 
-def zero_gradient(X: Array, loss: Softmax | Logistic, k: int, fit_intercept: bool) -> np.ndarray:
+def zero_gradient(X: Array, loss: BatchedLoss, k: int, fit_intercept: bool) -> np.ndarray:
     """‖∇F‖∞ at zero weights and intercept: the scale of `Certificate.grad_norm`.
 
     Parameters
     ----------
     X : array of shape (n, d)
-    loss : Softmax or Logistic, float64
+    loss : BatchedLoss, float64
     k : int
     fit_intercept : bool
 
@@ -82,8 +82,7 @@ def zero_gradient(X: Array, loss: Softmax | Logistic, k: int, fit_intercept: boo
     numpy.ndarray of shape (L,)
     """
     xp = namespace(X)
-    lanes = int((loss.hot if isinstance(loss, Softmax) else loss.sign).shape[0])
-    _, R = loss.evaluate(xp.zeros((lanes, k, int(X.shape[0])), dtype=xp.float64, device=X.device))
+    _, R = loss.evaluate(xp.zeros((loss.n_lanes, k, int(X.shape[0])), dtype=xp.float64, device=X.device))
     largest = to_numpy(xp.max(xp.abs(_adjoint(X, R)), axis=(1, 2)))
     if fit_intercept:
         largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
@@ -93,7 +92,7 @@ def zero_gradient(X: Array, loss: Softmax | Logistic, k: int, fit_intercept: boo
 
 def certify(
     X: Array,
-    loss: Softmax | Logistic,
+    loss: BatchedLoss,
     W: Array,
     b: Array,
     l2: np.ndarray,
@@ -106,7 +105,7 @@ def certify(
     ----------
     X : array of shape (n, d)
         As given, in any floating dtype; the arithmetic is float64.
-    loss : Softmax or Logistic, float64
+    loss : BatchedLoss, float64
     W : array of shape (b, L, k, d), float64
         Fits of b penalties and L lanes.
     b : array of shape (b, L, k), float64
@@ -142,7 +141,7 @@ def certify(
 
 
 def _certify(
-    X: Array, loss: Softmax | Logistic, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray, fit_intercept: bool
+    X: Array, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray, fit_intercept: bool
 ) -> tuple[Certificate, Array]:
     xp = namespace(X)
     g, L, k, d = (int(s) for s in W.shape)
@@ -172,12 +171,12 @@ def _certify(
     return found, xp.reshape(offset, (g, L, k))
 
 
-def _repeated(loss: Softmax | Logistic, g: int, L: int) -> Softmax | Logistic:
+def _repeated(loss: BatchedLoss, g: int, L: int) -> BatchedLoss:
     """The loss of L lanes for g penalties: lanes of one penalty stand together. One label set needs no copies."""
     return loss if L == 1 else loss.take(np.tile(np.arange(L), g))
 
 
-def _optimal_intercepts(loss: Softmax | Logistic, Z: Array, b: Array, most: int = 20) -> tuple[Array, np.ndarray]:
+def _optimal_intercepts(loss: BatchedLoss, Z: Array, b: Array, most: int = 20) -> tuple[Array, np.ndarray]:
     """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,)."""
     xp = namespace(Z)
     k = int(Z.shape[1])
@@ -185,8 +184,8 @@ def _optimal_intercepts(loss: Softmax | Logistic, Z: Array, b: Array, most: int 
     decrement = np.zeros(int(Z.shape[0]))
     for _ in range(most):
         gradient = xp.sum(R, axis=2)
-        hessian = _intercept_hessian(loss, R)
-        if k > 1:  # the gauge: adding one number to every intercept changes nothing
+        hessian = loss.intercept_hessian(R)
+        if loss.has_gauge:  # adding one number to every intercept changes nothing
             mean = xp.sum(xp.sum(hessian * xp.eye(k, dtype=Z.dtype, device=Z.device), axis=2), axis=1) / k
             hessian = hessian + (mean / k)[:, None, None]
         jitter = 1e-14 * xp.max(xp.abs(hessian), axis=(1, 2), keepdims=True) + 1e-300
@@ -208,20 +207,6 @@ def _optimal_intercepts(loss: Softmax | Logistic, Z: Array, b: Array, most: int 
             break
         b, value, R = tried, new_value, new_R
     return b, decrement
-
-
-def _intercept_hessian(loss: Softmax | Logistic, R: Array) -> Array:
-    """Second derivative of the loss by the intercepts, (lanes, k, k)."""
-    xp = namespace(R)
-    w = loss.weights
-    if isinstance(loss, Logistic):
-        size = xp.abs(R)
-        return xp.sum(size * (1 - (size if w is None else size / xp.where(w > 0, w, xp.ones_like(w)))), axis=2)[
-            ..., None
-        ]
-    P = R + (loss.hot if w is None else loss.hot * w)  # s · p
-    cross = (P if w is None else P / xp.where(w > 0, w, xp.ones_like(w))) @ xp.permute_dims(P, (0, 2, 1))
-    return xp.eye(int(R.shape[1]), dtype=R.dtype, device=R.device) * xp.sum(P, axis=2)[..., None] - cross
 
 
 def _scores(X: Array, W: Array, shape: tuple[int, int]) -> Array:

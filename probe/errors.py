@@ -3,12 +3,20 @@
 ProbeError
 ├── BadInput (also a ValueError)     what was passed cannot be fitted, scored or compared
 ├── DamagedRecord                    a result on disk is not what was written
-└── MissingExtra (also ImportError)  an optional library is not installed
+├── MissingExtra (also ImportError)  an optional library is not installed
+└── OutOfMemory (also MemoryError)   the host or the device has less memory than a fit needs
+
+Interrupted (a KeyboardInterrupt)    Ctrl-C in the middle of a path; carries the fits that are finished
 
 Warnings: NotConverged, one per call, naming the penalties.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probe.path import Path
 
 
 class ProbeError(Exception):
@@ -25,6 +33,38 @@ class DamagedRecord(ProbeError):
 
 class MissingExtra(ProbeError, ImportError):
     """An optional library is needed; the message names the extra that installs it."""
+
+
+class OutOfMemory(ProbeError, MemoryError):
+    """The host or the device has less memory than a fit needs; the message has about how much that is, and what to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a path: `path` holds what was finished until then, certified.
+
+    It is a KeyboardInterrupt and no `ProbeError`, so that a program that is told to stop does stop: ``except Exception`` does
+    not catch it, ``except KeyboardInterrupt`` does as ever.
+
+    Parameters
+    ----------
+    message : str
+    path : Path
+        The fits that were finished, at the values of C that were asked for, in that order.
+
+    Examples
+    --------
+    >>> import probe
+    >>> try:
+    ...     path = probe.fit_path([[0.0], [1.0], [2.0]], [0, 0, 1], [0.1, 1.0])
+    ... except probe.Interrupted as stop:
+    ...     path = stop.path
+    >>> len(path)
+    2
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class NotConverged(UserWarning):

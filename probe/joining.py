@@ -26,12 +26,12 @@ def joined(a: Path, b: Path) -> Path:
     Raises
     ------
     BadInput
-        Where the classes or the numbers of features differ.
+        Where the classes, the losses or the numbers of features differ.
     """
-    if not np.array_equal(a.classes, b.classes) or a.coef.shape[1:] != b.coef.shape[1:]:
+    if a.loss is not b.loss or not np.array_equal(a.classes, b.classes) or a.coef.shape[1:] != b.coef.shape[1:]:
         raise BadInput(
-            f"The paths belong to different problems: {len(a.classes)} classes and {a.coef.shape[2]} features, against "
-            f"{len(b.classes)} and {b.coef.shape[2]}; widen a path with the X and y it was fitted on."
+            f"The paths belong to different problems: {len(a.classes)} classes, {a.coef.shape[2]} features, {a.loss} loss, against "
+            f"{len(b.classes)}, {b.coef.shape[2]} and {b.loss}; widen a path with the X and y it was fitted on."
         )
     changed: dict[str, Any] = {}
     for name in _per_fit(a):
@@ -69,7 +69,7 @@ def reordered(path: Path, order: np.ndarray) -> Path:
 
 def _per_fit(path: Path) -> list[str]:
     """Fields with one entry per fit."""
-    return [f.name for f in fields(path) if f.name not in {"classes", "seconds", "task"}]
+    return [f.name for f in fields(path) if f.name not in {"classes", "seconds", "task", "loss"}]
 
 
 def rows_of(A: Array, rows: np.ndarray) -> Array:

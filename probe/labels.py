@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
 from typing import Any
 
 import numpy as np
 
 from probe.arrays import Array, like, namespace, to_numpy
 from probe.errors import BadInput
-from probe.objective import Logistic, Softmax
+from probe.margins import Logistic, SquaredError, SquaredHinge
+from probe.objective import BatchedLoss, Softmax
 
 
 class Task(Enum):
@@ -21,6 +23,19 @@ class Task(Enum):
     MULTILABEL = "multi-label"
 
 
+class Loss(StrEnum):
+    """What is summed over the rows."""
+
+    LOGISTIC = "logistic"
+    SQUARED_HINGE = "squared hinge"
+    SQUARED_ERROR = "squared error"
+
+
+_MARGINS: dict[Loss, type[Logistic] | type[SquaredHinge] | type[SquaredError]] = {
+    Loss.LOGISTIC: Logistic, Loss.SQUARED_HINGE: SquaredHinge, Loss.SQUARED_ERROR: SquaredError,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Labels:
     """Labels as class numbers.
@@ -29,29 +44,53 @@ class Labels:
     ----------
     task : Task
     codes : numpy.ndarray of shape (L, n), int64
-        Class numbers; L = 1 but for multi-label data, which has one lane of 0 and 1 per label.
+        Class numbers; L = 1 but for multi-label data, which has one lane of 0 and 1 per label, and for several classes under a
+        loss that takes each against the rest, which have one lane per class.
     classes : numpy.ndarray of shape (k,)
         Sorted labels; for multi-label data 0 … k - 1.
     weights : numpy.ndarray of shape (n,), float64, or None
+    kind : Loss
     """
 
     task: Task
     codes: np.ndarray
     classes: np.ndarray
     weights: np.ndarray | None
+    kind: Loss = Loss.LOGISTIC
 
     @property
     def n_rows_of_coef(self) -> int:
         """Rows of the coefficients: 1 for binary, else the number of classes or labels."""
         return 1 if self.task is Task.BINARY else len(self.classes)
 
-    def loss(self, example: Array, dtype: Any) -> Softmax | Logistic:
+    @property
+    def n_lanes(self) -> int:
+        """Problems that advance together."""
+        return len(self.codes)
+
+    @property
+    def k(self) -> int:
+        """Rows of the coefficients in one lane: several for softmax only."""
+        return len(self.classes) if self._is_softmax else 1
+
+    @property
+    def _is_softmax(self) -> bool:
+        return self.task is Task.MULTINOMIAL and self.kind is Loss.LOGISTIC
+
+    def against_rest(self, kind: Loss) -> Labels:
+        """These labels for a loss of the margin: of several classes each is a lane, against the rest."""
+        codes = self.codes
+        if self.task is Task.MULTINOMIAL:
+            codes = (codes == np.arange(len(self.classes))[:, None]).astype(np.int64)
+        return replace(self, codes=codes, kind=kind)
+
+    def loss(self, example: Array, dtype: Any) -> BatchedLoss:
         """The loss of these labels, on the device of `example`, in `dtype`."""
         weights = None if self.weights is None else like(example, self.weights[None, None, :], dtype)
-        if self.task is Task.MULTINOMIAL:
+        if self._is_softmax:
             hot = self.codes[:, None, :] == np.arange(len(self.classes))[None, :, None]
             return Softmax(like(example, hot, dtype), weights)
-        return Logistic(like(example, 2.0 * self.codes[:, None, :] - 1.0, dtype), weights)
+        return _MARGINS[self.kind](like(example, 2.0 * self.codes[:, None, :] - 1.0, dtype), weights)
 
 
 def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) -> Labels:
@@ -136,7 +175,7 @@ def _require_classification(labels: np.ndarray) -> None:
 def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
     if sample_weight is None:
         return None
-    w = np.asarray(to_numpy(sample_weight) if hasattr(sample_weight, "shape") else sample_weight, dtype=np.float64)
+    w = numbers(sample_weight, "sample_weight")
     if w.ndim == 0:
         w = np.full(n, float(w))
     if w.shape != (n,):
@@ -146,6 +185,31 @@ def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
             f"Sample weights must be finite, not negative, and not all zero; they run from {w.min()} to {w.max()}."
         )
     return None if (w == 1).all() else w
+
+
+def numbers(given: Any, name: str) -> np.ndarray:
+    """Read numbers of any origin.
+
+    Parameters
+    ----------
+    given : array-like
+    name : str
+        What to call them.
+
+    Returns
+    -------
+    numpy.ndarray, float64
+
+    Raises
+    ------
+    BadInput
+        When they are not numbers.
+    """
+    try:
+        return np.asarray(to_numpy(given) if hasattr(given, "shape") else given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        shown = repr(given) if np.ndim(given) == 0 else f"{str(given)[:60]} ({error})"
+        raise BadInput(f"{name} must hold numbers, but it is {shown}.") from error
 
 
 def _times_class_weight(
@@ -161,10 +225,14 @@ def _times_class_weight(
         mass = np.bincount(codes, weights=weights, minlength=len(classes))
         factor = mass.sum() / (len(classes) * np.maximum(mass, 1e-300))
     else:
+        if not isinstance(class_weight, Mapping):
+            raise BadInput(
+                f"class_weight is {class_weight!r}; give a mapping from class to weight, 'balanced', or None."
+            )
         unknown = [c for c in class_weight if c not in classes.tolist()]
         if unknown:
             raise BadInput(f"class_weight names classes that y does not have: {unknown}; y has {classes.tolist()}.")
-        factor = np.array([float(class_weight.get(c, 1.0)) for c in classes.tolist()])
+        factor = numbers([class_weight.get(c, 1.0) for c in classes.tolist()], "class_weight")
         if not np.isfinite(factor).all() or (factor < 0).any():
             raise BadInput(f"Class weights must be finite and not negative, got {dict(class_weight)}.")
     total: np.ndarray = factor[codes] * (1.0 if weights is None else weights)

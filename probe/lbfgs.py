@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from probe.arrays import Array, like, namespace
@@ -14,6 +16,8 @@ _REBUILD_RATIO = 2.0  # change of λ it serves
 
 class LBFGS:
     """Limited-memory BFGS; the preconditioner takes the place of the initial inverse Hessian."""
+
+    patience: Mapping[int, int] = {4: 60, 8: 200}
 
     def direction(self, s: State, G: Array) -> Array:
         """−(inverse Hessian) · G."""
@@ -59,8 +63,16 @@ def inverse(s: State, g: Array) -> Array:
         alpha = rho * dot(S, g)
         g = g - like(g, alpha)[:, None, None] * Y
         used.append((S, Y, rho, alpha))
-    applied = [p(g[q, ...]) for q, p in enumerate(s.preconditioners) if p is not None]
-    D = s.problem.without_gauge(xp.stack(applied, axis=0))
+    D = s.problem.without_gauge(_preconditioned(s, g))
     for S, Y, rho, alpha in reversed(used):
         D = D + like(D, alpha - rho * dot(Y, D))[:, None, None] * S
     return D
+
+
+def _preconditioned(s: State, g: Array) -> Array:
+    """Every lane's preconditioner applied; one that all lanes share, to all at once."""
+    first = s.preconditioners[0]
+    if first is not None and all(p is first for p in s.preconditioners):
+        return first(g)
+    applied = [p(g[q : q + 1, ...]) for q, p in enumerate(s.preconditioners) if p is not None]
+    return namespace(g).concat(applied, axis=0)

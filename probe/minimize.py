@@ -11,7 +11,7 @@ penalty to the next, and from one method to the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -19,7 +19,6 @@ import numpy as np
 
 from probe.arrays import Array, like, namespace, to_numpy
 
-_PATIENCE = {4: 60, 8: 200}  # iterations without progress of the gap, by bytes of the dtype: rounding
 _ARMIJO, _CURVATURE = 1e-4, 0.9
 _ROUNDING = 1e-6  # relative differences of F below this are judged by the derivative instead (Hager & Zhang 2005)
 
@@ -74,6 +73,9 @@ class Hessian(Protocol):
 class Method(Protocol):
     """How the next direction is found."""
 
+    patience: Mapping[int, int]
+    """Iterations without progress of the gap after which rounding is to blame, by bytes of the dtype."""
+
     def direction(self, s: State, G: Array) -> Array:
         """A direction of descent for every lane, (L, k, r), in the working dtype."""
 
@@ -93,7 +95,7 @@ class Preconditioner(Protocol):
         """Whether nothing was approximated."""
 
     def __call__(self, G: Array) -> Array:
-        """(k, r) → (k, r)."""
+        """(L, k, r) → (L, k, r), for lanes that share it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +191,7 @@ def minimize(
     *,
     max_iter: int = 1000,
     before: Sequence[Lane] | None = None,
+    Z: Array | None = None,
 ) -> list[Lane]:
     """Minimise every lane.
 
@@ -203,15 +206,18 @@ def minimize(
     max_iter : int
         Iterations per lane.
     before : sequence of Lane, optional
-        The same lanes at the penalty before this one: their memory and preconditioners are used.
+        The same lanes at another penalty: their memory and preconditioners are used.
+    Z : array of shape (L, k, n), optional
+        Scores at T, where they are known: saves a pass.
 
     Returns
     -------
     list of Lane
         In the order of the lanes.
     """
-    s = _start(problem, T, is_converged, before)
-    patience = _PATIENCE[8 if s.Z.dtype == namespace(s.Z).float64 else 4]
+    s = _start(problem, T, Z, is_converged, before)
+    patience = method.patience[8 if s.Z.dtype == namespace(s.Z).float64 else 4]
+    at_start = 2 if Z is None else 1
     out: list[Lane | None] = [None] * len(s.ids)
     for it in range(max_iter + 1):
         G, value = _gradient(s)
@@ -223,7 +229,7 @@ def minimize(
         leaving = done | stalled | (it == max_iter)
         if leaving.any():
             for q in np.flatnonzero(leaving):
-                out[s.ids[q]] = _leave(s, int(q), bool(done[q]), bool(stalled[q]), it)
+                out[s.ids[q]] = _leave(s, int(q), bool(done[q]), bool(stalled[q]), it, at_start + 2 * it)
             kept = np.flatnonzero(~leaving)
             if len(kept) == 0:
                 break
@@ -234,9 +240,11 @@ def minimize(
     return [lane for lane in out if lane is not None]
 
 
-def _start(problem: Problem, T: Array, is_converged: Rule, before: Sequence[Lane] | None) -> State:
+def _start(
+    problem: Problem, T: Array, Z: Array | None, is_converged: Rule, before: Sequence[Lane] | None
+) -> State:
     L = int(T.shape[0])
-    Z = problem.scores(T)
+    Z = problem.scores(T) if Z is None else Z
     loss, R = problem.evaluate(Z)
     preconditioners: list[Preconditioner | None] = [None] * L
     memory: list[tuple[Array, Array]] = []
@@ -272,10 +280,10 @@ def _mass(R: Array) -> np.ndarray:
     return to_numpy(xp.sum(xp.astype(xp.abs(R), xp.float64), axis=(1, 2)))
 
 
-def _leave(s: State, q: int, done: bool, stalled: bool, n_iter: int) -> Lane:
+def _leave(s: State, q: int, done: bool, stalled: bool, n_iter: int, passes: int) -> Lane:
     memory = [(S[q, ...], Y[q, ...]) for S, Y in s.memory]
     return Lane(
-        s.T[q, ...], s.Z[q, ...], done, stalled, n_iter, 2 + 2 * n_iter, float(s.products[q]), memory,
+        s.T[q, ...], s.Z[q, ...], done, stalled, n_iter, passes, float(s.products[q]), memory,
         s.preconditioners[q], int(s.age[q]),
     )  # fmt: skip
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, like, namespace, require_finite, to_numpy
+from probe.arrays import Array, as_matrix, device_of, like, namespace, require_finite, to_numpy
 from probe.errors import BadInput
-from probe.labels import Task, decode
+from probe.labels import Loss, Task, decode
 from probe.status import Status
 
 _BLOCK_ENTRIES = 1 << 22
@@ -33,6 +33,8 @@ class Model:
         The certificate, see `probe.certificate`; `objective` is in the form with C.
     n_iter, passes : int
     task : Task
+    loss : Loss
+        What was summed over the rows.
     """
 
     coef: Array
@@ -47,6 +49,7 @@ class Model:
     n_iter: int
     passes: int
     task: Task
+    loss: Loss = Loss.LOGISTIC
 
     def decision_function(self, X: Any) -> Array:
         """Decision values.
@@ -69,7 +72,18 @@ class Model:
         return decode(scores, self.classes, self.task)
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities, shape (n, k), two columns for binary problems; per label for multi-label models."""
+        """Probabilities, shape (n, k), two columns for binary problems; per label for multi-label models.
+
+        Raises
+        ------
+        BadInput
+            Of a model that has none: a support vector machine or ridge classification.
+        """
+        if self.loss is not Loss.LOGISTIC:
+            raise BadInput(
+                f"A model of the {self.loss} loss has no probabilities: its scores are fitted to margins, not to log-odds. Use "
+                "decision_function to rank, or fit logistic regression (probe.fit)."
+            )
         scores = linear_scores(X, self.coef[None, ...], self.intercept[None, ...])[0, ...]
         xp = namespace(scores)
         if self.task is Task.MULTINOMIAL:
@@ -109,7 +123,7 @@ def linear_scores(X: Any, coef: Array, intercept: Array) -> Array:
     b, k, d = (int(s) for s in coef.shape)
     if int(A.shape[1]) != d:
         raise BadInput(f"X has {A.shape[1]} features, but the model is expecting {d} features as input.")
-    if namespace(A) is not namespace(coef):
+    if namespace(A) is not namespace(coef) or device_of(A) != device_of(coef):
         A = like(coef, to_numpy(A))
     xp = namespace(A)
     flat = xp.reshape(coef, (b * k, d))

@@ -11,7 +11,9 @@ made, are the memory of the next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +26,9 @@ _FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
 _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
+_LOOK_EVERY = 3  # products: asking costs a rotation
 _REBUILD_AFTER = 30  # products: the preconditioner no longer fits
+_HARD = 60  # products: a better preconditioner pays, where there is one
 _REBUILD_RATIO = 8.0  # change of λ
 
 
@@ -38,12 +42,12 @@ class Newton:
         Tightens the forcing term and the share of the curvature left out: 1 at first.
     """
 
+    patience: ClassVar[Mapping[int, int]] = {4: 4, 8: 6}
     scale: float = 1.0
-    _last: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def direction(self, s: State, G: Array) -> Array:
         """The step to the minimum of the quadratic model, as far as it helps."""
-        if len(self._last) == len(s.best) and (s.since > 0).any():
+        if (s.since > 0).any():
             self.scale = max(self.scale * _TIGHTER, 1e-3)
         self._refresh(s)
         H = s.problem.hessian(s.R, 1.0 - (1.0 - _SHARE) * self.scale)
@@ -51,7 +55,6 @@ class Newton:
         s.products = s.products + 2 * count * H.share_of_rows
         s.age = count
         s.memory = _chosen(pairs, s.memory)
-        self._last = s.best
         return D
 
     def moved(self, s: State, S: Array, change: Array) -> None:
@@ -63,7 +66,7 @@ class Newton:
             l2 = float(s.problem.l2[q])
             is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
             if is_far or s.age[q] > _REBUILD_AFTER:
-                s.preconditioners[q] = s.problem.preconditioner(s.R, q, False)
+                s.preconditioners[q] = s.problem.preconditioner(s.R, q, bool(s.age[q] > _HARD))
 
 
 def _conjugate_gradients(s: State, G: Array, H: Hessian, forcing: float) -> tuple[Array, list[tuple[Array, Array]], np.ndarray]:
@@ -95,10 +98,11 @@ def _conjugate_gradients(s: State, G: Array, H: Hessian, forcing: float) -> tupl
         step = np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0)
         D = D + like(D, step)[:, None, None] * p
         r = r - like(r, step)[:, None, None] * Hp
-        done, _ = s.is_converged(s.point(s.T + xp.astype(D, xp.float64), 2.0 * xp.astype(r, xp.float64), value))
-        is_open &= ~done
-        if not is_open.any():
-            break
+        if len(pairs) % _LOOK_EVERY == 0:
+            done, _ = s.is_converged(s.point(s.T + xp.astype(D, xp.float64), 2.0 * xp.astype(r, xp.float64), value))
+            is_open &= ~done
+            if not is_open.any():
+                break
         z = inverse(s, r)
         before, rz = rz, dot(r, z)
         is_open &= rz > enough

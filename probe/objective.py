@@ -1,4 +1,4 @@
-"""The objective of L2-regularised logistic regression: its definition, and the batched losses the solver works with.
+"""The objective of L2-regularised linear classifiers: its definition, and what the solver asks of a batched loss.
 
 Conventions
 -----------
@@ -7,19 +7,22 @@ One *problem* is ``minimise F(W, b) = Σ_i s_i · loss(W x_i + b, y_i) + ½ λ �
 
 ``k``
     Rows of W: the number of classes for softmax (three or more), 1 for binary problems, where the score is the log-odds
-    of the second class (two softmax rows would halve the penalty).
+    of the second class (two softmax rows would halve the penalty). Losses of a margin (`probe.margins`) have one row per
+    lane, and several classes are as many lanes.
 ``L``
     Lanes: problems that share X and advance together (labels of a multi-label problem, folds, seeds).
 ``Z, R (L, k, n)``
     Scores of the rows, and the derivative of the loss by them. Rows run along the last axis: reductions over classes
     are then sums of contiguous vectors, several times faster on a CPU than reductions over a short last axis.
 
-`value_and_gradient` is the definition, in plain float64 numpy. Everything else in this package is tested against it.
+`value_and_gradient` is the definition, in plain float64 numpy; `hinge_value_and_gradient` and `ridge_value_and_gradient` are
+those of the support vector machine and of ridge classification. Everything else in this package is tested against them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -72,12 +75,96 @@ def value_and_gradient(
     return float(s @ loss + (W * W).sum() / (2.0 * C)), R.T @ X + W / C, R.sum(0)
 
 
+def hinge_value_and_gradient(
+    W: np.ndarray,
+    b: np.ndarray,
+    X: np.ndarray,
+    S: np.ndarray,
+    C: float,
+    sample_weight: np.ndarray | None = None,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same for the squared hinge, ``loss_i = Σ_c max(0, 1 − S_ic (w_c · x_i + b_c))²``, one class against the rest.
+
+    Parameters
+    ----------
+    W, b, X, C, sample_weight
+        As in `value_and_gradient`.
+    S : numpy.ndarray of shape (n, k)
+        +1 where row i has class (or label) c, else −1.
+
+    Returns
+    -------
+    value : float
+    grad_W : numpy.ndarray of shape (k, d)
+    grad_b : numpy.ndarray of shape (k,)
+    """
+    X = X.astype(np.float64)
+    s = np.ones(len(X)) if sample_weight is None else sample_weight.astype(np.float64)
+    slack = np.maximum(0.0, 1.0 - S * (X @ W.T + b))
+    R = -2.0 * S * slack * s[:, None]
+    return float(s @ (slack**2).sum(1) + (W * W).sum() / (2.0 * C)), R.T @ X + W / C, R.sum(0)
+
+
+def ridge_value_and_gradient(
+    W: np.ndarray,
+    b: np.ndarray,
+    X: np.ndarray,
+    S: np.ndarray,
+    C: float,
+    sample_weight: np.ndarray | None = None,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same for ridge classification, ``loss_i = ½ Σ_c (w_c · x_i + b_c − S_ic)²``; arguments of `hinge_value_and_gradient`."""
+    X = X.astype(np.float64)
+    s = np.ones(len(X)) if sample_weight is None else sample_weight.astype(np.float64)
+    residual = X @ W.T + b - S
+    R = residual * s[:, None]
+    return float(0.5 * s @ (residual**2).sum(1) + (W * W).sum() / (2.0 * C)), R.T @ X + W / C, R.sum(0)
+
+
+class BatchedLoss(Protocol):
+    """The loss of L lanes, as the minimiser, the preconditioner and the certificate use it."""
+
+    has_gauge: ClassVar[bool]
+    """Whether adding a number to all k scores of a row changes nothing."""
+
+    @property
+    def n_lanes(self) -> int:
+        """Lanes it has labels for: L, or 1 where one label set serves all."""
+
+    def take(self, lanes: np.ndarray) -> BatchedLoss:
+        """The same loss for some of the lanes."""
+
+    def intercepts(self) -> np.ndarray:
+        """Intercepts that are optimal at zero weights, shape (1 or L, k), float64."""
+
+    def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
+        """(L, k, n) scores → loss of every lane (L,), float64, and its derivative by the scores, (L, k, n)."""
+
+    def curvature(self, R: Array, lane: int) -> Curvature:
+        """Curvature of one lane at the point whose derivative is R (L, k, n)."""
+
+    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
+        """The vectors v of some pairs of one lane, shape (m, k)."""
+
+    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
+        """Row c of the second derivative by the scores of one lane, shape (k, n), float64."""
+
+    def intercept_hessian(self, R: Array) -> Array:
+        """Second derivative of the loss by the intercepts, shape (L, k, k)."""
+
+    def row_curvature(self, R: Array) -> np.ndarray:
+        """How much every row bends, (L, n), on the host: an estimate of the trace of its second derivative."""
+
+    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
+        """Second derivatives by the scores of some rows, or of all."""
+
+
 @dataclass(frozen=True, eq=False)
 class Curvature:
     """Second derivative of the loss by the scores, as a sum of weighted outer products over (class, row) pairs.
 
     Row i of a lane has ``H_i = Σ_c weight_ci · v_ci v_ciᵀ``; softmax has ``v = e_c − p_i`` and ``weight = s_i p_ic``,
-    the logistic loss ``v = 1`` and ``weight = s_i p (1 − p)``.
+    losses of a margin ``v = 1`` and their second derivative.
 
     Attributes
     ----------
@@ -88,7 +175,7 @@ class Curvature:
 
     trace: Array
     weight: Array
-    _loss: Softmax | Logistic
+    _loss: BatchedLoss
     _R: Array
     _lane: int
 
@@ -123,7 +210,7 @@ class Bend:
 
     def take(self, lanes: np.ndarray) -> Bend:
         """The same for some of the lanes."""
-        return Bend(_lanes(self.weight, lanes), None if self.mass is None else _lanes(self.mass, lanes))
+        return Bend(lanes_of(self.weight, lanes), None if self.mass is None else lanes_of(self.mass, lanes))
 
     def __call__(self, Z: Array) -> Array:
         """(L, k, m) → (L, k, m)."""
@@ -148,14 +235,26 @@ class Softmax:
 
     hot: Array
     weights: Array | None = None
+    has_gauge: ClassVar[bool] = True
+
+    @property
+    def n_lanes(self) -> int:
+        """L, or 1 where one label set serves all lanes."""
+        return int(self.hot.shape[0])
 
     def take(self, lanes: np.ndarray) -> Softmax:
         """The same loss for some of the lanes."""
-        return Softmax(_lanes(self.hot, lanes), None if self.weights is None else _lanes(self.weights, lanes))
+        return Softmax(lanes_of(self.hot, lanes), None if self.weights is None else lanes_of(self.weights, lanes))
 
     def counts(self) -> np.ndarray:
         """Weight of every class, shape (1 or L, k), float64."""
-        return _counts(self.hot, self.weights)
+        return counts_of(self.hot, self.weights)
+
+    def intercepts(self) -> np.ndarray:
+        """Logarithms of the class frequencies, orthogonal to the gauge; shape (1 or L, k)."""
+        logs = np.log(np.maximum(self.counts(), 1e-12))
+        centred: np.ndarray = logs - logs.mean(1, keepdims=True)
+        return centred
 
     def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
         """Loss of every lane and its derivative by the scores.
@@ -175,8 +274,8 @@ class Softmax:
         xp = namespace(Z)
         R = xp.empty_like(Z)
         loss = np.zeros(int(Z.shape[0]))
-        for lane, part in _pieces(Z):
-            hot, w = _piece(self.hot, lane, part), _piece(self.weights, lane, part)
+        for lane, part in pieces(Z):
+            hot, w = piece(self.hot, lane, part), piece(self.weights, lane, part)
             u = Z[lane, :, part]
             u = u - xp.max(u, axis=1, keepdims=True)
             u_y = xp.sum(u * hot, axis=1, keepdims=True)
@@ -202,7 +301,7 @@ class Softmax:
     def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
         """Second derivatives at the point whose derivative is R (L, k, n), of some rows."""
         xp = namespace(R)
-        R, hot, w = _columns(R, rows), _columns(self.hot, rows), _columns(self.weights, rows)
+        R, hot, w = columns_of(R, rows), columns_of(self.hot, rows), columns_of(self.weights, rows)
         weight = R + (hot if w is None else hot * w)
         weight = xp.where(weight > 0, weight, xp.zeros_like(weight))
         mass = xp.ones_like(weight[:1, :1, :]) if w is None else xp.where(w > 0, w, xp.ones_like(w))
@@ -211,7 +310,7 @@ class Softmax:
     def curvature(self, R: Array, lane: int) -> Curvature:
         """Curvature of one lane at the point whose derivative is R (L, k, n)."""
         xp = namespace(R)
-        hot, w = self.hot[_own(self.hot, lane), ...], self._weights(lane)
+        hot, w = self.hot[own(self.hot, lane), ...], self._weights(lane)
         r = R[lane, ...]
         if w is not None:
             r = r / xp.where(w > 0, w, xp.ones_like(w))
@@ -227,7 +326,7 @@ class Softmax:
     def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
         """``e_c − p_i`` for pairs of one lane, shape (m, k)."""
         xp = namespace(R)
-        hot = xp.take(self.hot[_own(self.hot, lane), ...], i, axis=1)
+        hot = xp.take(self.hot[own(self.hot, lane), ...], i, axis=1)
         r = xp.take(R[lane, ...], i, axis=1)
         w = self._weights(lane)
         if w is not None:
@@ -239,7 +338,7 @@ class Softmax:
     def hessian_row(self, R: Array, lane: int, c: int) -> Array:
         """``s (p_c e_c − p_c p)``, shape (k, n), float64; 1 − p_y is −r_y, not a difference."""
         xp = namespace(R)
-        hot, w = self.hot[_own(self.hot, lane), ...], self._weights(lane)
+        hot, w = self.hot[own(self.hot, lane), ...], self._weights(lane)
         r = R[lane, ...] if w is None else R[lane, ...] / xp.where(w > 0, w, xp.ones_like(w))
         hot, r = xp.astype(hot, xp.float64), xp.astype(r, xp.float64)
         p = r + hot
@@ -247,99 +346,47 @@ class Softmax:
         row = -p[c, :][None, :] * (p * (1 - mine) - mine * ((1 - hot) * (1 - p) - hot * r))
         return row if w is None else row * xp.astype(w, xp.float64)
 
+    def intercept_hessian(self, R: Array) -> Array:
+        """``Σ_i s_i (diag(p_i) − p_i p_iᵀ)``, shape (L, k, k)."""
+        xp = namespace(R)
+        w = self.weights
+        P = R + (self.hot if w is None else self.hot * w)  # s · p
+        cross = (P if w is None else P / xp.where(w > 0, w, xp.ones_like(w))) @ xp.permute_dims(P, (0, 2, 1))
+        return xp.eye(int(R.shape[1]), dtype=R.dtype, device=R.device) * xp.sum(P, axis=2)[..., None] - cross
+
     def _weights(self, lane: int) -> Array | None:
-        return None if self.weights is None else self.weights[_own(self.weights, lane), ...]
+        return None if self.weights is None else self.weights[own(self.weights, lane), ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Logistic:
-    """Binary logistic loss of L label sets; k = 1.
-
-    Attributes
-    ----------
-    sign : array of shape (1 or L, 1, n)
-        +1 for the second class, −1 for the first.
-    weights : array of shape (1 or L, 1, n) or None
-    """
-
-    sign: Array
-    weights: Array | None = None
-
-    def take(self, lanes: np.ndarray) -> Logistic:
-        """The same loss for some of the lanes."""
-        return Logistic(_lanes(self.sign, lanes), None if self.weights is None else _lanes(self.weights, lanes))
-
-    def counts(self) -> np.ndarray:
-        """Weight of the first and of the second class, shape (1 or L, 2), float64."""
-        second = _counts((1 + self.sign) / 2, self.weights)
-        return np.concatenate([_counts((1 - self.sign) / 2, self.weights), second], axis=1)
-
-    def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
-        """Loss of every lane (L,) and its derivative by the scores (L, 1, n); see `Softmax.evaluate`."""
-        xp = namespace(Z)
-        R = xp.empty_like(Z)
-        loss = np.zeros(int(Z.shape[0]))
-        for lane, part in _pieces(Z):
-            sign, w = _piece(self.sign, lane, part), _piece(self.weights, lane, part)
-            margin = Z[lane, :, part] * sign
-            small = xp.exp(-xp.abs(margin))
-            right = margin > 0
-            wrong = xp.where(right, small, xp.ones_like(small)) / (1 + small)  # 1 − p_y
-            value = xp.log1p(xp.astype(small, xp.float64))
-            value = value + xp.astype(xp.where(right, xp.zeros_like(margin), -margin), xp.float64)
-            r = -sign * wrong
-            if w is not None:
-                value, r = value * xp.astype(w, xp.float64), r * w
-            loss[lane] += to_numpy(xp.sum(value, axis=(1, 2)))
-            R[lane, :, part] = r
-        return loss, R
-
-    def curvature(self, R: Array, lane: int) -> Curvature:
-        """Curvature of one lane at the point whose derivative is R (L, 1, n)."""
-        xp = namespace(R)
-        size = xp.abs(R[lane, ...])
-        if self.weights is None:
-            weight = size * (1 - size)
-        else:
-            w = self.weights[_own(self.weights, lane), ...]
-            weight = size * (1 - size / xp.where(w > 0, w, xp.ones_like(w)))
-        return Curvature(weight, weight, self, R, lane)
-
-    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
-        """Ones, shape (m, 1)."""
-        return namespace(R).ones((int(i.shape[0]), 1), dtype=R.dtype, device=R.device)
-
-    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
-        """``s p (1 − p)``, shape (1, n), float64."""
-        xp = namespace(R)
-        return xp.astype(self.curvature(R, lane).weight, xp.float64)
-
-
-def _lanes(x: Array, lanes: np.ndarray) -> Array:
+def lanes_of(x: Array, lanes: np.ndarray) -> Array:
+    """Some lanes of labels or weights; what serves all lanes stays one."""
     if int(x.shape[0]) == 1:
         return x
     xp = namespace(x)
     return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
 
 
-def _columns(x: Array | None, rows: np.ndarray | None) -> Array:
+def columns_of(x: Array | None, rows: np.ndarray | None) -> Array:
+    """Some rows of labels, weights or scores, which run along the last axis; all where `rows` is None."""
     if x is None or rows is None:
         return x
     xp = namespace(x)
     return xp.take(x, xp.asarray(rows, device=x.device), axis=2)
 
 
-def _own(x: Array, lane: int) -> int:
+def own(x: Array, lane: int) -> int:
+    """Where a lane's labels or weights are."""
     return 0 if int(x.shape[0]) == 1 else lane
 
 
-def _counts(hot: Array, weights: Array | None) -> np.ndarray:
+def counts_of(hot: Array, weights: Array | None) -> np.ndarray:
+    """Weight of the marked rows: (1 or L, k, n) → (1 or L, k), float64, on the host."""
     xp = namespace(hot)
     total = xp.sum(xp.astype(hot if weights is None else hot * weights, xp.float64), axis=2)
     return to_numpy(total)
 
 
-def _pieces(Z: Array) -> list[tuple[slice, slice]]:
+def pieces(Z: Array) -> list[tuple[slice, slice]]:
     """Slices over lanes and rows whose scores fit the processor's cache; everything at once on an accelerator."""
     L, k, n = (int(s) for s in Z.shape)
     if not is_on_cpu(Z):
@@ -351,7 +398,8 @@ def _pieces(Z: Array) -> list[tuple[slice, slice]]:
     ]
 
 
-def _piece(x: Array | None, lane: slice, part: slice) -> Array:
+def piece(x: Array | None, lane: slice, part: slice) -> Array:
+    """Labels or weights that belong to a piece of the scores."""
     if x is None:
         return None
     return x[:, :, part] if int(x.shape[0]) == 1 else x[lane, :, part]

@@ -12,6 +12,7 @@ from probe import metrics
 from probe.arrays import Array, to_numpy
 from probe.errors import BadInput
 from probe.joining import rows_of
+from probe.labels import numbers
 from probe.metrics import PredictionMetric
 from probe.path import Path, fit_path
 from probe.selection import select
@@ -83,7 +84,7 @@ def _weighted(rows: np.ndarray, weight: np.ndarray | None, rule: Metric) -> tupl
 
 
 def _weight(given: Any, n: int, name: str) -> np.ndarray:
-    weight = np.asarray(host(given), dtype=np.float64)
+    weight = numbers(given, name)
     if weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any():
         raise BadInput(
             f"{name} must be {n} finite numbers that are not negative, one per row of X; it has shape {weight.shape}."

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Real
+from typing import Any, NoReturn
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, threads_for, to_numpy
-from probe.errors import BadInput, NotConverged
+from probe import memory
+from probe.arrays import Array, as_matrix, like, namespace, threads_for, to_numpy
+from probe.backends import check_backend, features_for, solver_for
+from probe.errors import BadInput, Interrupted, NotConverged
 from probe.grids import C_GRID
-from probe.labels import Task, decode, encode
+from probe.labels import Labels, Loss, Task, decode, encode
 from probe.model import Model, linear_scores
-from probe.solver import PathSolver, Solution
+from probe.solver import Solution
 from probe.status import Status
 
 _C_RANGE = (1e-30, 1e30)
@@ -50,6 +55,8 @@ class Path:
     val_scores : numpy.ndarray of shape (b,) or None
         Accuracy on X_val at every C, when it was given.
     task : Task
+    loss : Loss
+        What was summed over the rows.
     """
 
     C: np.ndarray
@@ -67,6 +74,7 @@ class Path:
     seconds: float
     task: Task
     val_scores: np.ndarray | None = None
+    loss: Loss = Loss.LOGISTIC
 
     def __len__(self) -> int:
         return len(self.C)
@@ -88,7 +96,7 @@ class Path:
             coef=self.coef[i, ...], intercept=self.intercept[i, ...], classes=self.classes, C=float(self.C[i]),
             status=self.status[i], grad_norm=float(self.grad_norm[i]), gap=float(self.gap[i]),
             coef_error=float(self.coef_error[i]), objective=float(self.objective[i]), n_iter=int(self.n_iter[i]),
-            passes=int(self.passes[i]), task=self.task,
+            passes=int(self.passes[i]), task=self.task, loss=self.loss,
         )  # fmt: skip
 
 
@@ -105,6 +113,7 @@ def fit_path(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: Any = None,
+    backend: str = "auto",
 ) -> Path:
     """Fit L2-regularised logistic regression at every C of a grid, each with a certificate.
 
@@ -131,7 +140,12 @@ def fit_path(
     max_iter : int
         Iterations per value of C.
     device : optional
-        Where to compute; default: where `X` lives. "cuda" moves numpy features to torch there.
+        Moves `X`, and with it the answer; default: nothing is moved. "cuda" makes torch tensors of numpy features there.
+    backend : {"auto", "numpy", "torch", "cupy", "cuml", "sklearn"}
+        Who solves; the answer comes back to where `X` is. "auto" computes there, with the library that `X` belongs to;
+        "numpy" on the host; "torch" where `X` is, sharing its memory; "cupy" on the GPU. "sklearn" (lbfgs, on the host) and
+        "cuml" (``cuml.solvers.QN``, on the GPU) are other solvers, asked again until the certificate, which is ours, meets `tol`
+        or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
 
     Returns
     -------
@@ -142,6 +156,12 @@ def fit_path(
     ------
     BadInput
         Wrong lengths, NaN or infinity (rows named), one class, C that is not positive and finite.
+    MissingExtra
+        When the library of `backend` is not installed; the extra that brings it is named.
+    OutOfMemory
+        With about how much is needed.
+    Interrupted
+        On Ctrl-C once a fit is finished: a KeyboardInterrupt whose `path` holds the finished fits, certified.
 
     Warns
     -----
@@ -156,31 +176,144 @@ def fit_path(
     >>> path.coef.shape, path.status[0].value, path.predict(X)[1].tolist()
     ((2, 1, 1), 'converged', ['a', 'a', 'b', 'b'])
     """
+    check_backend(backend, device)
+    solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
+    return fitted(
+        X, y, C, solve, Loss.LOGISTIC, X_val=X_val, y_val=y_val, sample_weight=sample_weight, class_weight=class_weight,
+        device=device,
+    )  # fmt: skip
+
+
+def fitted(
+    X: Any,
+    y: Any,
+    C: Any,
+    solve: Callable[[Array, Labels, np.ndarray], Solution],
+    loss: Loss,
+    *,
+    X_val: Any,
+    y_val: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    device: Any,
+) -> Path:
+    """What the paths of all losses share: the checks at the door, the order of the grid, the warning, validation scores.
+
+    Parameters
+    ----------
+    X, y, C, X_val, y_val, sample_weight, class_weight, device
+        As in `fit_path`.
+    solve : callable
+        (features, labels, λ falling) → Solution, in that order.
+    loss : Loss
+
+    Returns
+    -------
+    Path
+    """
     started = time.perf_counter()
     grid = _grid(C)
-    if not 0 < tol < 1:
-        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
-    if int(max_iter) < 1:
-        raise BadInput(f"max_iter is {max_iter}, but at least 1 iteration is needed.")
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
-    A = as_matrix(X, device)
-    labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
-    unique, where = np.unique(grid, return_inverse=True)
-    with threads_for(A, labels.n_rows_of_coef):
-        solver = PathSolver(A, labels, fit_intercept, float(tol), int(max_iter))
-        for value in unique:
-            solver.step(1.0 / float(value))
+    with memory.said(X, y):
+        A = as_matrix(X, device)
+        labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
+        if loss is not Loss.LOGISTIC:
+            labels = labels.against_rest(loss)
+        unique, where = np.unique(grid, return_inverse=True)
+        try:
+            with threads_for(A, labels.n_rows_of_coef):
+                solution = solve(A, labels, 1.0 / unique)
+        except Stopped as stop:
+            n_done = len(stop.solution.status)
+            _interrupt(_path(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
+        path = _path(solution, unique, where, labels, started)
+        _warn(path)
+        if X_val is None:
+            return path
+        from probe.selection import select
+
+        try:
+            return replace(path, val_scores=select(path, X_val, y_val).scores)
+        except KeyboardInterrupt:
+            _interrupt(path, len(grid))
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C in the middle of a walk: `solution` holds the penalties that were solved until then, certified."""
+
+    def __init__(self, solution: Solution) -> None:
+        super().__init__()
+        self.solution = solution
+
+
+def _interrupt(path: Path, n_asked: int) -> NoReturn:
+    raise Interrupted(
+        f"Interrupted after {len(path)} of {n_asked} fits; they are in the attribute `path` of this error, certified.",
+        path,
+    ) from None
+
+
+def walk(
+    X: Array,
+    labels: Labels,
+    l2: np.ndarray,
+    *,
+    fit_intercept: bool,
+    tol: float,
+    max_iter: int,
+    backend: str = "auto",
+) -> Solution:
+    """Solve one penalty after the other, from strong to weak.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    labels : Labels
+    l2 : numpy.ndarray of shape (b,)
+        λ, falling.
+    fit_intercept, tol, max_iter, backend
+        As in `fit_path`.
+
+    Returns
+    -------
+    Solution
+        Where `X` lives.
+
+    Raises
+    ------
+    Stopped
+        On Ctrl-C once a penalty is solved. What is solved is certified as it is, without repairs: a second Ctrl-C ends that.
+    """
+    A = features_for(backend, X)
+    solver = solver_for(backend, A, labels, fit_intercept, tol, max_iter)
+    try:
+        solver.walk(l2)
         solution = solver.finish()
-    path = _path(solution, unique, where, labels.classes, labels.task, started)
-    _warn(path)
-    if X_val is None:
-        return path
-    from dataclasses import replace
+    except KeyboardInterrupt:
+        if solver.n_done == 0:
+            raise
+        raise Stopped(_at_home(solver.finish(repair=False), A, X)) from None
+    return _at_home(solution, A, X)
 
-    from probe.selection import select
 
-    return replace(path, val_scores=select(path, X_val, y_val).scores)
+def _at_home(solution: Solution, A: Array, X: Array) -> Solution:
+    """Coefficients found from A, where X lives."""
+    if A is X:
+        return solution
+    double = namespace(X).float64
+    return replace(solution, W=like(X, to_numpy(solution.W), double), b=like(X, to_numpy(solution.b), double))
+
+
+def options_of(tol: Any, max_iter: Any) -> dict[str, Any]:
+    """The options of a solver, checked."""
+    if not isinstance(tol, Real) or not 0 < tol < 1:
+        shown = repr(tol) if isinstance(tol, str) else tol
+        raise BadInput(f"tol is {shown}, but it must lie between 0 and 1: it bounds relative quantities.")
+    if not isinstance(max_iter, Real) or not max_iter >= 1 or max_iter % 1 != 0:
+        shown = repr(max_iter) if isinstance(max_iter, str) else max_iter
+        raise BadInput(f"max_iter is {shown}, but it must be a whole number, and at least 1 iteration is needed.")
+    return {"tol": float(tol), "max_iter": int(max_iter)}
 
 
 def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
@@ -193,7 +326,7 @@ def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
     C : float
         Inverse penalty, in the sum form.
     **options
-        Those of `fit_path`: sample_weight, class_weight, fit_intercept, tol, max_iter, device.
+        Those of `fit_path`: sample_weight, class_weight, fit_intercept, tol, max_iter, device, backend.
 
     Returns
     -------
@@ -231,15 +364,16 @@ def _grid(C: Any) -> np.ndarray:
     return grid
 
 
-def _path(s: Solution, unique: np.ndarray, where: np.ndarray, classes: np.ndarray, task: Task, started: float) -> Path:
+def _path(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, started: float) -> Path:
     same = len(where) == len(unique) and (where == np.arange(len(unique))).all()
     coef = s.W if same else s.W[where.tolist(), ...]
     intercept = s.b if same else s.b[where.tolist(), ...]
     return Path(
-        C=unique[where], coef=coef, intercept=intercept, classes=classes, status=tuple(s.status[i] for i in where),
+        C=unique[where], coef=coef, intercept=intercept, classes=labels.classes, status=tuple(s.status[i] for i in where),
         grad_norm=s.certificate.grad_norm[where], gap=s.certificate.gap[where], coef_error=s.certificate.coef_error[where],
         objective=s.certificate.objective[where] * unique[where], n_iter=s.n_iter[where], passes=s.passes[where],
-        precision=s.precision[where], seconds=time.perf_counter() - started, task=task,
+        precision=s.precision[where], seconds=time.perf_counter() - started, task=labels.task,
+        loss=labels.kind,
     )  # fmt: skip
 
 
@@ -252,5 +386,5 @@ def _warn(path: Path) -> None:
     warnings.warn(
         f"{len(short)} of {len(path)} fits fall short of the tolerance: C = {named}{more}. {path.status[short[0]].sentence}",
         NotConverged,
-        stacklevel=3,
+        stacklevel=4,
     )

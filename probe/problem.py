@@ -8,7 +8,7 @@ import numpy as np
 
 from probe import preconditioner
 from probe.arrays import Array, namespace
-from probe.objective import Bend, Logistic, Softmax
+from probe.objective import BatchedLoss, Bend
 from probe.preconditioner import StiffPairs, WholeHessian
 from probe.rotation import Rotation
 
@@ -17,20 +17,20 @@ _MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than i
 
 @dataclass(frozen=True, eq=False)
 class RotatedProblem:
-    """L logistic regressions over the same rotated rows; the problem of `probe.minimize`.
+    """L linear classifiers over the same rotated rows; the problem of `probe.minimize`.
 
     Attributes
     ----------
     A : array of shape (n, r)
         Rotated rows, in the working dtype.
-    loss : Softmax or Logistic
+    loss : BatchedLoss
     l2 : numpy.ndarray of shape (L,)
         λ of every lane.
     rotation : Rotation
     """
 
     A: Array
-    loss: Softmax | Logistic
+    loss: BatchedLoss
     l2: np.ndarray
     rotation: Rotation
 
@@ -42,6 +42,10 @@ class RotatedProblem:
     def at(self, l2: np.ndarray) -> RotatedProblem:
         """The same problem with other penalties."""
         return replace(self, l2=l2)
+
+    def with_lanes(self, lanes: np.ndarray, l2: np.ndarray) -> RotatedProblem:
+        """The same problem with lanes repeated, at penalties of their own."""
+        return replace(self, loss=self.loss.take(lanes), l2=l2)
 
     def take(self, lanes: np.ndarray) -> RotatedProblem:
         """The same problem for some of its lanes."""
@@ -67,7 +71,7 @@ class RotatedProblem:
 
     def without_gauge(self, T: Array) -> Array:
         """Rows of softmax coefficients sum to zero at the optimum; a vector added to every class is pure rounding noise."""
-        if isinstance(self.loss, Logistic):
+        if not self.loss.has_gauge:
             return T
         return T - namespace(T).mean(T, axis=-2, keepdims=True)
 

@@ -120,6 +120,7 @@ SEVERAL_FILES = {
     "array_api_compat": "it is the standard that probe's arrays speak, not a library behind one door",
     "pandas": "its tables are what probe returns, so that whoever shows them speaks it",
     "scipy": "a collection of unrelated parts",
+    "sklearn": "probe is a classifier of its kind in one file, and fits with its solver as a rival in another",
 }
 
 

@@ -377,7 +377,7 @@ def test_arguments_that_cannot_be_used(backbone: Backbone, tmp_path: Path) -> No
         extract(backbone, split, root, pool="meen")
     with pytest.raises(UnknownName, match="'amp-fp16'"):
         extract(backbone, split, root, precision="fp16")
-    with pytest.raises(BadInput, match="stored as float16 or float32"):
+    with pytest.raises(BadInput, match="stored as float16, float32, bfloat16"):
         extract(backbone, split, root, dtype="float64")
     with pytest.raises(BadInput, match="'tf32' exists on CUDA devices only"):
         extract(backbone, split, root, precision="tf32")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featstore import ArrayKey, PassKey, Split, Store, create_store
+from featstore.bfloat import narrow
 
 NETWORK: Mapping[str, Any] = {
     "backbone": "toy:net",
@@ -67,7 +68,8 @@ def array_key(key: PassKey, unit: str = "body", d: int | tuple[int, ...] = 5, dt
 def features_of(key: ArrayKey, n: int) -> np.ndarray:
     """Return made-up features that differ in every entry, the same at every call; the second row is all zeros."""
     rng = np.random.default_rng(int(key.digest[:8], 16))
-    made = rng.standard_normal((n, *key.shape)).astype(key.dtype)
+    values = rng.standard_normal((n, *key.shape))
+    made = narrow(values) if key.dtype == "bfloat16" else values.astype(key.dtype)
     made[1:2] = 0
     return made
 

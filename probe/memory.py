@@ -1,0 +1,93 @@
+"""What a fit needs of memory, and one clear error where there is less."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from probe.arrays import is_out_of_memory
+from probe.errors import OutOfMemory
+
+_SCORE_ARRAYS = (
+    8  # arrays of scores at work at once: scores, derivative, direction, the line search's, the certificate's
+)
+_HISTORY = 24  # of coefficients: ten pairs of the minimiser's memory, three points of the path, the gradient
+_BYTES = 1e9
+
+
+def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) -> int:
+    """About how much memory a path takes at its peak, features included.
+
+    The features as given, their rotated copy, the Gram matrix with its eigenvectors and what LAPACK works in, the arrays of
+    scores, and the minimiser's memory.
+
+    Parameters
+    ----------
+    n, d, k : int
+        Rows, columns, and rows of coefficients (all lanes together).
+    itemsize : int
+        Bytes of a feature.
+    rotated : int
+        Bytes of a rotated feature and of a score: 4 in float32, 8 in float64.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> needed_bytes(20_000, 1_344, 10) // 2**20
+    421
+    """
+    small = min(n, d)
+    return (
+        n * d * itemsize
+        + n * (small + 1) * rotated
+        + 3 * 8 * small**2
+        + (_SCORE_ARRAYS * n + _HISTORY * small) * k * rotated
+    )
+
+
+@contextmanager
+def said(X: Any, y: Any) -> Iterator[None]:
+    """Turn whatever numpy, torch, cupy or CUDA say when memory runs out into one `OutOfMemory`.
+
+    The arrays of the failed attempt are let go first, so that whoever catches the error can use their memory.
+
+    Parameters
+    ----------
+    X, y : array-like
+        Of the fit, as given.
+
+    Raises
+    ------
+    OutOfMemory
+        With about how much is needed, the library's own words, and what to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        sentence = _sentence(X, y, error)
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemory(sentence) from error
+
+
+def _sentence(X: Any, y: Any, error: BaseException) -> str:
+    shape = tuple(getattr(X, "shape", ()))
+    reason = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
+    if len(shape) != 2:
+        return f"Memory ran out while features were read: {reason}. Read fewer rows, or use a machine with more memory."
+    n, d = (int(s) for s in shape)
+    itemsize = int(getattr(getattr(X, "dtype", None), "itemsize", 8))
+    labels = tuple(getattr(y, "shape", ()))
+    k = int(labels[1]) if len(labels) == 2 else len({*(y.tolist() if hasattr(y, "tolist") else y)})
+    low, high = (needed_bytes(n, d, k, itemsize, size) / _BYTES for size in (4, 8))
+    return (
+        f"Memory ran out on {getattr(X, 'device', 'cpu')}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
+        f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Fit "
+        "fewer rows, columns or labels in one call, pass float32 or float16 features, or compute where there is more memory."
+    )
