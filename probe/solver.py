@@ -19,8 +19,8 @@ from probe.rotation import Rotation, rotate
 from probe.status import Status, ending
 from probe.stopping import stopping_rule
 
-_COLUMNS, _COLUMNS_ON_ACCELERATOR = 40, 256  # of a product that fills the machine
-_MOST_STRIDE = 4  # penalties per corner; a decade of the papers' grid
+_COLUMNS = 256  # of a product that fills an accelerator
+_MOST_STRIDE = 4  # penalties per corner where a pass is dear; a decade of the papers' grid
 _MOST_CORNERS = 4  # that a guess is made from
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
 _REPAIRS = 2
@@ -122,10 +122,14 @@ class PathSolver:
             lane.memory, lane.preconditioner = [], None
 
     def _stride(self, n: int) -> int:
-        """Every how many penalties one is a corner: a product with few columns costs little more with three times as many."""
-        columns = self._labels.n_lanes * self._labels.k
-        most = _COLUMNS if is_on_cpu(self._X) else _COLUMNS_ON_ACCELERATOR
-        return int(np.clip(most // columns, 1, _MOST_STRIDE)) if n >= _MOST_STRIDE else 1
+        """Every how many penalties one is a corner.
+
+        Leaps of a decade cost more products with the rows in memory than small steps, and fewer passes over all rows: on a CPU
+        the products are what takes the time, on an accelerator it is the number of kernels.
+        """
+        if is_on_cpu(self._X) or n < _MOST_STRIDE:
+            return 1
+        return int(np.clip(_COLUMNS // (self._labels.n_lanes * self._labels.k), 1, _MOST_STRIDE))
 
     def _corner(self, l2: float) -> None:
         """Solve the next penalty from the corners before it."""
