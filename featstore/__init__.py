@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone, load_backbone
-    from featstore.capture import channel_axis, mean_pool
     from featstore.datasets import load_split
     from featstore.errors import (
         Ambiguous,
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
         CorruptChunk,
         FeatstoreError,
         IdentityError,
+        MissingData,
         MissingExtra,
         NotStored,
         StoreBusy,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featstore.extraction import extract, plan
     from featstore.manifest import ArrayKey, PassKey, differences
     from featstore.matrix import FeatureMatrix
+    from featstore.poolings import Pooling, channel_axis, mean_pool, pooling
     from featstore.preprocessing import Preprocessing
     from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows
     from featstore.store import Entry, Store, create_store, open_store
@@ -46,9 +47,11 @@ __all__ = [
     "FeatstoreError",
     "FeatureMatrix",
     "IdentityError",
+    "MissingData",
     "MissingExtra",
     "NotStored",
     "PassKey",
+    "Pooling",
     "Preprocessing",
     "Problem",
     "Samples",
@@ -71,16 +74,17 @@ __all__ = [
     "open_store",
     "per_class_rows",
     "plan",
+    "pooling",
 ]
 
 _ERRORS = (
-    "Ambiguous", "BadInput", "BadLabels", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingExtra", "NotStored",
-    "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
+    "Ambiguous", "BadInput", "BadLabels", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingData", "MissingExtra",
+    "NotStored", "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("Backbone", "load_backbone"), "backbones"),
-    **dict.fromkeys(("channel_axis", "mean_pool"), "capture"),
+    **dict.fromkeys(("Pooling", "channel_axis", "mean_pool", "pooling"), "poolings"),
     **dict.fromkeys(("extract", "plan"), "extraction"),
     **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows"), "splits"),

@@ -4,6 +4,7 @@ FeatstoreError
 ├── BadInput (also ValueError)      an argument, a file or a name that cannot be used
 │   ├── UnknownName                 no such model, split, unit …; carries the nearest known names
 │   ├── UnreadableImage             bytes that do not decode to an image
+│   ├── MissingData                 files of a data set that are not where they are looked for
 │   └── BadLabels                   labels that do not belong to the samples
 ├── IdentityError                   a manifest that differs from what was asked; a thing that cannot be identified
 ├── NotStored                       the feature matrix is not there, or not complete
@@ -30,6 +31,7 @@ __all__ = [
     "CorruptChunk",
     "FeatstoreError",
     "IdentityError",
+    "MissingData",
     "MissingExtra",
     "NotStored",
     "StoreBusy",
@@ -99,6 +101,10 @@ def _rebuild_unknown(message: str, name: str, known: tuple[str, ...], nearest: t
 
 class UnreadableImage(BadInput):
     """Bytes that do not decode to an image; the message names the sample."""
+
+
+class MissingData(BadInput):
+    """Files of a data set that are not where they are looked for; the message says what to put where."""
 
 
 class BadLabels(BadInput):

@@ -8,7 +8,7 @@ most a block. Batches begin with their block, so that a resumed run forms the sa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.bfloat import BFLOAT16_MAX, narrow
-from featstore.capture import POOLS, capture
+from featstore.capture import capture
 from featstore.chunks import stored_dtype
+from featstore.deriving import pooled_from_maps
 from featstore.devices import arithmetic, checked_device, on_device
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.loading import default_workers, load_batches
 from featstore.planning import Plan, SplitPlan, channel_axes, plan
+from featstore.poolings import PoolingLike, as_poolings
 from featstore.progress import bar, say
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def extract(
     root: str | Path | Store,
     *,
     units: str | Sequence[str] = "all",
-    pool: str = "mean",
+    pool: PoolingLike | Sequence[PoolingLike] = "mean",
     dtype: str = "float16",
     batch_size: int = 256,
     device: str | torch.device = "cpu",
@@ -71,8 +73,11 @@ def extract(
         Of the store; made if there is none.
     units : str or sequence of str
         Names of units; ``"all"`` are those up to ``"penultimate"``, ``["all", "head"]`` the logits of the classifier, too.
-    pool : str
-        How maps become vectors: ``"mean"``.
+    pool : str, callable, Pooling or sequence of these
+        What is kept of a unit's output, always computed in float32: ``"mean"``, ``"max"``, ``"token"`` (the class token),
+        ``"grid2"`` … (means over a k × k grid), ``"flatten"``, ``"none"`` (the whole map), or a function; several come from one
+        pass. Where the whole maps are stored in float32 already, they are pooled and the network does not run
+        (`featstore.deriving` has the rule).
     dtype : str
         What is stored: ``"float16"``, ``"float32"`` or ``"bfloat16"``.
     batch_size : int
@@ -137,22 +142,24 @@ class _Run:
         backbone: Backbone,
         device: torch.device,
         precision: str,
-        pool: str,
+        pool: PoolingLike | Sequence[PoolingLike],
         batch_size: int,
         workers: int,
         progress: bool,
     ) -> None:
         self.backbone, self.device, self.precision = backbone, device, precision
-        self.pool, self.axes = POOLS[pool], channel_axes(backbone)
+        self.poolings = {pooling.name: pooling for pooling in as_poolings(pool)}
+        self.axes = channel_axes(backbone)
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
 
-    def features(self, pixels: np.ndarray, units: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return unit -> (n, d) float32 on the CPU for (n, h, w, c) uint8."""
+    def features(self, pixels: np.ndarray, keys: Sequence[ArrayKey]) -> dict[tuple[str, str], torch.Tensor]:
+        """Return (unit, pooling) -> (n, …) float32 on the CPU for (n, h, w, c) uint8."""
         import torch
 
         x = self.backbone.preprocessing.normalize(torch.from_numpy(pixels).to(self.device))
-        found = capture(self.backbone.chain, x, {unit: self.axes[unit] for unit in units}, self.pool)
-        return {unit: value.cpu() for unit, value in found.items()}
+        wanted = [(key.unit, self.poolings[key.pool]) for key in keys]
+        found = capture(self.backbone.chain, x, wanted, self.axes)
+        return {which: value.cpu() for which, value in found.items()}
 
     def provenance(self, part: SplitPlan) -> dict[str, Any]:
         """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same
@@ -198,7 +205,7 @@ def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, bl
             if session.n_damaged:
                 say(f"{session.n_damaged} damaged chunks of '{part.split.name}' are computed again")
             if session.arrays:
-                _compute(run, part, session)
+                _compute(run, part, session, store)
                 session.commit()
                 return
     except (StoreBusy, StoreWrite):
@@ -211,35 +218,35 @@ def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, bl
         )
 
 
-def _compute(run: _Run, part: SplitPlan, session: Session) -> None:
-    """Run the network over the blocks that are missing, and hand each to the store."""
+def _compute(run: _Run, part: SplitPlan, session: Session, store: Store) -> None:
+    """Compute the blocks that are missing, and hand each to the store."""
     blocks = session.missing_blocks()
     batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
-    units = [key.unit for key in session.arrays]
+    maps = part.maps if all(key in part.maps for key in session.arrays) else None  # else something stored was damaged
     n_missing = sum(len(block) for block in blocks)
     if run.progress:
         resumed = f", {len(part.split) - n_missing:,} are there already" if n_missing < len(part.split) else ""
-        say(f"'{part.split.name}': {n_missing:,} images through {run.backbone.name} for {', '.join(units)}{resumed}")
+        what = ", ".join(dict.fromkeys(key.unit for key in session.arrays))
+        how = f"through {run.backbone.name} for {what}" if maps is None else f"of {what}, pooled from stored maps"
+        say(f"'{part.split.name}': {n_missing:,} images {how}{resumed}")
     begun = time.monotonic()
-    # Where the network runs on the same cores, decoding meanwhile gains nothing, and takes cores away in the middle of parallel
-    # sections whose other threads then wait: one run on two busy cores was three times slower.
-    ahead = 0 if run.device.type == "cpu" else AHEAD
     ordered = [rows for _, rows in batches]
-    loaded = load_batches(part.split, run.backbone.preprocessing, ordered, workers=run.workers, ahead=ahead)
+    if maps is None:
+        computed = _forward(run, part, session.arrays, ordered)
+    else:
+        wanted = {key: maps[key] for key in session.arrays}
+        computed = pooled_from_maps(store, wanted, run.poolings, run.axes, ordered)
     with (
-        on_device(run.backbone.chain, run.device),
-        arithmetic(run.precision, run.device),
         bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown,
-        closing(loaded),
+        closing(computed),
     ):
         gathered: dict[ArrayKey, np.ndarray] = {}
-        for (block, _), (rows, pixels) in zip(batches, loaded, strict=True):
+        for (block, _), (rows, features) in zip(batches, computed, strict=True):
             if rows.start == block.start:
                 # new arrays for every block: the store writes those of the last one while this one is computed
                 gathered = {key: np.empty((len(block), *key.shape), stored_dtype(key.dtype)) for key in session.arrays}
-            features = run.features(pixels, units)
             for key, out in gathered.items():
-                values = _checked(features[key.unit], key, part.split, rows)
+                values = _checked(features[key.unit, key.pool], key, part.split, rows)
                 out[rows.start - block.start : rows.stop - block.start] = values
             if rows.stop == block.stop:
                 session.write(block, gathered, wait=False)
@@ -248,6 +255,19 @@ def _compute(run: _Run, part: SplitPlan, session: Session) -> None:
     if run.progress:
         rate = n_missing / max(seconds, 1e-9)
         say(f"'{part.split.name}': {n_missing:,} images in {seconds:.1f} s, {rate:,.0f} images/s")
+
+
+def _forward(
+    run: _Run, part: SplitPlan, keys: Sequence[ArrayKey], batches: Sequence[range]
+) -> Generator[tuple[range, dict[tuple[str, str], torch.Tensor]]]:
+    """Yield the rows of each batch and what the network says of them; see `_Run.features`."""
+    # Where the network runs on the same cores, decoding meanwhile gains nothing, and takes cores away in the middle of parallel
+    # sections whose other threads then wait: one run on two busy cores was three times slower.
+    ahead = 0 if run.device.type == "cpu" else AHEAD
+    loaded = load_batches(part.split, run.backbone.preprocessing, batches, workers=run.workers, ahead=ahead)
+    with on_device(run.backbone.chain, run.device), arithmetic(run.precision, run.device), closing(loaded):
+        for rows, pixels in loaded:
+            yield rows, run.features(pixels, keys)
 
 
 def _batches(block: Block, size: int) -> Iterator[range]:
@@ -261,9 +281,14 @@ def _checked(features: torch.Tensor, key: ArrayKey, split: Split, rows: range) -
     Raises
     ------
     BadInput
-        If some are not finite, or too large for the dtype.
+        If some are not finite, or too large for the dtype, or not of the shape that was announced.
     """
     values: np.ndarray = features.numpy()
+    if values.shape != (len(rows), *key.shape):
+        raise BadInput(
+            f"unit '{key.unit}' pooled by '{key.pool}' gave {values.shape} for {len(rows)} images, and "
+            f"{(len(rows), *key.shape)} was announced: a pooling must make the same of every image."
+        )
     largest = np.abs(values).max()  # NaN and infinity come through
     if not np.isfinite(largest):
         bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1))

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featstore.capture import channel_axis, pooled_shape
+from featstore.deriving import stored_maps
 from featstore.errors import BadInput, NotStored, UnknownName, UnreadableImage
 from featstore.grouping import HEAD
 from featstore.manifest import ArrayKey, PassKey
+from featstore.poolings import Pooling, PoolingLike, as_poolings, channel_axis, token_units
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone
@@ -41,6 +42,9 @@ class SplitPlan:
         Those of them that the store does not have complete.
     skipped : mapping
         Id -> why, of images that do not decode; only where that was allowed.
+    maps : mapping
+        Missing array -> stored map that it can be pooled from, if that is so for all of them: then no image is read and the
+        network does not run. See `featstore.deriving`.
     """
 
     split: Split
@@ -48,11 +52,12 @@ class SplitPlan:
     arrays: tuple[ArrayKey, ...]
     missing: tuple[ArrayKey, ...]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[ArrayKey, ArrayKey] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
         """Images that have to go through the network; fewer where an interrupted run has left some blocks."""
-        return len(self.split) if self.missing else 0
+        return len(self.split) if self.missing and not self.maps else 0
 
     @property
     def n_bytes(self) -> int:
@@ -67,8 +72,12 @@ class SplitPlan:
         )
         if not self.missing:
             return f"{text}, nothing to do"
-        units = ", ".join(f"{key.unit} {key.shape[0]}" for key in self.missing)
-        return f"{text}; to do: {units}; {self.n_images:,} images, {_size(self.n_bytes)}"
+        one_pooling = len({key.pool for key in self.arrays}) == 1
+        units = ", ".join(
+            f"{key.unit} {'' if one_pooling else key.pool + ' '}{'×'.join(map(str, key.shape))}" for key in self.missing
+        )
+        images = "pooled from stored maps, no images" if self.maps else f"{self.n_images:,} images"
+        return f"{text}; to do: {units}; {images}, {_size(self.n_bytes)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +123,7 @@ def plan(
     root: str | Path | Store,
     *,
     units: str | Sequence[str] = "all",
-    pool: str = "mean",
+    pool: PoolingLike | Sequence[PoolingLike] = "mean",
     dtype: str = "float16",
     precision: str = "fp32",
     skip_unreadable: bool = False,
@@ -129,8 +138,9 @@ def plan(
         Of the store, which need not exist.
     units : str or sequence of str
         Names of units; ``"all"`` are those up to ``"penultimate"``, ``["all", "head"]`` the logits of the classifier, too.
-    pool : str
-        How maps become vectors: ``"mean"``.
+    pool : str, callable, Pooling or sequence of these
+        What is kept of a unit's output: ``"mean"``, ``"max"``, ``"token"``, ``"grid2"`` …, ``"flatten"``, ``"none"``, or a
+        function; see `featstore.poolings`.
     dtype : str
         ``"float16"`` or ``"float32"``.
     precision : str
@@ -142,6 +152,10 @@ def plan(
     ------
     UnknownName
         If there is no such unit or pooling.
+    BadInput
+        If the output of a unit cannot be pooled so.
+    IdentityError
+        If a pooling is a function that cannot be identified.
     UnreadableImage
         If a file cannot be read; an image that does not decode is found by `extract`.
     """
@@ -151,7 +165,7 @@ def plan(
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
     store, path = _opened(root)
-    wanted = _wanted(backbone, units)
+    shapes = _shapes(backbone, _wanted(backbone, units), as_poolings(pool))
     several = [splits] if isinstance(splits, Split) else list(splits)
     if not several:
         raise BadInput("no split was given; there is nothing to extract.")
@@ -174,18 +188,34 @@ def plan(
             extractor_version=EXTRACTOR_VERSION,
             version=backbone.version,
         )
-        size = backbone.preprocessing.input_size
-        arrays = tuple(
-            ArrayKey(key.digest, unit, pool, dtype, pooled_shape(pool, backbone.shapes[unit], size)) for unit in wanted
-        )
+        arrays = tuple(ArrayKey(key.digest, unit, how.name, dtype, shape) for (unit, how), shape in shapes.items())
         missing = tuple(a for a in arrays if store is None or not store.has_complete(a))
-        parts.append(SplitPlan(split, key, arrays, missing, skipped))
+        maps = stored_maps(store, missing, backbone.shapes, [how for _, how in shapes])
+        parts.append(SplitPlan(split, key, arrays, missing, skipped, maps))
     return Plan(path, backbone.name, tuple(parts))
 
 
 def channel_axes(backbone: Backbone) -> dict[str, int]:
     """Return the axis of the channels of every unit's output, not counting the batch axis."""
     return {unit: channel_axis(shape, backbone.preprocessing.input_size) for unit, shape in backbone.shapes.items()}
+
+
+def _shapes(
+    backbone: Backbone, units: Sequence[str], poolings: Sequence[Pooling]
+) -> dict[tuple[str, Pooling], tuple[int, ...]]:
+    """Return the shape of one image's features for every wanted unit and pooling, in order of execution."""
+    axes, with_token = channel_axes(backbone), token_units(backbone.chain)
+    shapes = {}
+    for unit in units:
+        for how in poolings:
+            shape = backbone.shapes[unit]
+            if how.name == "token" and len(shape) > 1 and unit not in with_token:
+                raise BadInput(
+                    f"unit '{unit}' of {backbone.name} gives {' × '.join(map(str, shape))} without a class token in front; "
+                    f"units that have one: {', '.join(with_token) or 'none'}. Pool the others with 'mean' or 'max'."
+                )
+            shapes[unit, how] = how.shape(unit, shape, axes[unit])
+    return shapes
 
 
 def _opened(root: str | Path | Store) -> tuple[Store | None, Path]:

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     from featstore.digests import DigestCache, SplitDigest
 
-__all__ = ["Samples", "Shift", "Split", "holdout_rows", "per_class_rows"]
+__all__ = ["DIFFICULT", "Samples", "Shift", "Split", "holdout_rows", "per_class_rows"]
+
+DIFFICULT = 2
+"""Beside 0 and 1 in multi-label labels: the class is there, but marked difficult (VOC). Metrics know it, fits refuse
+it."""
 
 
 @runtime_checkable
@@ -66,7 +70,7 @@ class Split:
     ids : numpy.ndarray
         (n,) text, unique; what samples are paired by.
     labels : numpy.ndarray or None
-        (n,) int64 class numbers, or (n, k) uint8 for multi-label, or None.
+        (n,) int64 class numbers, or (n, k) uint8 of 0, 1 and `DIFFICULT` for multi-label, or None.
     classes : tuple of str
         Names of the classes, in the order of their numbers.
     samples : Samples
@@ -233,7 +237,7 @@ def holdout_rows(ids: np.ndarray, labels: np.ndarray | None, fraction: float, se
     groups = np.zeros(len(ids), np.int64)
     if labels is not None and labels.ndim == 1:
         groups = np.unique(labels, return_inverse=True)[1]
-    ranks = _ranks(ids, seed)
+    ranks = rank_by_hash(ids, seed)
     held = np.zeros(len(ids), bool)
     for group in range(int(groups.max(initial=-1)) + 1):
         members = np.flatnonzero(groups == group)
@@ -270,7 +274,7 @@ def per_class_rows(
     if labels is None or labels.ndim != 1:
         raise BadLabels(f"split '{name}' has no single label per sample, so there is no class to draw {k} from.")
     chosen = np.zeros(len(ids), bool)
-    ranks = _ranks(ids, seed)
+    ranks = rank_by_hash(ids, seed)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if not 1 <= k <= len(members):
@@ -283,7 +287,7 @@ def per_class_rows(
     return chosen
 
 
-def _ranks(ids: np.ndarray, seed: int) -> np.ndarray:
+def rank_by_hash(ids: np.ndarray, seed: int) -> np.ndarray:
     """Return a sortable hash of (seed, id) for every id: (n,) of 32 bytes as text."""
     return np.array([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in ids], dtype="S64")
 
@@ -324,8 +328,10 @@ def checked_labels(labels: np.ndarray, n: int, classes: tuple[str, ...], what: s
     if labels.dtype.kind not in "iub":
         raise BadLabels(f"the labels of '{what}' are {labels.dtype}; they must be whole numbers of classes.")
     if labels.ndim == 2:
-        if not np.isin(labels, (0, 1)).all():
-            raise BadLabels(f"the multi-label labels of '{what}' hold values other than 0 and 1.")
+        if not np.isin(labels, (0, 1, DIFFICULT)).all():
+            raise BadLabels(
+                f"the multi-label labels of '{what}' hold values other than 0, 1 and {DIFFICULT} (difficult)."
+            )
         return labels.astype(np.uint8)
     if n and (int(labels.min()) < 0 or (classes and int(labels.max()) >= len(classes))):
         raise BadLabels(

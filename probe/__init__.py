@@ -11,15 +11,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probe import conventions, metrics, plots
     from probe.comparison import Comparison, compare
-    from probe.errors import BadInput, DamagedRecord, Interrupted, MissingExtra, NotConverged, OutOfMemory, ProbeError
+    from probe.errors import (
+        BadInput,
+        DamagedRecord,
+        Interrupted,
+        MissingExtra,
+        NotConverged,
+        OutOfMemory,
+        ProbeError,
+        ZeroRows,
+    )
     from probe.estimator import LinearProbe
     from probe.grids import C_GRID, CLIP_GRID, GRIDS, SVM_GRID, named_grid
+    from probe.labels import Loss
     from probe.model import Model
     from probe.path import Path, fit, fit_path
     from probe.predictions import Predictions
     from probe.results import Results, load_results
+    from probe.ridge import fit_ridge, ridge_path, select_ridge_loo
     from probe.selection import Choice, select
     from probe.status import Status
+    from probe.svm import fit_svm, l2_normalized, svm_path
     from probe.sweeps import sweep
     from probe.validation import FoldChoice, Widened, select_holdout, select_kfold, select_splits, widen
     from probe.widening import GridWidened
@@ -36,6 +48,7 @@ _HOME = {
     "GridWidened": "widening",
     "Interrupted": "errors",
     "LinearProbe": "estimator",
+    "Loss": "labels",
     "MissingExtra": "errors",
     "Model": "model",
     "NotConverged": "errors",
@@ -47,18 +60,25 @@ _HOME = {
     "SVM_GRID": "grids",
     "Status": "status",
     "Widened": "validation",
+    "ZeroRows": "errors",
     "compare": "comparison",
     "conventions": "",
     "fit": "path",
     "fit_path": "path",
+    "fit_ridge": "ridge",
+    "fit_svm": "svm",
+    "l2_normalized": "svm",
     "load_results": "results",
     "metrics": "",
     "named_grid": "grids",
     "plots": "",
+    "ridge_path": "ridge",
     "select": "selection",
     "select_holdout": "validation",
     "select_kfold": "validation",
+    "select_ridge_loo": "ridge",
     "select_splits": "validation",
+    "svm_path": "svm",
     "sweep": "sweeps",
     "widen": "validation",
 }
@@ -76,6 +96,7 @@ __all__ = [
     "GridWidened",
     "Interrupted",
     "LinearProbe",
+    "Loss",
     "MissingExtra",
     "Model",
     "NotConverged",
@@ -86,18 +107,25 @@ __all__ = [
     "Results",
     "Status",
     "Widened",
+    "ZeroRows",
     "compare",
     "conventions",
     "fit",
     "fit_path",
+    "fit_ridge",
+    "fit_svm",
+    "l2_normalized",
     "load_results",
     "metrics",
     "named_grid",
     "plots",
+    "ridge_path",
     "select",
     "select_holdout",
     "select_kfold",
+    "select_ridge_loo",
     "select_splits",
+    "svm_path",
     "sweep",
     "widen",
 ]

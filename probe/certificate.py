@@ -162,13 +162,25 @@ def _certify(
         largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
     objective = value + 0.5 * l2_all * weights
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = (squared / (2 * l2_all) + decrement) / objective
+        bound = squared / (2 * l2_all) + decrement
+        gap = np.where(
+            bound == 0, 0.0, bound / objective
+        )  # a label that is constant where it weighs: nothing over nothing
         error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2_all * np.sqrt(weights)))
     shape = (g, L)
     found = Certificate(
         objective.reshape(shape), (largest / np.tile(scale, g)).reshape(shape), gap.reshape(shape), error.reshape(shape)
     )
     return found, xp.reshape(offset, (g, L, k))
+
+
+def gradients(X: Array, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray) -> Array:
+    """∇_W F of fits, in float64, on the data as given; arguments and shapes as in `certify`, (b, L, k, d)."""
+    xp = namespace(X)
+    g, L, k, d = (int(s) for s in W.shape)
+    Z = _scores(X, xp.reshape(W, (g * L * k, d)), (g * L, k)) + xp.reshape(b, (g * L, k))[..., None]
+    _, R = _repeated(loss, g, L).evaluate(Z)
+    return xp.reshape(_adjoint(X, R), W.shape) + like(W, l2)[:, None, None, None] * W
 
 
 def _repeated(loss: BatchedLoss, g: int, L: int) -> BatchedLoss:

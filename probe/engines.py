@@ -148,7 +148,7 @@ def fit_sklearn(problem: Problem, aim: Aim, max_iter: int, start: Answer | None 
     return _answer(problem, model.coef_, model.intercept_, model.n_iter_)
 
 
-def fitcuml_part(problem: Problem, aim: Aim, max_iter: int, start: Answer | None = None) -> Answer:
+def fit_cuml(problem: Problem, aim: Aim, max_iter: int, start: Answer | None = None) -> Answer:
     """One fit by cuML's quasi-Newton solver, from zero: what its LogisticRegression does but for `delta`.
 
     Parameters

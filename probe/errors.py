@@ -8,7 +8,7 @@ ProbeError
 
 Interrupted (a KeyboardInterrupt)    Ctrl-C in the middle of a path; carries the fits that are finished
 
-Warnings: NotConverged, one per call, naming the penalties.
+Warnings: NotConverged, one per call, naming the penalties; ZeroRows, naming rows that cannot be scaled to length one.
 """
 
 from __future__ import annotations
@@ -69,3 +69,7 @@ class Interrupted(KeyboardInterrupt):
 
 class NotConverged(UserWarning):
     """Some fits carry a certificate weaker than was asked for; the message names their C and their status."""
+
+
+class ZeroRows(UserWarning):
+    """Some rows are zero, so that they have no direction to scale to length one; the message names them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,14 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probe import folds, metrics
-from probe.arrays import Array, as_matrix, require_finite, to_numpy
+from probe.arrays import Array, as_matrix, like, namespace, require_finite, to_numpy
 from probe.errors import BadInput
 from probe.grids import C_GRID, named_grid
 from probe.joining import rows_of
-from probe.labels import encode
+from probe.labels import encode, numbers
 from probe.metrics import PredictionMetric
 from probe.model import Model
-from probe.path import fit_path
+from probe.path import NUMBER, fit_path
 from probe.validation import FoldChoice, select_splits
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         Whether values of C beyond the grid are tried while the best is at its edge; said in a `GridWidened` warning.
     random_state : int, RandomState instance or None
         Seed of the hold-out or the folds. They do not depend on anything else: the default gives the same rows every time.
+    device : optional
+        Where the features are moved to for the fits, see `probe.fit_path`; the model comes back to where they were.
+    backend : {"auto", "numpy", "torch", "cupy", "cuml", "sklearn"}
+        Who solves, see `probe.fit_path`.
 
     Attributes
     ----------
@@ -82,7 +87,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         How it was chosen: every C with its score. None for one C.
     path_ : Path
         The fits along C that it was chosen from: on the rows that were not held out, of the first split where there are
-        several (all are in ``choice_.paths``). For one C, its fit on all rows.
+        several (all are in ``choice_.paths``). For one C, its fit on all rows. On `device`, where one is given.
     status_ : Status
     grad_norm_, gap_ : float
         The certificate of this model, see `probe.certificate`.
@@ -129,6 +134,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         refit: bool = True,
         widen: bool = False,
         random_state: Any = 0,
+        device: Any = None,
+        backend: str = "auto",
     ) -> None:
         self.C = C
         self.tol = tol
@@ -140,6 +147,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self.refit = refit
         self.widen = widen
         self.random_state = random_state
+        self.device = device
+        self.backend = backend
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -183,14 +192,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self.choice_: FoldChoice | None = None
         if grid is None:
             self.path_ = fit_path(A, labels, [self.C], sample_weight=in_fits, **self._options())
-            return self._keep(self.path_.model(0))
+            return self._keep(self.path_.model(0), A)
         splits = self._splits(labels, every_label, kept)
         self.choice_ = self._choose(A, labels, grid, splits, in_fits, weight)
         self.path_ = self.choice_.paths[0]
         if not self.refit:
-            return self._keep(self.path_.model(self.choice_.index))
+            return self._keep(self.path_.model(self.choice_.index), A)
         whole = fit_path(A, labels, [self.choice_.C], sample_weight=in_fits, **self._options())
-        return self._keep(whole.model(0))
+        return self._keep(whole.model(0), A)
 
     def decision_function(self, X: Any) -> Array:
         """Decision values, shape (n, k), or (n,) for binary problems, float64."""
@@ -208,7 +217,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         check_is_fitted(self)
         return self._fitted
 
-    def _keep(self, model: Model) -> LinearProbe:
+    def _keep(self, model: Model, A: Array) -> LinearProbe:
+        if self.device is not None:
+            double = namespace(A).float64
+            home = [like(A, to_numpy(x), double) for x in (model.coef, model.intercept)]
+            model = replace(model, coef=home[0], intercept=home[1])
         self._fitted = model
         self.coef_, self.intercept_, self.classes_ = model.coef, model.intercept, model.classes
         self.C_, self.status_, self.n_iter_ = model.C, model.status, model.n_iter
@@ -216,11 +229,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         return self
 
     def _options(self) -> dict[str, Any]:
-        return {"fit_intercept": self.fit_intercept, "tol": self.tol, "max_iter": self.max_iter}
+        return {
+            "fit_intercept": self.fit_intercept, "tol": self.tol, "max_iter": self.max_iter, "device": self.device,
+            "backend": self.backend,
+        }  # fmt: skip
 
     def _options_of_choice(self) -> dict[str, Any]:
         options = self._options()
-        if self.refit and 0 < self.tol < 0.1:
+        if self.refit and isinstance(self.tol, NUMBER) and 0 < self.tol < 0.1:
             options["tol"] = 10 * self.tol
         return options
 
@@ -302,7 +318,7 @@ def _labels(y: Any) -> np.ndarray:
 def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
     if sample_weight is None:
         return None
-    weight = np.asarray(to_numpy(sample_weight) if hasattr(sample_weight, "shape") else sample_weight, dtype=np.float64)
+    weight = numbers(sample_weight, "sample_weight")
     weight = np.full(n, float(weight)) if weight.ndim == 0 else weight
     if weight.shape != (n,):
         raise BadInput(

@@ -167,7 +167,11 @@ class SquaredHinge(MarginLoss):
     def _second(self, R: Array, w: Array | None) -> Array:
         xp = namespace(R)
         twice = 2 * xp.ones_like(R) if w is None else xp.broadcast_to(2 * w, R.shape)
-        return xp.where(R != 0, twice, xp.zeros_like(R))
+        inside = R != 0
+        flat = ~xp.any(
+            inside, axis=-1, keepdims=True
+        )  # no curvature anywhere: a step from here needs a scale all the same
+        return xp.where(inside | flat, twice, xp.zeros_like(R))
 
     def intercepts(self) -> np.ndarray:
         """Difference of the class frequencies; between −1 and 1 every row is inside its margin."""

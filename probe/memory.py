@@ -14,14 +14,17 @@ _SCORE_ARRAYS = (
     8  # arrays of scores at work at once: scores, derivative, direction, the line search's, the certificate's
 )
 _HISTORY = 24  # of coefficients: ten pairs of the minimiser's memory, three points of the path, the gradient
+_PAIRS = 2048  # rows of the preconditioner's matrix, at most
+_BLOCK = 1 << 23  # entries of X that are rotated at once
 _BYTES = 1e9
 
 
 def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) -> int:
     """About how much memory a path takes at its peak, features included.
 
-    The features as given, their rotated copy, the Gram matrix with its eigenvectors and what LAPACK works in, the arrays of
-    scores, and the minimiser's memory.
+    The features as given, and the most of three moments: the Gram product with its three float64 copies of the features; the
+    rotation of the rows, a block at a time; the fits, with the arrays of scores, the minimiser's memory and the
+    preconditioner's matrix, beside the rotated rows.
 
     Parameters
     ----------
@@ -39,19 +42,19 @@ def needed_bytes(n: int, d: int, k: int, itemsize: int = 4, rotated: int = 8) ->
     Examples
     --------
     >>> needed_bytes(20_000, 1_344, 10) // 2**20
-    421
+    759
     """
     small = min(n, d)
-    return (
-        n * d * itemsize
-        + n * (small + 1) * rotated
-        + 3 * 8 * small**2
-        + (_SCORE_ARRAYS * n + _HISTORY * small) * k * rotated
-    )
+    pairs = min(_PAIRS, (96 * n * small * k) ** (1 / 3), n * k)
+    rows = n * (small + 1) * rotated
+    gram = 3 * 8 * (n * d + small**2)
+    rotation = rows + 3 * 8 * min(n * d, _BLOCK)
+    fits = rows + (_SCORE_ARRAYS * n + _HISTORY * small) * k * rotated + int(3 * 8 * pairs**2)
+    return n * d * itemsize + max(gram, rotation, fits)
 
 
 @contextmanager
-def said(X: Any, y: Any) -> Iterator[None]:
+def said(X: Any, y: Any, device: Any = None) -> Iterator[None]:
     """Turn whatever numpy, torch, cupy or CUDA say when memory runs out into one `OutOfMemory`.
 
     The arrays of the failed attempt are let go first, so that whoever catches the error can use their memory.
@@ -60,6 +63,8 @@ def said(X: Any, y: Any) -> Iterator[None]:
     ----------
     X, y : array-like
         Of the fit, as given.
+    device : optional
+        Where they are moved to.
 
     Raises
     ------
@@ -71,12 +76,12 @@ def said(X: Any, y: Any) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
-        sentence = _sentence(X, y, error)
+        sentence = _sentence(X, y, str(getattr(X, "device", "cpu") if device is None else device), error)
         traceback.clear_frames(error.__traceback__)
         raise OutOfMemory(sentence) from error
 
 
-def _sentence(X: Any, y: Any, error: BaseException) -> str:
+def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
     shape = tuple(getattr(X, "shape", ()))
     reason = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
     if len(shape) != 2:
@@ -87,7 +92,7 @@ def _sentence(X: Any, y: Any, error: BaseException) -> str:
     k = int(labels[1]) if len(labels) == 2 else len({*(y.tolist() if hasattr(y, "tolist") else y)})
     low, high = (needed_bytes(n, d, k, itemsize, size) / _BYTES for size in (4, 8))
     return (
-        f"Memory ran out on {getattr(X, 'device', 'cpu')}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
+        f"Memory ran out on {place}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
         f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Fit "
         "fewer rows, columns or labels in one call, pass float32 or float16 features, or compute where there is more memory."
     )

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,6 +22,8 @@ from probe.solver import Solution
 from probe.status import Status
 
 _C_RANGE = (1e-30, 1e30)
+NUMBER = (int, float, np.integer, np.floating)
+"""What counts as a number where one is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +216,7 @@ def fitted(
     grid = _grid(C)
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
-    with memory.said(X, y):
+    with memory.said(X, y, device):
         A = as_matrix(X, device)
         labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
         if loss is not Loss.LOGISTIC:
@@ -307,10 +308,10 @@ def _at_home(solution: Solution, A: Array, X: Array) -> Solution:
 
 def options_of(tol: Any, max_iter: Any) -> dict[str, Any]:
     """The options of a solver, checked."""
-    if not isinstance(tol, Real) or not 0 < tol < 1:
+    if not isinstance(tol, NUMBER) or not 0 < tol < 1:
         shown = repr(tol) if isinstance(tol, str) else tol
         raise BadInput(f"tol is {shown}, but it must lie between 0 and 1: it bounds relative quantities.")
-    if not isinstance(max_iter, Real) or not max_iter >= 1 or max_iter % 1 != 0:
+    if not isinstance(max_iter, NUMBER) or not max_iter >= 1 or max_iter % 1 != 0:
         shown = repr(max_iter) if isinstance(max_iter, str) else max_iter
         raise BadInput(f"max_iter is {shown}, but it must be a whole number, and at least 1 iteration is needed.")
     return {"tol": float(tol), "max_iter": int(max_iter)}

@@ -143,24 +143,37 @@ def rotate(X: Array, fit_intercept: bool = True) -> Rotation:
     seen = squares > (np.finfo(np.float64).eps * n) ** 2 * (squares + n * to_numpy(mean) ** 2)
     if seen.any() and squares[seen].max() > _GRADED**2 * np.median(squares[seen]):
         return Rotation(centre, None, np.concatenate([squares, tail]), fit_intercept)
-    values, basis = _eigenbasis(Xc)
+    values, basis = eigenbasis(Xc)
     return Rotation(centre, basis, np.concatenate([values, tail]), fit_intercept)
 
 
-def _eigenbasis(Xc: Array) -> tuple[np.ndarray, Array]:
-    """Non-zero eigenvalues of XᵀX, largest first, with their eigenvectors, from the smaller of the two Gram matrices."""
+def symmetric_eigen(gram: Array) -> tuple[np.ndarray, Array]:
+    """Eigenvalues of a symmetric matrix, ascending, on the host, and its eigenvectors as columns, where it lives."""
+    if isinstance(gram, np.ndarray):
+        from scipy.linalg import eigh  # divide and conquer: half the time of numpy's driver on large matrices
+
+        values, columns = eigh(gram, driver="evd", check_finite=False)
+        return values, columns
+    spectrum, vectors = namespace(gram).linalg.eigh(gram)
+    return to_numpy(spectrum), vectors
+
+
+def eigenbasis(Xc: Array) -> tuple[np.ndarray, Array]:
+    """Non-zero eigenvalues of XᵀX, largest first, with their eigenvectors, from the smaller of the two Gram matrices.
+
+    Parameters
+    ----------
+    Xc : array of shape (n, d), float64
+
+    Returns
+    -------
+    values : numpy.ndarray of shape (r,)
+    vectors : array of shape (d, r)
+    """
     xp = namespace(Xc)
     n, d = (int(s) for s in Xc.shape)
     wide = n < d
-    vectors: Array
-    if isinstance(Xc, np.ndarray):
-        from scipy.linalg import eigh  # divide and conquer: half the time of numpy's driver on large matrices
-
-        spectrum, vectors = eigh(Xc @ Xc.T if wide else Xc.T @ Xc, driver="evd", overwrite_a=True, check_finite=False)
-    else:
-        gram = Xc @ Xc.T if wide else Xc.T @ Xc
-        spectrum, vectors = xp.linalg.eigh(gram)
-    values = to_numpy(spectrum)
+    values, vectors = symmetric_eigen(Xc @ Xc.T if wide else Xc.T @ Xc)
     kept = np.flatnonzero(values > max(values[-1], 0.0) * np.finfo(np.float64).eps * max(n, d))[::-1]
     vectors = xp.take(vectors, xp.asarray(kept.copy(), device=Xc.device), axis=1)
     values = values[kept]

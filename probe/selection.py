@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe import metrics
-from probe.arrays import as_matrix, to_numpy
+from probe.arrays import Array, as_matrix, to_numpy
 from probe.errors import BadInput
 from probe.labels import Task, decode
 from probe.metrics import PredictionMetric
@@ -75,12 +75,25 @@ def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, A
             f"The path knows the classes {path.classes[:5].tolist()} and none of the {len(y)} validation labels is among them "
             f"(the first is {y.tolist()[0]!r}); give both the same labels."
         )
-    scores = np.array(_scores(path, X, y, rule))
-    ranked = scores if rule.higher_is_better else -scores
-    index = best_index(path.C, ranked)
-    order = np.argsort(path.C)
-    at_edge = index in (int(order[0]), int(order[-1])) and len(path.C) > 1
-    return Choice(float(path.C[index]), index, scores, at_edge)
+    return chosen(path.C, np.array(_scores(path, X, y, rule)), rule)
+
+
+def chosen(C: np.ndarray, scores: np.ndarray, rule: Metric) -> Choice:
+    """The choice that scores make; on a tie the strongest penalty.
+
+    Parameters
+    ----------
+    C, scores : numpy.ndarray of shape (b,), float64
+    rule : Metric
+
+    Returns
+    -------
+    Choice
+    """
+    index = best_index(C, scores if rule.higher_is_better else -scores)
+    order = np.argsort(C)
+    at_edge = index in (int(order[0]), int(order[-1])) and len(C) > 1
+    return Choice(float(C[index]), index, scores, at_edge)
 
 
 def best_index(C: np.ndarray, ranked: np.ndarray) -> int:
@@ -108,8 +121,12 @@ def _scores(path: Path, X: Any, y: np.ndarray, rule: Metric) -> list[float]:
     for a in range(0, len(path.C), group):
         values = path.decision_function(X, slice(a, a + group))
         for one in values:
-            if isinstance(rule, PredictionMetric):
-                out.append(rule(y, decode(one, path.classes, path.task)))
-            else:
-                out.append(rule(y, one[:, 0] if path.task is Task.BINARY else one, path.classes))
+            out.append(score_of(one, y, rule, path.classes, path.task))
     return out
+
+
+def score_of(scores: Array, y: np.ndarray, rule: Metric, classes: np.ndarray, task: Task) -> float:
+    """A metric of decision values (n, k)."""
+    if isinstance(rule, PredictionMetric):
+        return rule(y, decode(scores, classes, task))
+    return rule(y, scores[:, 0] if task is Task.BINARY else scores, classes)

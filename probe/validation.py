@@ -10,6 +10,7 @@ import numpy as np
 
 from probe import folds, metrics
 from probe.arrays import as_matrix
+from probe.backends import check_backend
 from probe.errors import BadInput
 from probe.grids import C_GRID
 from probe.joining import joined, reordered
@@ -142,6 +143,7 @@ def select_splits(
     sample_weight: Any = None,
     val_weight: Any = None,
     widen: bool = False,
+    device: Any = None,
     **options: Any,
 ) -> FoldChoice:
     """Choose C by the mean of a metric over splits of the rows; on a tie the strongest penalty.
@@ -161,8 +163,10 @@ def select_splits(
         Weights in the metric. Accuracy takes any; for other metrics a weight is a number of repetitions.
     widen : bool
         Whether values beyond the grid are tried while the best one lies at its edge, see `probe.widening.search`.
+    device : optional
+        Moves `X`, once for all splits, and with it the answers, see `fit_path`.
     **options
-        Those of `fit_path`: class_weight, fit_intercept, tol, max_iter.
+        Those of `fit_path`: class_weight, fit_intercept, tol, max_iter, backend.
 
     Returns
     -------
@@ -178,8 +182,9 @@ def select_splits(
     GridWidened
         Naming what was added.
     """
+    check_backend(options.get("backend", "auto"), device)
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
-    parts = parts_of(as_matrix(X), host(y), splits, rule, sample_weight, val_weight)
+    parts = parts_of(as_matrix(X, device), host(y), splits, rule, sample_weight, val_weight)
     grid = np.atleast_1d(np.asarray(host(C), dtype=np.float64))
     paths = [part.fit(grid, options) for part in parts]
     paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
@@ -234,7 +239,7 @@ def widen(
     decades : float
         How far beyond the grid, at most.
     **options
-        Those that the path was fitted with: sample_weight, class_weight, fit_intercept, tol, max_iter.
+        Those that the path was fitted with: sample_weight, class_weight, fit_intercept, tol, max_iter, device, backend.
 
     Returns
     -------

@@ -119,6 +119,7 @@ SEVERAL_FILES = {
     "PIL": "an image is decoded, shifted and prepared in three places, and PIL's image is what passes between them",
     "array_api_compat": "it is the standard that probe's arrays speak, not a library behind one door",
     "pandas": "its tables are what probe returns, so that whoever shows them speaks it",
+    "torchvision": "its networks and its downloads of data sets are two libraries under one name",
     "scipy": "a collection of unrelated parts",
     "sklearn": "probe is a classifier of its kind in one file, and fits with its solver as a rival in another",
 }

@@ -80,6 +80,19 @@ def test_extract_passes_its_options_on(extracted: Path, capsys: pytest.CaptureFi
     assert open_store(root).features("conv2", SPLIT).manifest["provenance"]["batch_size"] == 100
 
 
+def test_extract_takes_several_poolings(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one more from the maps that are stored then, without the network."""
+    root = extracted.parent / "poolings"
+    store = [MODEL, SPLIT, str(root), "--units", "conv2", "--dtype", "float32"]
+    assert main(["extract", *store, "--pool", "none", "grid2", "--json"]) == 0
+    assert {(e["pool"], tuple(e["shape"])) for e in json.loads(capsys.readouterr().out)} == {
+        ("none", (451, 64, 2, 2)),
+        ("grid2", (451, 256)),
+    }
+    assert main(["extract", *store, "--pool", "max"]) == 0
+    assert "451 images of conv2, pooled from stored maps" in capsys.readouterr().err
+
+
 def test_ls_and_its_json_agree_with_the_store(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ls", str(extracted)]) == 0
     text = capsys.readouterr().out

@@ -147,7 +147,7 @@ def made(ids: Any = ("a", "b"), labels: Any = (0, 1), classes: tuple[str, ...] =
         ({"labels": [0.0, 1.0]}, BadLabels, "float64"),
         ({"labels": [0, 2]}, BadLabels, "from 0 to 2, and its 2 classes"),
         ({"labels": [-1, 0]}, BadLabels, "from -1 to 0"),
-        ({"labels": [[0, 2], [1, 0]]}, BadLabels, "other than 0 and 1"),
+        ({"labels": [[0, 3], [1, 0]]}, BadLabels, "other than 0, 1 and 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -33,7 +33,8 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("--data-root", type=Path, help="where the data sets with a name are")
     sub.add_argument("--units", nargs="+", help="names of units; else all up to the penultimate")
-    sub.add_argument("--pool", help="how maps become vectors")
+    sub.add_argument("--pool", nargs="+", help="what is kept of a unit's output: mean, max, token, grid2, …, flatten, none, "
+                     "or package.module:function; several come from one pass")  # fmt: skip
     sub.add_argument("--dtype", choices=("float16", "float32", "bfloat16"), help="what is stored")
     sub.add_argument("--batch-size", type=int, help="images per forward pass")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")

@@ -1,5 +1,5 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 images of 32 × 32 in 10 classes, in any of the forms in which it
-lies around."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 images of 32 × 32 in any of the forms in which they lie
+around."""
 
 from __future__ import annotations
 
@@ -11,70 +11,69 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.errors import BadInput, UnknownName
+from featstore.datasets.official import Wanted
+from featstore.errors import BadInput
 
 if TYPE_CHECKING:
     from featstore.splits import Split
 
-__all__ = ["cifar10"]
+__all__ = ["cifar10", "cifar100"]
 
 BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FOLDERS = ("", "cifar10", "cifar-10-batches-py", "CIFAR-10-images")
-INSTRUCTION = (
-    "Put there the folder 'cifar-10-batches-py' that torchvision downloads (torchvision.datasets.CIFAR10(root, "
-    "download=True)), or 'train' and 'test' with one folder of images per class, or 'train.npz' and 'test.npz'"
-)
 
 
-def cifar10(which: str, data_root: Path | None) -> Split:
-    """Return ``train`` or ``test`` of CIFAR-10.
-
-    Parameters
-    ----------
-    which : str
-    data_root : Path or None
-        Holds torchvision's ``cifar-10-batches-py``, or folders ``train`` and ``test`` of class folders, or
-        ``train.npz`` and ``test.npz`` (see `arrays.npz_split`); itself, or in a folder ``cifar10``.
-
-    Raises
-    ------
-    BadInput
-        If it is None, or holds none of these.
-    """
-    if which not in BATCHES:
-        raise UnknownName("split of cifar10", which, BATCHES)
-    name = f"cifar10:{which}"
-    if data_root is None:
-        raise BadInput(f"'{name}' needs to know where the data are: give --data-root (data_root=…). {INSTRUCTION}.")
-    for folder in (data_root / f for f in FOLDERS):
-        if all((folder / batch).is_file() for batch in BATCHES[which]):
-            return _of_batches(folder, which, name)
-        if (folder / which).is_dir():
-            from featstore.datasets.folders import image_folder
-
-            return image_folder(folder / which, name=name)
-        if (folder / f"{which}.npz").is_file():
-            from featstore.datasets.arrays import npz_split
-
-            return npz_split(folder / f"{which}.npz", name=name)
-    raise BadInput(f"no CIFAR-10 is at {data_root}. {INSTRUCTION}.")
+def cifar10(wanted: Wanted) -> Split:
+    """CIFAR-10, of the python batches, of ``train`` and ``test`` with a folder per class, or of ``train.npz`` and
+    ``test.npz`` (see `arrays.npz_split`)."""
+    folders = ("", "cifar10", "cifar-10-batches-py", "CIFAR-10-images")
+    root = wanted.find(*folders, needs=BATCHES[wanted.which])
+    if root is not None:
+        return _of_batches(wanted, root, BATCHES[wanted.which], "labels", CLASSES)
+    return _of_other_forms(wanted, folders)
 
 
-def _of_batches(folder: Path, which: str, name: str) -> Split:
+def cifar100(wanted: Wanted) -> Split:
+    """CIFAR-100 with its 100 fine classes, or its 20 coarse ones; in the same forms."""
+    folders = ("", "cifar100", "cifar-100-python")
+    root = wanted.find(*folders, needs=(wanted.which, "meta"))
+    if root is not None and (root / wanted.which).is_file():
+        meta = _load(root / "meta")
+        names = meta.get(f"{wanted.variant}_label_names")
+        if not isinstance(names, list):
+            raise BadInput(f"{root / 'meta'} does not hold the names of CIFAR-100's {wanted.variant} classes.")
+        return _of_batches(wanted, root, (wanted.which,), f"{wanted.variant}_labels", [str(n) for n in names])
+    return _of_other_forms(wanted, folders)
+
+
+def _of_other_forms(wanted: Wanted, folders: tuple[str, ...]) -> Split:
+    root = wanted.find(*folders, needs=(wanted.which,))
+    if root is not None and (root / wanted.which).is_dir():
+        from featstore.datasets.folders import image_folder
+
+        return image_folder(root / wanted.which, name=wanted.name)
+    root = wanted.find(*folders, needs=(f"{wanted.which}.npz",))
+    if root is None:
+        raise wanted.missing()
+    from featstore.datasets.arrays import npz_split
+
+    return npz_split(root / f"{wanted.which}.npz", name=wanted.name)
+
+
+def _of_batches(wanted: Wanted, folder: Path, batches: tuple[str, ...], key: str, classes: Any) -> Split:
     """Return the split that the python batches hold: dicts of data (n, 3072) uint8, planes of red, green, blue, and
     labels."""
     from featstore.datasets.arrays import ArraySamples
-    from featstore.splits import Split
 
     images, labels = [], []
-    for batch in BATCHES[which]:
-        found = _read_batch(folder / batch)
+    for batch in batches:
+        found = _read_batch(folder / batch, key)
         images.append(found["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.append(np.asarray(found["labels"], np.int64))
+        labels.append(np.asarray(found[key], np.int64))
     pixels = np.ascontiguousarray(np.concatenate(images))
-    ids = np.array([f"{which}/{i:05d}" for i in range(len(pixels))])
-    return Split(name, ids, np.concatenate(labels), CLASSES, ArraySamples(pixels, str(folder / f"{which} batches")))
+    ids = np.array([f"{wanted.which}/{i:05d}" for i in range(len(pixels))])
+    samples = ArraySamples(pixels, str(folder / f"{wanted.which} batches"))
+    return wanted.split(samples, ids, np.concatenate(labels), classes)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -105,13 +104,20 @@ def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
     return np.ndarray.__new__(np.ndarray, (0,), np.uint8)
 
 
-def _read_batch(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any]:
     try:
         found = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        data = found["data"]
-        good = isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (len(found["labels"]), 3072)
-    except (pickle.UnpicklingError, KeyError, TypeError, ValueError, EOFError, AttributeError, IndexError) as error:
-        raise BadInput(f"{path} is not a batch of CIFAR-10: {error}.") from error
-    if not good:
-        raise BadInput(f"{path} is not a batch of CIFAR-10: 'data' must be (n, 3072) uint8 with n 'labels'.")
-    return dict(found)
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise BadInput(f"{path} is not a batch of CIFAR: {error}.") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} is not a batch of CIFAR: it holds a {type(found).__name__}.")
+    return found
+
+
+def _read_batch(path: Path, key: str) -> dict[str, Any]:
+    found = _load(path)
+    data, labels = found.get("data"), found.get(key, ())
+    is_whole = isinstance(labels, list) and all(isinstance(v, int) for v in labels)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or not is_whole or data.shape != (len(labels), 3072):
+        raise BadInput(f"{path} is not a batch of CIFAR: 'data' must be (n, 3072) uint8 with n numbers in '{key}'.")
+    return found

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featstore.errors import UnknownName
-
 if TYPE_CHECKING:
+    from featstore.datasets.official import Wanted
     from featstore.splits import Split
 
 __all__ = ["digits"]
 
-NAMES = ("source", "train", "val", "test", "all")
 TEST_SHARE, VAL_SHARE = 0.5, 0.2
 
 
-def digits(which: str) -> Split:
+def digits(wanted: Wanted) -> Split:
     """Return one of the splits ``source``, ``train``, ``val``, ``test``, or ``all`` of them.
 
     Images are grey, 8 × 8, their 17 levels spread over 0 to 255, white on black. Which image is where is decided by a
@@ -34,8 +32,6 @@ def digits(which: str) -> Split:
     from featstore.datasets.arrays import ArraySamples
     from featstore.splits import Split
 
-    if which not in NAMES:
-        raise UnknownName("split of digits", which, NAMES)
     table = _table()
     images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     ids = np.array([f"digit{i:04d}" for i in range(len(images))])
@@ -44,8 +40,8 @@ def digits(which: str) -> Split:
     target, source = whole.holdout(0.5, seed=0)
     rest, test = target.holdout(TEST_SHARE, seed=1)
     train, val = rest.holdout(VAL_SHARE, seed=2)
-    chosen = {"source": source, "train": train, "val": val, "test": test, "all": whole}[which]
-    return chosen.subset(np.arange(len(chosen)), f"digits:{which}")
+    chosen = {"source": source, "train": train, "val": val, "test": test, "all": whole}[wanted.which]
+    return chosen.subset(np.arange(len(chosen)), wanted.name)
 
 
 def _table() -> np.ndarray:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featstore.datasets.official import inside
 from featstore.errors import BadInput, UnreadableImage
 
 if TYPE_CHECKING:
     from featstore.splits import Split
 
-__all__ = ["FileSamples", "ZipSamples", "image_folder", "read_file", "stat_of"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_MEMBER_BYTES", "FileSamples", "ZipSamples", "image_folder", "read_file", "stat_of"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 MAX_MEMBER_BYTES = 2**28
@@ -180,7 +181,7 @@ def _list_zip(path: Path) -> tuple[list[str], list[str]]:
             members = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
         raise BadInput(f"{path} is not a zip archive that can be read: {error}.") from error
-    return [m for m in members if _is_image(m)], []
+    return [inside(m, path) for m in members if _is_image(m)], []
 
 
 def _wrapping_folder(members: list[str]) -> str:

@@ -19,7 +19,7 @@ from featstore.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["SHIFTS", "DomainShift", "blur", "invert", "make_shift", "noise", "rotate"]
+__all__ = ["SHIFTS", "DomainShift", "bgr", "blur", "invert", "make_shift", "noise", "rotate"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ def invert() -> DomainShift:
     return DomainShift("invert", {}, lambda image, sample_id: _image(255 - _values(image)))
 
 
+def bgr() -> DomainShift:
+    """Blue, green, red instead of red, green, blue, as ``cv2.imread`` gives them and some networks were trained."""
+    return DomainShift("bgr", {}, lambda image, sample_id: _image(np.asarray(image.convert("RGB"))[:, :, ::-1]))
+
+
 def noise(std: float, seed: float = 0) -> DomainShift:
     """Gaussian noise of `std` grey levels (0 to 255), its own for every image, cut off at 0 and 255."""
     if not 0 < std <= 255:
@@ -91,7 +96,13 @@ def noise(std: float, seed: float = 0) -> DomainShift:
     return DomainShift("noise", {"std": std, "seed": seed}, apply)
 
 
-SHIFTS: Mapping[str, Callable[..., DomainShift]] = {"blur": blur, "invert": invert, "noise": noise, "rotate": rotate}
+SHIFTS: Mapping[str, Callable[..., DomainShift]] = {
+    "bgr": bgr,
+    "blur": blur,
+    "invert": invert,
+    "noise": noise,
+    "rotate": rotate,
+}
 
 
 def make_shift(name: str, arguments: str) -> DomainShift:
