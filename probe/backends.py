@@ -10,6 +10,7 @@ import numpy as np
 
 from probe.arrays import Array, like, namespace, require_finite, to_library, to_numpy
 from probe.certificate import Certificate, certify, meets, zero_gradient
+from probe.design import Whole
 from probe.engines import Aim, Answer, Fitter, Problem, cuml_part, cuml_walk, fit_sklearn
 from probe.errors import BadInput
 from probe.labels import Labels, Loss
@@ -118,7 +119,7 @@ def solver_for(backend: str, X: Array, labels: Labels, fit_intercept: bool, tol:
         For a loss that the library's solver does not have.
     """
     if backend not in ("cuml", "sklearn"):
-        return PathSolver(X, labels, fit_intercept, tol, max_iter)
+        return PathSolver(Whole(X, fit_intercept), labels, fit_intercept, tol, max_iter)
     if labels.kind is not Loss.LOGISTIC:
         raise BadInput(f"backend={backend!r} is for logistic regression, but the loss is {labels.kind}; leave it out.")
     lanes = range(len(labels.codes))

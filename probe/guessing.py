@@ -48,7 +48,7 @@ def guess(problem: RotatedProblem, known: Sequence[Known], l2: np.ndarray) -> tu
     Z : array of shape (p · L, k, n)
         Its scores.
     """
-    xp = namespace(problem.A)
+    xp = namespace(known[0].T)
     mask = like(known[0].T, problem.penalised)
     logs = np.log([point.l2 for point in known])
     best = np.full(len(problem.l2), np.inf)
@@ -61,7 +61,7 @@ def guess(problem: RotatedProblem, known: Sequence[Known], l2: np.ndarray) -> tu
             used = [(float(w), known[int(j)]) for w, j in zip(weights, near, strict=True)]
             parts_T.append(sum(w * point.T for w, point in used))
             parts_Z.append(sum(w * point.Z for w, point in used))
-        tried_T, tried_Z = xp.concat(parts_T, axis=0), xp.astype(xp.concat(parts_Z, axis=0), problem.A.dtype)
+        tried_T, tried_Z = xp.concat(parts_T, axis=0), xp.astype(xp.concat(parts_Z, axis=0), problem.rows.dtype)
         loss, _ = problem.evaluate(tried_Z)
         value_of = loss + 0.5 * problem.l2 * to_numpy(xp.sum(mask * tried_T * tried_T, axis=(1, 2)))
         better = value_of < best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ _REBUILD_RATIO = 2.0  # change of λ it serves
 class LBFGS:
     """Limited-memory BFGS; the preconditioner takes the place of the initial inverse Hessian."""
 
-    patience: Mapping[int, int] = {4: 60, 8: 200}
+    patience: ClassVar[Mapping[int, int]] = {4: 60, 8: 200}
 
     def direction(self, s: State, G: Array) -> Array:
         """−(inverse Hessian) · G."""

@@ -59,12 +59,21 @@ class MarginLoss(ABC):
     @property
     def n_lanes(self) -> int:
         """L, or 1 where one label set serves all lanes."""
-        return int(self.sign.shape[0])
+        return (
+            int(self.sign.shape[0])
+            if self.weights is None
+            else max(int(self.sign.shape[0]), int(self.weights.shape[0]))
+        )
 
     def take(self, lanes: np.ndarray) -> MarginLoss:
         """The same loss for some of the lanes."""
         weights = None if self.weights is None else lanes_of(self.weights, lanes)
         return replace(self, sign=lanes_of(self.sign, lanes), weights=weights)
+
+    def part(self, lane: int, n: int) -> MarginLoss:
+        """One lane, and its first n rows."""
+        one = self.take(np.array([lane]))
+        return replace(one, sign=one.sign[..., :n], weights=None if one.weights is None else one.weights[..., :n])
 
     def counts(self) -> np.ndarray:
         """Weight of the first and of the second class, shape (1 or L, 2), float64."""

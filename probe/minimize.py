@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -63,9 +63,6 @@ class Hessian(Protocol):
     def share_of_rows(self) -> float:
         """Rows that are used, in parts of all."""
 
-    def take(self, lanes: np.ndarray) -> Hessian:
-        """The same for some of the lanes."""
-
     def __call__(self, P: Array) -> Array:
         """(L, k, r) → (L, k, r), orthogonal to the gauge."""
 
@@ -73,7 +70,7 @@ class Hessian(Protocol):
 class Method(Protocol):
     """How the next direction is found."""
 
-    patience: Mapping[int, int]
+    patience: ClassVar[Mapping[int, int]]
     """Iterations without progress of the gap after which rounding is to blame, by bytes of the dtype."""
 
     def direction(self, s: State, G: Array) -> Array:
@@ -240,9 +237,7 @@ def minimize(
     return [lane for lane in out if lane is not None]
 
 
-def _start(
-    problem: Problem, T: Array, Z: Array | None, is_converged: Rule, before: Sequence[Lane] | None
-) -> State:
+def _start(problem: Problem, T: Array, Z: Array | None, is_converged: Rule, before: Sequence[Lane] | None) -> State:
     L = int(T.shape[0])
     Z = problem.scores(T) if Z is None else Z
     loss, R = problem.evaluate(Z)

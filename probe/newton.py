@@ -2,8 +2,7 @@
 
 Few rows do, at the penalties that are hard: the fitted ones have none. They are gathered once per step, and the products with
 the Hessian then leave the other rows alone. So one step costs two passes over X, like one of L-BFGS, and a path needs some
-eighty of them instead of a thousand; the arithmetic is about the same. Worth it where a pass is expensive: with many more rows than columns, and
-when X is streamed.
+hundred of them instead of a thousand or more.
 
 The preconditioner is that of L-BFGS, memory included: the conjugate directions of one step, with the products that were
 made, are the memory of the next.
@@ -69,7 +68,9 @@ class Newton:
                 s.preconditioners[q] = s.problem.preconditioner(s.R, q, bool(s.age[q] > _HARD))
 
 
-def _conjugate_gradients(s: State, G: Array, H: Hessian, forcing: float) -> tuple[Array, list[tuple[Array, Array]], np.ndarray]:
+def _conjugate_gradients(
+    s: State, G: Array, H: Hessian, forcing: float
+) -> tuple[Array, list[tuple[Array, Array]], np.ndarray]:
     """Solve ``(H + λ) D = −G`` for all lanes; also the directions with their products, and products per lane.
 
     A lane stops when its residual has fallen by the forcing term, in the norm of the preconditioner, or when the model says

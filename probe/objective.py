@@ -134,6 +134,9 @@ class BatchedLoss(Protocol):
     def take(self, lanes: np.ndarray) -> BatchedLoss:
         """The same loss for some of the lanes."""
 
+    def part(self, lane: int, n: int) -> BatchedLoss:
+        """One lane, and its first n rows."""
+
     def intercepts(self) -> np.ndarray:
         """Intercepts that are optimal at zero weights, shape (1 or L, k), float64."""
 
@@ -240,11 +243,18 @@ class Softmax:
     @property
     def n_lanes(self) -> int:
         """L, or 1 where one label set serves all lanes."""
-        return int(self.hot.shape[0])
+        return (
+            int(self.hot.shape[0]) if self.weights is None else max(int(self.hot.shape[0]), int(self.weights.shape[0]))
+        )
 
     def take(self, lanes: np.ndarray) -> Softmax:
         """The same loss for some of the lanes."""
         return Softmax(lanes_of(self.hot, lanes), None if self.weights is None else lanes_of(self.weights, lanes))
+
+    def part(self, lane: int, n: int) -> Softmax:
+        """One lane, and its first n rows."""
+        one = self.take(np.array([lane]))
+        return Softmax(one.hot[..., :n], None if one.weights is None else one.weights[..., :n])
 
     def counts(self) -> np.ndarray:
         """Weight of every class, shape (1 or L, k), float64."""
@@ -294,9 +304,9 @@ class Softmax:
         """An estimate of the trace of every row's second derivative, ``Σ_c |r| (1 − |r|)``: (L, n) on the host."""
         xp = namespace(R)
         size = xp.abs(R)
-        if self.weights is not None:
-            return to_numpy(xp.sum(size * (1 - size / xp.where(self.weights > 0, self.weights, xp.ones_like(self.weights))), axis=1))
-        return to_numpy(xp.sum(size * (1 - size), axis=1))
+        w = self.weights
+        relative = size if w is None else size / xp.where(w > 0, w, xp.ones_like(w))
+        return to_numpy(xp.sum(size * (1 - relative), axis=1))
 
     def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
         """Second derivatives at the point whose derivative is R (L, k, n), of some rows."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from probe.arrays import Array, is_on_cpu, namespace
-from probe.certificate import Certificate, certify, meets, zero_gradient
+from probe.arrays import Array, namespace
+from probe.certificate import Certificate, meets
+from probe.design import Design
 from probe.guessing import Known, guess
 from probe.labels import Labels
 from probe.lbfgs import LBFGS
 from probe.minimize import Lane, Method, minimize
 from probe.newton import Newton
 from probe.problem import RotatedProblem
-from probe.rotation import Rotation, rotate
+from probe.rows import Reads
 from probe.status import Status, ending
 from probe.stopping import stopping_rule
 
@@ -24,6 +25,7 @@ _MOST_STRIDE = 4  # penalties per corner where a pass is dear; a decade of the p
 _MOST_CORNERS = 4  # that a guess is made from
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
 _REPAIRS = 2
+_BOUNDS = ("grad_norm", "gap", "coef_error")
 _FLOAT32_TOL = 1e-7  # tolerances below this are out of reach in float32 from the start
 
 
@@ -41,6 +43,8 @@ class Solution:
     n_iter, passes : numpy.ndarray of shape (b,), int64
     precision : numpy.ndarray of shape (b,), text
         "float32" or "float64": what the fit was finished in.
+    reads : int
+        Products with all rows that were made for all fits together.
     """
 
     W: Array
@@ -50,6 +54,7 @@ class Solution:
     n_iter: np.ndarray
     passes: np.ndarray
     precision: np.ndarray
+    reads: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,26 +71,23 @@ class PathSolver:
 
     Parameters
     ----------
-    X : array of shape (n, d)
+    design : Design
+        The features.
     labels : Labels
+        Of all lanes.
     fit_intercept : bool
     tol : float
     max_iter : int
         Iterations per penalty.
-    rotation : Rotation, optional
-        Of `X`, when it is already known.
     """
 
-    def __init__(
-        self, X: Array, labels: Labels, fit_intercept: bool, tol: float, max_iter: int, rotation: Rotation | None = None
-    ) -> None:
-        xp = namespace(X)
-        self._X, self._labels, self._tol, self._max_iter = X, labels, tol, max_iter
+    def __init__(self, design: Design, labels: Labels, fit_intercept: bool, tol: float, max_iter: int) -> None:
+        xp = namespace(design.example)
+        self._design, self._labels, self._tol, self._max_iter = design, labels, tol, max_iter
         self._fit_intercept = fit_intercept
-        self.rotation = rotate(X, fit_intercept) if rotation is None else rotation
-        self._loss64 = labels.loss(X, xp.float64)
-        self._scale = zero_gradient(X, self._loss64, labels.k, fit_intercept)
-        is_double = X.dtype == xp.float64 or tol < _FLOAT32_TOL
+        self._loss64 = labels.loss(design.example, xp.float64)
+        self._scale = np.broadcast_to(design.scale(self._loss64, labels.k), (labels.n_lanes,))
+        is_double = design.example.dtype == xp.float64 or tol < _FLOAT32_TOL
         self._problem = self._build(xp.float64 if is_double else xp.float32)
         self._fits: list[_Fit] = []
         self._corners: list[Known] = []
@@ -95,12 +97,16 @@ class PathSolver:
         """How many penalties are solved."""
         return len(self._fits)
 
+    @property
+    def _xp(self) -> ModuleType:
+        return namespace(self._design.example)
+
     def _build(self, dtype: object) -> RotatedProblem:
-        A = self.rotation.rows(self._X, dtype)
-        return RotatedProblem(A, self._labels.loss(self._X, dtype), np.ones(self._labels.n_lanes), self.rotation)
+        rows, loss = self._design.rows(dtype), self._labels.loss(self._design.example, dtype)
+        return RotatedProblem(rows, loss, np.ones(self._labels.n_lanes), self._design.penalised)
 
     def _is_double(self) -> bool:
-        return bool(self._problem.A.dtype == namespace(self._X).float64)
+        return bool(self._problem.rows.dtype == self._xp.float64)
 
     def walk(self, l2: np.ndarray) -> None:
         """Solve penalties from strong to weak: the corners one after the other, those between two corners together.
@@ -114,7 +120,7 @@ class PathSolver:
         begin = 0
         while begin < len(l2):
             corner = min(begin + stride - 1, len(l2) - 1) if self._corners else begin
-            self._corner(float(l2[corner]))
+            self.step(float(l2[corner]))
             if corner > begin:
                 self._between(l2[begin:corner])
             begin = corner + 1
@@ -124,23 +130,21 @@ class PathSolver:
     def _stride(self, n: int) -> int:
         """Every how many penalties one is a corner.
 
-        Leaps of a decade cost more products with the rows in memory than small steps, and fewer passes over all rows: on a CPU
-        the products are what takes the time, on an accelerator it is the number of kernels.
+        Leaps of a decade cost more products with the rows in memory than small steps, and fewer passes over all rows.
         """
-        if is_on_cpu(self._X) or n < _MOST_STRIDE:
+        if not self._design.is_dear or n < _MOST_STRIDE:
             return 1
         return int(np.clip(_COLUMNS // (self._labels.n_lanes * self._labels.k), 1, _MOST_STRIDE))
 
-    def _corner(self, l2: float) -> None:
+    def step(self, l2: float) -> None:
         """Solve the next penalty from the corners before it."""
         if self._corners:
-            start, _ = guess(self._problem.at(self._spread(1, l2)), self._corners, np.array([l2]))
+            start, _ = guess(self._repeated(np.array([l2])), self._corners, np.array([l2]))
             before: list[Lane] | None = self._fits[-1].lanes
         else:
             start, before = self._intercept_only(), None
         lanes = self._solve(np.array([l2]), start, None, before)
-        xp = namespace(self._X)
-        T, Z = (xp.stack([getattr(lane, name) for lane in lanes], axis=0) for name in ("T", "Z"))
+        T, Z = (self._xp.stack([getattr(lane, name) for lane in lanes], axis=0) for name in ("T", "Z"))
         self._corners = [*self._corners, Known(l2, T, Z)][-_MOST_CORNERS:]
         self._keep(l2, lanes)
 
@@ -164,20 +168,18 @@ class PathSolver:
             lane.Z = None
         self._fits.append(_Fit(l2, lanes, "float64" if self._is_double() else "float32"))
 
-    def _spread(self, p: int, l2: Any) -> np.ndarray:
-        """λ of every lane of p penalties."""
-        return np.repeat(np.broadcast_to(np.asarray(l2, dtype=np.float64), (p,)), self._labels.n_lanes)
-
     def _repeated(self, l2: np.ndarray) -> RotatedProblem:
         """The problem with the lanes of several penalties."""
-        lanes = np.tile(np.arange(self._labels.n_lanes), len(l2))
-        return self._problem.with_lanes(lanes, self._spread(len(l2), l2))
+        L = self._labels.n_lanes
+        if len(l2) == 1:
+            return replace(self._problem, l2=np.full(L, l2[0]))
+        return self._problem.with_lanes(np.tile(np.arange(L), len(l2)), np.repeat(l2, L))
 
     def _solve(self, l2: np.ndarray, start: Array, Z: Array | None, before: list[Lane] | None) -> list[Lane]:
         """Minimise; in float64 from where float32 ends, and by L-BFGS where Newton's method does."""
         lanes = self._minimize(l2, start, Z, before, _MARGIN)
         if not self._is_double() and any(lane.is_stalled for lane in lanes):
-            self._problem = self._build(namespace(self._X).float64)
+            self._problem = self._build(self._xp.float64)
             lanes = self._again(lanes, l2, _MARGIN, Newton())
         if any(lane.is_stalled for lane in lanes):
             lanes = self._again(lanes, l2, _MARGIN, LBFGS())
@@ -185,7 +187,7 @@ class PathSolver:
 
     def _again(self, lanes: list[Lane], l2: np.ndarray, margin: float, method: Method) -> list[Lane]:
         """Go on from where some lanes ended."""
-        start = namespace(self._X).stack([lane.T for lane in lanes], axis=0)
+        start = self._xp.stack([lane.T for lane in lanes], axis=0)
         later = self._minimize(l2, start, None, None, margin, method)
         for a, b in zip(lanes, later, strict=True):
             b.n_iter, b.passes, b.products = a.n_iter + b.n_iter, a.passes + b.passes, a.products + b.products
@@ -201,79 +203,101 @@ class PathSolver:
         method: Method | None = None,
     ) -> list[Lane]:
         problem = self._repeated(l2)
-        if before is not None and any(m.dtype != problem.A.dtype for lane in before for m in lane.memory[:1] for m in m):
+        if before is not None and any(
+            m.dtype != problem.rows.dtype for lane in before for m in lane.memory[:1] for m in m
+        ):
             before = None
-        scale = np.tile(np.broadcast_to(self._scale, (self._labels.n_lanes,)), len(l2))
-        rule = stopping_rule(self.rotation, scale, int(self._X.shape[1]), margin * self._tol)
+        rule = stopping_rule(self._design, np.tile(self._scale, len(l2)), margin * self._tol)
         return minimize(
             problem, start, rule, Newton() if method is None else method, max_iter=self._max_iter, before=before, Z=Z
         )
 
     def _intercept_only(self) -> Array:
         """Zero weights, and the intercepts that are optimal with them."""
-        xp = namespace(self._X)
-        T = np.zeros((self._labels.n_lanes, self._labels.k, len(self.rotation.spectrum)))
+        T = np.zeros((self._labels.n_lanes, self._labels.k, len(self._design.penalised)))
         if self._fit_intercept:
             T[:, :, -1] = self._problem.loss.intercepts()
-        return xp.asarray(T, device=self._X.device)
+        return self._xp.asarray(T, device=self._design.example.device)
 
     def finish(self, repair: bool = True) -> Solution:
         """Certify every penalty solved so far, in float64 on the data as given, and repair what falls short."""
-        xp = namespace(self._X)
-        fits = self._fits
-        T = xp.stack([xp.stack([lane.T for lane in fit.lanes], axis=0) for fit in fits], axis=0)
+        return self.certified(repair).solution(slice(0, self._labels.n_lanes))
+
+    def certified(self, repair: bool = True) -> Certified:
+        """The same, lane by lane."""
+        xp, fits = self._xp, self._fits
         l2 = np.array([fit.l2 for fit in fits])
-        n_iter = np.array([[lane.n_iter for lane in fit.lanes] for fit in fits])
-        passes = np.array([[lane.passes for lane in fit.lanes] for fit in fits])
-        precision = np.array([fit.precision for fit in fits], dtype="<U7")
-        b, L, k, r = (int(s) for s in T.shape)
-        W, offset = self.rotation.to_features(xp.reshape(T, (b * L, k, r)))
-        W, offset = xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
-        certificate, offset = certify(self._X, self._loss64, W, offset, l2, self._scale, self._fit_intercept)
-        passes += 2
+        W, b = self._design.to_features(
+            xp.stack([xp.stack([lane.T for lane in fit.lanes], axis=0) for fit in fits], axis=0)
+        )
+        certificate, b = self._design.certify(self._loss64, W, b, l2, self._scale)
+        c = Certified(
+            W, b, certificate, np.array([[lane.n_iter for lane in fit.lanes] for fit in fits]),
+            np.array([[lane.passes + 2 for lane in fit.lanes] for fit in fits]),
+            np.array([fit.precision for fit in fits], dtype="<U7"), self._tol, self._max_iter, self._design.reads,
+        )  # fmt: skip
         for attempt in range(_REPAIRS if repair else 0):
-            short = np.flatnonzero(~self._met(certificate).all(axis=1))
+            short = np.flatnonzero(~c.met().all(axis=1))
             if len(short) == 0:
                 break
             if not self._is_double():
                 self._problem = self._build(xp.float64)
             for i in short:
-                start = self.rotation.from_features(W[int(i), ...], offset[int(i), ...])
-                method = Newton() if attempt == 0 else LBFGS()
-                lanes = self._minimize(l2[i : i + 1], start, None, None, _MARGIN * 0.1**attempt, method)
-                n_iter[i] += [lane.n_iter for lane in lanes]
-                passes[i] += [lane.passes + 2 for lane in lanes]
-                precision[i] = "float64"
-                W[int(i), ...], offset[int(i), ...] = self.rotation.to_features(
-                    xp.stack([lane.T for lane in lanes], axis=0)
-                )
-            index = xp.asarray(short, device=self._X.device)
-            again, moved = certify(
-                self._X, self._loss64, xp.take(W, index, axis=0), xp.take(offset, index, axis=0), l2[short], self._scale,
-                self._fit_intercept,
-            )  # fmt: skip
+                self._repair(c, int(i), float(l2[i]), attempt)
+            index = xp.asarray(short, device=W.device)
+            again, moved = self._design.certify(
+                self._loss64, xp.take(W, index, axis=0), xp.take(b, index, axis=0), l2[short], self._scale
+            )
             for j, i in enumerate(short):
-                offset[int(i), ...] = moved[j, ...]
+                b[int(i), ...] = moved[j, ...]
                 for name in ("objective", "grad_norm", "gap", "coef_error"):
                     getattr(certificate, name)[i] = getattr(again, name)[j]
-        return self._solution(W, offset, certificate, n_iter, passes, precision)
+        return c
 
-    def _met(self, c: Certificate) -> np.ndarray:
+    def _repair(self, c: Certified, i: int, l2: float, attempt: int) -> None:
+        """Go on with one penalty in float64, to a tighter tolerance."""
+        start = self._design.from_features(c.W[i, ...], c.b[i, ...])
+        method = Newton() if attempt == 0 else LBFGS()
+        lanes = self._minimize(np.array([l2]), start, None, None, _MARGIN * 0.1**attempt, method)
+        c.n_iter[i] += [lane.n_iter for lane in lanes]
+        c.passes[i] += [lane.passes + 2 for lane in lanes]
+        c.precision[i] = "float64"
+        W, b = self._design.to_features(self._xp.stack([lane.T for lane in lanes], axis=0)[None, ...])
+        c.W[i, ...], c.b[i, ...] = W[0, ...], b[0, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """Fits of b penalties and L lanes with their certificates; arrays of shape (b, L)."""
+
+    W: Array
+    b: Array
+    certificate: Certificate
+    n_iter: np.ndarray
+    passes: np.ndarray
+    precision: np.ndarray
+    _tol: float
+    _max_iter: int
+    _reads: Reads
+
+    def met(self) -> np.ndarray:
+        """Which certificates meet the tolerance."""
+        c = self.certificate
         return meets(c.grad_norm, c.gap, c.coef_error, self._tol)
 
-    def _solution(
-        self, W: Array, b: Array, c: Certificate, n_iter: np.ndarray, passes: np.ndarray, precision: np.ndarray
-    ) -> Solution:
-        xp = namespace(W)
+    def solution(self, lanes: slice) -> Solution:
+        """The lanes of one problem: the worst certificate of all, the sum of the objectives."""
+        xp, c = namespace(self.W), self.certificate
+        W, b = self.W[:, lanes, ...], self.b[:, lanes, ...]
         n, L, k, d = (int(s) for s in W.shape)
-        met: list[bool] = np.asarray(self._met(c).all(axis=1)).tolist()
-        finite: list[bool] = np.asarray(np.isfinite(c.objective).all(axis=1)).tolist()
-        exhausted: list[bool] = np.asarray((n_iter >= self._max_iter).any(axis=1)).tolist()
+        met: list[bool] = np.asarray(self.met()[:, lanes].all(axis=1)).tolist()
+        finite: list[bool] = np.asarray(np.isfinite(c.objective[:, lanes]).all(axis=1)).tolist()
+        exhausted: list[bool] = np.asarray((self.n_iter[:, lanes] >= self._max_iter).any(axis=1)).tolist()
         status = [ending(*flags) for flags in zip(met, finite, exhausted, strict=True)]
         worst = Certificate(
-            c.objective.sum(axis=1), c.grad_norm.max(axis=1), c.gap.max(axis=1), c.coef_error.max(axis=1)
+            c.objective[:, lanes].sum(axis=1), *(getattr(c, name)[:, lanes].max(axis=1) for name in _BOUNDS)
         )
         return Solution(
-            xp.reshape(W, (n, L * k, d)), xp.reshape(b, (n, L * k)), worst, tuple(status), n_iter.max(axis=1),
-            passes.max(axis=1), precision,
+            xp.reshape(W, (n, L * k, d)), xp.reshape(b, (n, L * k)), worst, tuple(status), self.n_iter[:, lanes].max(axis=1),
+            self.passes[:, lanes].max(axis=1), self.precision, self._reads.n,
         )  # fmt: skip

@@ -6,20 +6,18 @@ import numpy as np
 
 from probe.arrays import like, namespace, to_numpy
 from probe.certificate import meets
+from probe.design import Design
 from probe.minimize import Point, Rule
-from probe.rotation import Rotation
 
 
-def stopping_rule(rotation: Rotation, scale: np.ndarray, d: int, tol: float) -> Rule:
+def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
     """The rule of `probe.certificate.meets`, as the minimiser asks it.
 
     Parameters
     ----------
-    rotation : Rotation
+    design : Design
     scale : numpy.ndarray of shape (L,)
         From `probe.certificate.zero_gradient`, of every lane.
-    d : int
-        Number of features.
     tol : float
 
     Returns
@@ -28,9 +26,11 @@ def stopping_rule(rotation: Rotation, scale: np.ndarray, d: int, tol: float) -> 
         Point → (done, gap), each of shape (L,).
     """
 
+    _, d = design.shape
+
     def is_converged(p: Point) -> tuple[np.ndarray, np.ndarray]:
         xp = namespace(p.T)
-        mask = like(p.T, rotation.penalised)
+        mask = like(p.T, design.penalised)
         by_W = to_numpy(xp.sum(mask * p.G * p.G, axis=(1, 2)))
         by_b = to_numpy(xp.sum((1 - mask) * p.G * p.G, axis=(1, 2)))
         size = np.sqrt(to_numpy(xp.sum(mask * p.T * p.T, axis=(1, 2))))
@@ -41,8 +41,7 @@ def stopping_rule(rotation: Rotation, scale: np.ndarray, d: int, tol: float) -> 
         least = np.sqrt(by_W / (p.T.shape[1] * d)) / scale[p.ids]
         grad_norm = np.full(len(gap), np.inf)
         if ((gap <= 100 * tol) & (least <= tol)).any():
-            largest = to_numpy(xp.max(xp.abs(rotation.gradient(p.G)), axis=(1, 2)))
-            grad_norm = largest / scale[p.ids]
+            grad_norm = design.largest(p.G, p.ids) / scale[p.ids]
         return meets(grad_norm, gap, error, tol), gap
 
     return is_converged
