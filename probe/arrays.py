@@ -34,6 +34,10 @@ def namespace(x: Array) -> ModuleType:
     """
     import array_api_compat
 
+    if isinstance(x, np.ndarray):  # asked some hundred thousand times per path
+        import array_api_compat.numpy as xp
+
+        return xp
     found: ModuleType = array_api_compat.array_namespace(x)
     return found
 
@@ -88,8 +92,10 @@ def like(x: Array, value: Any, dtype: Any = None) -> Array:
     -------
     array
     """
-    xp = namespace(x)
-    return xp.asarray(np.asarray(value), dtype=x.dtype if dtype is None else dtype, device=device_of(x))
+    dtype = x.dtype if dtype is None else dtype
+    if isinstance(x, np.ndarray):
+        return np.asarray(value, dtype=dtype)
+    return namespace(x).asarray(np.asarray(value), dtype=dtype, device=device_of(x))
 
 
 def to_library(X: Array, library: str) -> Array:

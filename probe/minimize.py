@@ -63,6 +63,9 @@ class Hessian(Protocol):
     def share_of_rows(self) -> float:
         """Rows that are used, in parts of all."""
 
+    def take(self, lanes: np.ndarray) -> Hessian:
+        """The same for some of the lanes."""
+
     def __call__(self, P: Array) -> Array:
         """(L, k, r) → (L, k, r), orthogonal to the gauge."""
 
@@ -167,7 +170,12 @@ class State:
 
     def point(self, T: Array, G: Array, objective: np.ndarray) -> Point:
         """What the stopping rule sees."""
-        return Point(T, G, objective, _mass(self.R), self.problem.l2, self.ids)
+        return Point(T, G, objective, self.mass(), self.problem.l2, self.ids)
+
+    def mass(self) -> np.ndarray:
+        """‖R‖₁ of every lane."""
+        xp = namespace(self.R)
+        return to_numpy(xp.sum(xp.astype(xp.abs(self.R), xp.float64), axis=(1, 2)))
 
     def keep(self, kept: np.ndarray) -> None:
         """Let the other lanes go."""
@@ -268,11 +276,6 @@ def objective(s: State) -> np.ndarray:
 def penalty(s: State) -> Array:
     """λ of every lane, zero on the intercept: (L, 1, r), float64."""
     return like(s.T, s.problem.l2[:, None, None] * s.problem.penalised)
-
-
-def _mass(R: Array) -> np.ndarray:
-    xp = namespace(R)
-    return to_numpy(xp.sum(xp.astype(xp.abs(R), xp.float64), axis=(1, 2)))
 
 
 def _leave(s: State, q: int, done: bool, stalled: bool, n_iter: int, passes: int) -> Lane:

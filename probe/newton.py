@@ -17,8 +17,8 @@ from typing import ClassVar
 import numpy as np
 
 from probe.arrays import Array, like, namespace
-from probe.lbfgs import inverse
-from probe.minimize import Hessian, State, dot, objective, penalty
+from probe.lbfgs import inverse_of
+from probe.minimize import Hessian, Point, State, dot, objective, penalty, take
 
 HISTORY = 20
 _FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
@@ -26,8 +26,8 @@ _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
 _LOOK_EVERY = 3  # products: asking costs a rotation
-_REBUILD_AFTER = 30  # products: the preconditioner no longer fits
-_HARD = 60  # products: a better preconditioner pays, where there is one
+_MOST_WAITING = 0.75  # share of the lanes below which the stopped ones leave
+_REBUILD_AFTER = 30  # products: the preconditioner no longer fits, and a better one pays where there is one
 _REBUILD_RATIO = 8.0  # change of λ
 
 
@@ -64,8 +64,9 @@ class Newton:
         for q, current in enumerate(s.preconditioners):
             l2 = float(s.problem.l2[q])
             is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
+            is_hard = bool(s.age[q] > _REBUILD_AFTER) or (current is not None and current.is_whole)
             if is_far or s.age[q] > _REBUILD_AFTER:
-                s.preconditioners[q] = s.problem.preconditioner(s.R, q, bool(s.age[q] > _HARD))
+                s.preconditioners[q] = s.problem.preconditioner(s.R, q, is_hard)
 
 
 def _conjugate_gradients(
@@ -74,43 +75,65 @@ def _conjugate_gradients(
     """Solve ``(H + λ) D = −G`` for all lanes; also the directions with their products, and products per lane.
 
     A lane stops when its residual has fallen by the forcing term, in the norm of the preconditioner, or when the model says
-    that the fit will be good enough; it then waits for the others, with directions of zero.
+    that the fit will be good enough. Stopped lanes wait with directions of zero, and leave when there are enough of them.
     """
     xp = namespace(G)
-    dtype = s.Z.dtype
-    r = -xp.astype(G, dtype)
-    scaled = xp.astype(penalty(s), dtype)
-    D = xp.zeros_like(r)
-    z = inverse(s, r)
-    p, rz = z, dot(r, z)
-    enough = forcing**2 * rz
-    is_open = rz > 0
-    count = np.zeros(len(rz), dtype=int)
+    out = xp.zeros(G.shape, dtype=s.Z.dtype, device=G.device)
+    count = np.zeros(len(s.ids), dtype=int)
     pairs: list[tuple[Array, Array]] = []
-    value = objective(s)
-    for _ in range(_MOST_PRODUCTS):
-        p = p * like(p, is_open * 1.0)[:, None, None]
+    lanes = np.arange(len(s.ids))
+    inverse, scaled, value = inverse_of(s), xp.astype(penalty(s), out.dtype), objective(s)
+    r, D = -xp.astype(G, out.dtype), out
+    z = inverse(r)
+    p, rz = z, dot(r, z)
+    enough, is_open = forcing**2 * rz, rz > 0
+    for n_products in range(1, _MOST_PRODUCTS + 1):
         Hp = H(p)
-        pairs.append((p, Hp))
-        count += is_open
+        pairs.append((_spread(p, lanes, out), _spread(Hp, lanes, out)))
+        count[lanes[is_open]] += 1
         Hp = Hp + scaled * p
         curvature = dot(p, Hp)
         is_open &= curvature > 0
-        step = np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0)
-        D = D + like(D, step)[:, None, None] * p
-        r = r - like(r, step)[:, None, None] * Hp
-        if len(pairs) % _LOOK_EVERY == 0:
-            done, _ = s.is_converged(s.point(s.T + xp.astype(D, xp.float64), 2.0 * xp.astype(r, xp.float64), value))
-            is_open &= ~done
-            if not is_open.any():
+        step = like(p, np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0))[:, None, None]
+        D, r = D + step * p, r - step * Hp
+        if n_products % _LOOK_EVERY == 0:
+            is_open &= ~_is_enough(s, lanes, D, r, value)
+        if is_open.any():
+            z = inverse(r)
+            before, rz = rz, dot(r, z)
+            is_open &= rz > enough
+        if is_open.mean() < _MOST_WAITING:
+            index = xp.asarray(lanes, device=out.device)
+            out[index, ...] = D
+            kept = np.flatnonzero(is_open)
+            if len(kept) == 0:
                 break
-        z = inverse(s, r)
-        before, rz = rz, dot(r, z)
-        is_open &= rz > enough
-        if not is_open.any():
-            break
-        p = z + like(z, np.where(is_open, rz / before, 0.0))[:, None, None] * p
-    return D, pairs, count
+            H, inverse, lanes = H.take(kept), inverse.take(kept), lanes[kept]
+            D, r, z, p, scaled = (take(x, kept) for x in (D, r, z, p, scaled))
+            rz, before, enough, is_open = rz[kept], before[kept], enough[kept], is_open[kept]
+        p = (z + like(z, rz / np.where(before > 0, before, 1.0))[:, None, None] * p) * like(z, is_open)[:, None, None]
+    else:
+        out[xp.asarray(lanes, device=out.device), ...] = D
+    return out, pairs, count
+
+
+def _is_enough(s: State, lanes: np.ndarray, D: Array, r: Array, value: np.ndarray) -> np.ndarray:
+    """Whether the rule would be met where the model leads, with twice the gradient that the model predicts."""
+    xp = namespace(D)
+    T = (s.T if len(lanes) == len(s.ids) else take(s.T, lanes)) + xp.astype(D, xp.float64)
+    point = Point(T, 2.0 * xp.astype(r, xp.float64), value[lanes], s.mass()[lanes], s.problem.l2[lanes], s.ids[lanes])
+    done, _ = s.is_converged(point)
+    return done
+
+
+def _spread(x: Array, lanes: np.ndarray, example: Array) -> Array:
+    """Arrays of some lanes as one of all, zero for the others."""
+    if len(lanes) == int(example.shape[0]):
+        return x
+    xp = namespace(x)
+    out = xp.zeros_like(example)
+    out[xp.asarray(lanes, device=x.device), ...] = x
+    return out
 
 
 def _chosen(pairs: list[tuple[Array, Array]], memory: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:

@@ -79,6 +79,14 @@ class RowHessian:
     share_of_rows: float
     _problem: RotatedProblem
 
+    def take(self, lanes: np.ndarray) -> RowHessian:
+        """The same for some of the lanes."""
+        A = self.A
+        if A.ndim == 3:
+            xp = namespace(A)
+            A = xp.take(A, xp.asarray(lanes, device=A.device), axis=0)
+        return replace(self, A=A, bend=self.bend.take(lanes))
+
     def __call__(self, P: Array) -> Array:
         """One product with the rows, one with their second derivatives, one back."""
         xp = namespace(P)
