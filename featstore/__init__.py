@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from featstore.matrix import FeatureMatrix
     from featstore.poolings import Pooling, channel_axis, mean_pool, pooling
     from featstore.preprocessing import Preprocessing
+    from featstore.rechecking import Recheck, recheck
+    from featstore.repairing import Repair, repair
     from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows
     from featstore.store import Entry, Store, create_store, open_store
     from featstore.verifying import Problem
@@ -54,6 +56,8 @@ __all__ = [
     "Pooling",
     "Preprocessing",
     "Problem",
+    "Recheck",
+    "Repair",
     "Samples",
     "Shift",
     "Split",
@@ -75,6 +79,8 @@ __all__ = [
     "per_class_rows",
     "plan",
     "pooling",
+    "recheck",
+    "repair",
 ]
 
 _ERRORS = (
@@ -89,6 +95,8 @@ _HOMES = {
     **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
+    **dict.fromkeys(("Recheck", "recheck"), "rechecking"),
+    **dict.fromkeys(("Repair", "repair"), "repairing"),
     "FeatureMatrix": "matrix",
     "Preprocessing": "preprocessing",
     "Problem": "verifying",

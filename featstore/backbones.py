@@ -2,8 +2,8 @@
 weights.
 
 ``load_backbone`` makes one from a name (``timm:resnet50.a1_in1k``, ``torchvision:squeezenet1_1``,
-``featstore:digits_net``, ``package.module:function``, each with ``@path/to/weights`` behind it) or from a module. What
-it reads it never executes.
+``featstore:digits_net``, ``kornblith2019:resnet_v1_50``, ``package.module:function``, each with ``@path/to/weights`` behind it)
+or from a module. What it reads it never executes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from featstore.errors import BadInput, IdentityError, UnknownName
 from featstore.manifest import digest_of
 from featstore.preprocessing import Preprocessing
 from featstore.progress import say
+from featstore.published import STUDIES, published_spec
 from featstore.weights import digest_tensors, load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = ["PRETRAINED", "Backbone", "Granularity", "load_backbone"]
 PRETRAINED = "pretrained"
 """The weights that come with a name: from the hub, with this package, or as a function or module has them."""
 
-LIBRARIES = ("timm", "torchvision", "featstore")
+LIBRARIES = ("timm", "torchvision", "featstore", *STUDIES)
 Granularity = Literal["coarse", "fine"]
 
 
@@ -114,9 +115,9 @@ def load_backbone(
     Parameters
     ----------
     spec : str or torch.nn.Module
-        ``timm:NAME``, ``torchvision:NAME``, ``featstore:NAME``, ``package.module:function`` (called without arguments,
-        returns a module, a module and its `Preprocessing`, or a Backbone), each optionally followed by
-        ``@path/to/weights``; or the network itself.
+        ``timm:NAME``, ``torchvision:NAME``, ``featstore:NAME``, ``kornblith2019:NAME`` or ``fang2023:NAME`` (see
+        `featstore.published`), ``package.module:function`` (called without arguments, returns a module, a module and its
+        `Preprocessing`, or a Backbone), each optionally followed by ``@path/to/weights``; or the network itself.
     weights : str, Path or None
         A ``.safetensors`` file or one of ``torch.save``; None for random weights, which is said on stderr. By default
         those that belong to the name: from the hub, installed with this package, or as the function made them.
@@ -192,6 +193,8 @@ def _found(spec: str | nn.Module, tensors: Mapping[str, torch.Tensor] | None, *,
 
 def _by_name(spec: str, tensors: Mapping[str, torch.Tensor] | None, random: bool, seed: int) -> _Found:
     library, _, name = spec.partition(":")
+    if library in STUDIES:
+        return _by_name(published_spec(library, name), tensors, random, seed)
     weights = f"random(seed={seed})" if random else "hub"
     pretrained = not random and tensors is None
     if library == "timm":
@@ -220,7 +223,7 @@ def _of_this_package(name: str, weights: str, pretrained: bool) -> _Found:
         if architecture.bundled is None:
             raise BadInput(
                 f"no weights are installed for featstore:{name}; give a file (weights='file.safetensors'), or "
-                "weights=None for random ones."
+                f"weights=None for random ones.{' ' + architecture.public if architecture.public else ''}"
             )
         load_weights(module, read_weights(architecture.bundled), where=str(architecture.bundled))
         weights = "installed with featstore"

@@ -14,9 +14,34 @@ if TYPE_CHECKING:
 
     from featstore.units import Chain
 
-__all__ = ["PRECISIONS", "arithmetic", "checked_device", "on_device"]
+__all__ = [
+    "PRECISIONS",
+    "arithmetic",
+    "base_precision",
+    "checked_device",
+    "is_deterministic",
+    "keyed_precision",
+    "on_device",
+    "repeatable",
+]
 
 PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16")
+DETERMINISTIC = "-deterministic"
+
+
+def keyed_precision(precision: str, deterministic: bool) -> str:
+    """Return what the identity of a pass says of its arithmetic: ``"fp32"``, ``"fp32-deterministic"``."""
+    return precision + DETERMINISTIC if deterministic else precision
+
+
+def base_precision(keyed: str) -> str:
+    """Return the one of `PRECISIONS` in what an identity says."""
+    return keyed.removesuffix(DETERMINISTIC)
+
+
+def is_deterministic(keyed: str) -> bool:
+    """Return whether an identity says that every image went through the network alone."""
+    return keyed.endswith(DETERMINISTIC)
 
 
 def checked_device(device: str | torch.device) -> torch.device:
@@ -73,6 +98,21 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
             warnings.simplefilter("ignore")
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Have cuDNN choose algorithms that give the same sums every time, not the fastest; False changes nothing."""
+    import torch
+
+    backend = torch.backends.cudnn
+    before = backend.deterministic, backend.benchmark
+    try:
+        if wanted:
+            backend.deterministic, backend.benchmark = True, False
+        yield
+    finally:
+        backend.deterministic, backend.benchmark = before
 
 
 @contextmanager

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from featstore.chunks import Grid
+from featstore.errors import FeatstoreError
 from featstore.manifest import ArrayKey, PassKey
-from featstore.passes import ARRAY, MANIFEST, Manifest, PassFolder, read_json
+from featstore.passes import ARRAY, DATA, MANIFEST, Manifest, PassFolder, read_json
 
-__all__ = ["Entry", "Glance", "entries_of"]
+__all__ = ["UNKNOWN", "Entry", "Glance", "announced", "entries_of"]
+
+UNKNOWN = "?"
+"""Stands for what a damaged file no longer tells."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,13 @@ class Entry:
     created : str
         When it became complete, UTC, ``"2025-01-31 12:00:00"``; empty for one that is not.
     pass_id, array_id : str
-        Digests.
+        Digests; `array_id` is empty where a whole pass is damaged.
+    share : float
+        Of the rows that are there, 0 to 1, to the chunk.
+    made_by : str
+        Whose files they are, and with what they were made: ``"ada: featstore 0.1.0, torch 2.9.1, cpu"``.
+    damage : str
+        Why the files that describe it cannot be trusted; empty where they can. What they no longer tell is ``"?"``.
     """
 
     backbone: str
@@ -48,6 +61,9 @@ class Entry:
     created: str
     pass_id: str
     array_id: str
+    share: float = 1.0
+    made_by: str = ""
+    damage: str = ""
 
     @property
     def split(self) -> str:
@@ -65,6 +81,8 @@ class Glance:
     def __init__(self) -> None:
         self._keys: dict[str, PassKey] = {}
         self._manifests: dict[tuple[str, str], Manifest] = {}
+        self.errors: dict[tuple[str, str], FeatstoreError] = {}
+        """(pass, array) of damaged entries, and what reading them raised."""
 
     def key(self, folder: PassFolder) -> PassKey:
         """See `PassFolder.key`."""
@@ -80,49 +98,150 @@ class Glance:
         return self._manifests[where]
 
 
-def entries_of(folder: PassFolder, glance: Glance) -> Iterator[Entry]:
+def entries_of(folder: PassFolder, glance: Glance, *, damaged: bool = False) -> Iterator[Entry]:
     """Yield the entries of one pass in the order in which the network executes its units.
+
+    Parameters
+    ----------
+    folder : PassFolder
+    glance : Glance
+    damaged : bool
+        Yield an entry that says so, instead of raising, where a description was edited or cut short.
 
     Raises
     ------
     IdentityError
-        If a key or a manifest was edited.
+        If a key or a manifest was edited, and `damaged` is False.
     """
-    key, names = glance.key(folder), folder.names()
-    found: list[tuple[ArrayKey, str]] = []
+    try:
+        key, names = glance.key(folder), folder.names()
+    except FeatstoreError as error:
+        if not damaged:
+            raise
+        yield _unreadable_pass(folder, error, glance)
+        return
+    found: list[tuple[ArrayKey | None, dict[str, Any]]] = []
     order: list[str] = []
     for array_id in folder.array_ids():
         if folder.is_complete(array_id):
-            manifest = glance.manifest(folder, array_id)
-            created = datetime.fromtimestamp((folder.array_path(array_id) / MANIFEST).stat().st_mtime, UTC)
-            found.append((manifest.array, f"{created:%Y-%m-%d %H:%M:%S}"))
+            try:
+                manifest = glance.manifest(folder, array_id)
+            except FeatstoreError as error:
+                if not damaged:
+                    raise
+                glance.errors[folder.id, array_id] = error
+                found.append((announced(folder.array_path(array_id)), {**_open(array_id, 0.0), "damage": str(error)}))
+                continue
+            found.append((manifest.array, _of_committed(folder, array_id, manifest)))
             order = [str(unit) for unit in manifest.provenance.get("units", ())] or order
-    found += [(array, "") for array in _begun(folder, {array.digest for array, _ in found})]
+    found += _begun(folder, key.n, {said["array_id"] for _, said in found})
     place = {unit: i for i, unit in enumerate(order)}
-    for array, when in sorted(found, key=lambda f: (place.get(f[0].unit, len(place)), f[0].unit, f[0].digest)):
+    for array, said in sorted(found, key=lambda f: _rank(f[0], f[1]["array_id"], place)):
         yield Entry(
             backbone=key.backbone,
             weights_digest=key.weights_digest,
             precision=key.precision,
             splits=names,
-            unit=array.unit,
-            pool=array.pool,
-            dtype=array.dtype,
-            shape=(key.n, *array.shape),
-            n_bytes=key.n * array.row_bytes,
-            is_complete=bool(when),
-            created=when,
+            unit=array.unit if array else UNKNOWN,
+            pool=array.pool if array else UNKNOWN,
+            dtype=array.dtype if array else UNKNOWN,
+            shape=(key.n, *(array.shape if array else ())),
+            n_bytes=key.n * array.row_bytes if array else 0,
             pass_id=folder.id,
-            array_id=array.digest,
+            **said,
         )
 
 
-def _begun(folder: PassFolder, committed: set[str]) -> Iterator[ArrayKey]:
-    """Yield the arrays that are staged, or have lost their manifest."""
-    seen = set(committed)
+def _rank(array: ArrayKey | None, array_id: str, place: dict[str, int]) -> tuple[int, str, str]:
+    unit = array.unit if array else UNKNOWN
+    return place.get(unit, len(place)), unit, array_id
+
+
+def _of_committed(folder: PassFolder, array_id: str, manifest: Manifest) -> dict[str, Any]:
+    path = folder.array_path(array_id) / MANIFEST
+    created = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return {
+        "array_id": array_id,
+        "is_complete": True,
+        "created": f"{created:%Y-%m-%d %H:%M:%S}",
+        "made_by": _made_by(path, manifest.provenance),
+    }
+
+
+def _open(array_id: str, share: float) -> dict[str, Any]:
+    return {"array_id": array_id, "is_complete": False, "created": "", "share": share}
+
+
+def _made_by(path: Path, provenance: Any) -> str:
+    """Return whose file it is, and what the provenance says of versions and device, as far as it does."""
+    owner = ""
+    with suppress(OSError, KeyError, NotImplementedError):
+        owner = path.owner()
+    versions = provenance.get("versions") or {}
+    with_what = [f"{name} {versions[name]}" for name in ("featstore", "torch") if versions.get(name)]
+    with_what += [str(provenance["device"])] if provenance.get("device") else []
+    return ": ".join(part for part in (owner, ", ".join(with_what)) if part)
+
+
+def _unreadable_pass(folder: PassFolder, error: FeatstoreError, glance: Glance) -> Entry:
+    """Return the one entry of a pass of which it is not known what it is."""
+    glance.errors[folder.id, ""] = error
+    names: tuple[str, ...] = ()
+    with suppress(FeatstoreError):
+        names = folder.names()
+    files = [path for path in folder.path.rglob("c.*") if path.is_file()]
+    return Entry(
+        *(UNKNOWN,) * 3,
+        splits=names,
+        unit=UNKNOWN,
+        pool=UNKNOWN,
+        dtype=UNKNOWN,
+        shape=(),
+        n_bytes=sum(path.stat().st_size for path in files),
+        is_complete=False,
+        created="",
+        pass_id=folder.id,
+        array_id="",
+        share=0.0,
+        damage=str(error),
+    )
+
+
+def announced(path: Path) -> ArrayKey | None:
+    """Return which array the folder of an array was made for, if that can be told: two files of it say so."""
+    for read in (_in_array_json, _in_zarr_json):
+        with suppress(OSError, FeatstoreError, KeyError, TypeError, AttributeError):
+            array = read(path)
+            if array.digest == path.name:
+                return array
+    return None
+
+
+def _in_array_json(path: Path) -> ArrayKey:
+    return ArrayKey.from_json(read_json(path / ARRAY)["array"])
+
+
+def _in_zarr_json(path: Path) -> ArrayKey:
+    said = read_json(path / DATA / "zarr.json")["attributes"]["featstore"]
+    return ArrayKey.from_json({k: v for k, v in said.items() if k != "array_digest"})
+
+
+def _begun(folder: PassFolder, n: int, known: set[str]) -> Iterator[tuple[ArrayKey, dict[str, Any]]]:
+    """Yield the arrays that are staged, or have lost their manifest, and how much of each is there."""
     for kind in ("staging", "arrays"):
         for array_id in folder.array_ids(kind):
-            path = folder.path / kind / array_id / ARRAY
-            if array_id not in seen and path.is_file():
-                seen.add(array_id)
-                yield ArrayKey.from_json(read_json(path)["array"])
+            path = folder.path / kind / array_id
+            array = announced(path) if array_id not in known else None
+            if array is not None:
+                known.add(array_id)
+                yield array, _open(array_id, _share(path, array, n))
+
+
+def _share(path: Path, array: ArrayKey, n: int) -> float:
+    """Return which part of the chunks of an array that is not complete has been written."""
+    try:
+        grid = Grid.of(array, n, int(read_json(path / ARRAY)["chunk_rows"]))
+        there = {entry.name for entry in (path / DATA).iterdir()}
+    except (OSError, FeatstoreError, KeyError, TypeError, ValueError):
+        return 0.0
+    return sum(grid.name(k) in there for k in range(grid.n_chunks)) / grid.n_chunks

@@ -142,8 +142,8 @@ class CorruptChunk(FeatstoreError):
         self.reason, self.store, self.array, self.rows = reason, store, array, rows
         super().__init__(
             f"rows {rows[0]} to {rows[1] - 1} of {array} in the store {store} cannot be trusted: {reason}. "
-            f"Run the command that extracted them again with --repair (in Python: extract(…, repair=True)): only damaged "
-            f"rows are computed again; `featstore verify {store}` lists all damage."
+            f"`featstore repair {store}` (in Python: featstore.repair) computes damaged rows again and nothing else, as the "
+            f"command that extracted them does with --repair; `featstore verify {store}` lists all damage."
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from featstore.bfloat import BFLOAT16_MAX, narrow
 from featstore.capture import capture
 from featstore.chunks import stored_dtype
 from featstore.deriving import pooled_from_maps
-from featstore.devices import arithmetic, checked_device, on_device
+from featstore.devices import arithmetic, checked_device, on_device, repeatable
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.loading import default_workers, load_batches
 from featstore.planning import Plan, SplitPlan, channel_axes, plan
@@ -54,6 +54,7 @@ def extract(
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    deterministic: bool = False,
     workers: int | None = None,
     skip_unreadable: bool = False,
     repair: bool = False,
@@ -87,6 +88,10 @@ def extract(
     precision : str
         Arithmetic of the forward pass: ``"fp32"``, ``"tf32"``, ``"amp-fp16"`` or ``"amp-bf16"``. Pooling is always in
         float32.
+    deterministic : bool
+        Run every image through the network alone, so that its features do not depend on the batch size, on its neighbours or
+        on what was there already: on one machine and device they are the same to the bit. Slower, above all on a GPU; such
+        features are entries of their own (precision ``"fp32-deterministic"``).
     workers : int or None
         Threads that decode and preprocess; None takes the cores, at most 16.
     skip_unreadable : bool
@@ -124,9 +129,10 @@ def extract(
         pool=pool,
         dtype=dtype,
         precision=precision,
+        deterministic=deterministic,
         skip_unreadable=skip_unreadable,
     )
-    run = _Run(backbone, where, precision, pool, batch_size, workers or default_workers(), progress)
+    run = _Run(backbone, where, precision, pool, batch_size, workers or default_workers(), progress, deterministic)
     for part in made.parts:
         for name, why in part.skipped.items():
             say(f"left out {name}: {why}")
@@ -146,7 +152,9 @@ class _Run:
         batch_size: int,
         workers: int,
         progress: bool,
+        deterministic: bool = False,
     ) -> None:
+        self.deterministic = deterministic
         self.backbone, self.device, self.precision = backbone, device, precision
         self.poolings = {pooling.name: pooling for pooling in as_poolings(pool)}
         self.axes = channel_axes(backbone)
@@ -158,8 +166,12 @@ class _Run:
 
         x = self.backbone.preprocessing.normalize(torch.from_numpy(pixels).to(self.device))
         wanted = [(key.unit, self.poolings[key.pool]) for key in keys]
-        found = capture(self.backbone.chain, x, wanted, self.axes)
-        return {which: value.cpu() for which, value in found.items()}
+        if not self.deterministic:
+            found = capture(self.backbone.chain, x, wanted, self.axes)
+            return {which: value.cpu() for which, value in found.items()}
+        # Libraries choose their algorithms, and with them the order of sums, by the shape of the whole batch.
+        alone = [capture(self.backbone.chain, x[i : i + 1], wanted, self.axes) for i in range(len(x))]
+        return {which: torch.cat([one[which] for one in alone]).cpu() for which in alone[0]}
 
     def provenance(self, part: SplitPlan) -> dict[str, Any]:
         """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same
@@ -265,7 +277,12 @@ def _forward(
     # sections whose other threads then wait: one run on two busy cores was three times slower.
     ahead = 0 if run.device.type == "cpu" else AHEAD
     loaded = load_batches(part.split, run.backbone.preprocessing, batches, workers=run.workers, ahead=ahead)
-    with on_device(run.backbone.chain, run.device), arithmetic(run.precision, run.device), closing(loaded):
+    with (
+        on_device(run.backbone.chain, run.device),
+        arithmetic(run.precision, run.device),
+        repeatable(run.deterministic),
+        closing(loaded),
+    ):
         for rows, pixels in loaded:
             yield rows, run.features(pixels, keys)
 

@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from featstore.digests import DigestCache, SplitDigest
-from featstore.entries import Entry, Glance, entries_of
-from featstore.errors import Ambiguous, IdentityError, NotStored
+from featstore.entries import UNKNOWN, Entry, Glance, entries_of
+from featstore.errors import Ambiguous, FeatstoreError, IdentityError, NotStored
 from featstore.manifest import differences, plain
 from featstore.passes import DIGEST, PassFolder, PassSamples
 from featstore.splits import Split
 
-__all__ = ["Finder", "passes_in"]
+__all__ = ["Finder", "folders_in", "passes_in"]
+
+T = TypeVar("T")
+
+
+def folders_in(root: Path) -> list[PassFolder]:
+    """Return all folders of passes, sorted by digest, also those that have lost what says what they are."""
+    return [PassFolder(root, name) for name in sorted(p.name for p in root.iterdir() if DIGEST.fullmatch(p.name))]
 
 
 def passes_in(root: Path) -> list[PassFolder]:
     """Return the passes of a store that have a key, sorted by digest."""
-    names = sorted(p.name for p in root.iterdir() if DIGEST.fullmatch(p.name))
-    return [PassFolder(root, name) for name in names if (root / name / "key.json").is_file()]
+    return [folder for folder in folders_in(root) if (folder.path / "key.json").is_file()]
 
 
 @dataclass
@@ -54,6 +61,7 @@ class Finder:
     samples: dict[str, PassSamples]
     glance: Glance = field(default_factory=Glance)
     selections: dict[str, np.ndarray] = field(default_factory=dict)
+    _unread: list[FeatstoreError] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -70,9 +78,11 @@ class Finder:
             If there are only some of the same name and of other contents.
         """
         folders = self._by_name(self.split) if isinstance(self.split, str) else self._by_content(self.split)
-        found = [entry for folder in folders for entry in entries_of(folder, self.glance)]
+        found = [entry for folder in folders for entry in entries_of(folder, self.glance, damaged=True)]
         if not found and not isinstance(self.split, str):
             self._refuse_namesake(self.split)
+        if not found and self._unread:
+            raise self._unread[0]
         if not found:
             known = sorted({name for folder in passes_in(self.root) for name in folder.names()})
             near = _nearest(self.name, known)
@@ -95,7 +105,7 @@ class Finder:
             "preprocessing": plain(backbone.preprocessing.to_json()),
             "version": backbone.version,
         }
-        namesakes = self._named(entries, "backbone", backbone.name)
+        namesakes = self._named([e for e in entries if e.backbone != UNKNOWN] or entries, "backbone", backbone.name)
         stored = {e.pass_id: self.glance.key(PassFolder(self.root, e.pass_id)).of_network() for e in namesakes}
         said: dict[str, list[str]] = {i: differences({k: v[k] for k in asked}, asked) for i, v in stored.items()}
         found = [e for e in namesakes if not said[e.pass_id]]
@@ -109,6 +119,10 @@ class Finder:
 
     def one(self, entries: list[Entry], unit: str, **wanted: str | None) -> Entry:
         """Return the one complete entry of a unit, or say why there is not one."""
+        for entry in entries:
+            # What cannot be read and may be what is meant must not be passed over for something that fits less well.
+            if entry.damage and entry.unit in (unit, UNKNOWN):
+                raise self.glance.errors[entry.pass_id, entry.array_id]
         entries = self._named(entries, "unit", unit)
         for what, name in wanted.items():
             if name is not None:
@@ -144,18 +158,29 @@ class Finder:
         )
 
     def _by_name(self, name: str) -> list[PassFolder]:
-        return [folder for folder in passes_in(self.root) if name in folder.names()]
+        return [folder for folder in passes_in(self.root) if name in (self._readable(folder.names) or ())]
+
+    def _readable(self, read: Callable[[], T]) -> T | None:
+        """Return what `read` reads of a pass, or None: one that is damaged must not stand in the way of the others."""
+        try:
+            return read()
+        except FeatstoreError as error:
+            self._unread.append(error)
+            return None
 
     def _by_content(self, split: Split) -> list[PassFolder]:
         """Return the passes over exactly these samples, and those over more that have these among them."""
         asked = split.digest(self.cache)
         folders: list[PassFolder] = []
         for folder in passes_in(self.root):
-            key = self.glance.key(folder)
+            key = self._readable(partial(self.glance.key, folder))
+            if key is None:
+                continue
             if (key.ids_digest, key.content_digest) == (asked.ids_digest, asked.content_digest):
                 folders.append(folder)
             elif key.n >= len(split):
-                rows = _rows_within(asked, self._stored(folder))
+                stored = self._readable(partial(self._stored, folder))
+                rows = None if stored is None else _rows_within(asked, stored)
                 if rows is not None:
                     folders.append(folder)
                     self.selections[folder.id] = rows

@@ -48,10 +48,10 @@ MANIFEST, ARRAY, DATA = "manifest.json", "array.json", "data.zarr"
 
 
 def check_format(found: Any, where: Path) -> None:
-    """Raise `StoreFormat` unless a file of the store is of a format that this version reads."""
+    """Raise `StoreFormat` where a file of the store is of a newer format, `IdentityError` where it says of none."""
     number = found.get("format") if isinstance(found, dict) else None
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise StoreFormat(f"{where} does not say which format the store has; it is not a featstore, or was edited.")
+        raise IdentityError(f"{where} does not say of which format it is: it was edited or damaged. {AGAIN}")
     if number > FORMAT:
         raise StoreFormat(
             f"{where} is of format {number} and this version of featstore reads formats up to {FORMAT}: the store was written "
@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; broken text is an `IdentityError`, since what it describes is no longer known."""
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a million opening brackets
         raise IdentityError(
             f"{path} is not valid JSON ({error}): it was edited or damaged, so what it describes is unknown. {AGAIN}"
         ) from error
@@ -90,10 +90,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         # opened here, because numpy leaves a file open that turns out not to be an npz
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.zip.infolist()):
+                raise ValueError("it is compressed, which ours never are; some kB could unfold to fill the memory")
             return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise IdentityError(f"{path} is missing. {AGAIN}") from error
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError, MemoryError) as error:
+        # MemoryError: a header that announces more than there is
         raise IdentityError(f"{path} cannot be read as an npz file: it was edited or damaged. {AGAIN}") from error
 
 
@@ -227,6 +230,8 @@ class PassFolder:
             If the file does not describe the folder it lies in.
         """
         path = self.path / "key.json"
+        if not path.is_file():
+            raise IdentityError(f"{path} is missing, so what the features here were made of is unknown. {AGAIN}")
         said = read_json(path)
         check_format(said, path)
         try:

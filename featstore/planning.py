@@ -126,6 +126,7 @@ def plan(
     pool: PoolingLike | Sequence[PoolingLike] = "mean",
     dtype: str = "float16",
     precision: str = "fp32",
+    deterministic: bool = False,
     skip_unreadable: bool = False,
 ) -> Plan:
     """Return what `extract` with the same arguments would do. Runs no network and writes no feature.
@@ -145,6 +146,8 @@ def plan(
         ``"float16"`` or ``"float32"``.
     precision : str
         ``"fp32"``, ``"tf32"``, ``"amp-fp16"`` or ``"amp-bf16"``: the arithmetic of the forward pass.
+    deterministic : bool
+        See `featstore.extract`; part of the identity.
     skip_unreadable : bool
         Decode all images to find those that do not, and leave them out of the split.
 
@@ -159,7 +162,7 @@ def plan(
     UnreadableImage
         If a file cannot be read; an image that does not decode is found by `extract`.
     """
-    from featstore.devices import PRECISIONS
+    from featstore.devices import PRECISIONS, keyed_precision
     from featstore.splits import Split
 
     if precision not in PRECISIONS:
@@ -184,7 +187,7 @@ def plan(
             ids_digest=samples.ids_digest,
             content_digest=samples.content_digest,
             n=len(split),
-            precision=precision,
+            precision=keyed_precision(precision, deterministic),
             extractor_version=EXTRACTOR_VERSION,
             version=backbone.version,
         )

@@ -8,7 +8,7 @@ deviation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +108,13 @@ class Preprocessing:
             if k in ("input_size", "resize", "crop") and isinstance(v, list | tuple)
         }
         return cls(**{**value, **pairs})
+
+    def whole_image(self) -> Preprocessing:
+        """Return the same without a crop: the whole image is resized to the input size, whatever its aspect.
+
+        So do Kornblith et al. (2019), supplement A.4, before they fit a linear probe.
+        """
+        return replace(self, resize=self.input_size, crop=None)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return an image resized and cropped: (h, w, c) uint8.

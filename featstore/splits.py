@@ -342,12 +342,17 @@ def checked_labels(labels: np.ndarray, n: int, classes: tuple[str, ...], what: s
 
 
 def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
-    """Return an image from encoded bytes (upright, as EXIF says) or from a uint8 array (h, w) or (h, w, c).
+    """Return an image from encoded bytes or from a uint8 array (h, w) or (h, w, c).
+
+    It is turned upright as its EXIF says. Of an animation the first frame counts. Its mode stays what it is; that
+    becomes RGB (or grey) in `Preprocessing.pixels`: palettes are looked up, CMYK is converted, alpha is dropped, 16 bits
+    are scaled to 8, floating point is refused.
 
     Raises
     ------
     UnreadableImage
-        If that is not possible; `where` is named.
+        If the bytes are empty, cut off, damaged, of no known format, or would unpack to more than 178,956,970 pixels
+        (PIL's limit, checked before memory is asked for); `where` is named.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -13,10 +13,11 @@ from featstore.digests import DigestCache
 from featstore.entries import Entry, Glance, entries_of
 from featstore.errors import BadInput, IdentityError, NotStored, StoreFormat
 from featstore.files import PARTIAL, write_errors
-from featstore.finding import Finder, passes_in
+from featstore.finding import Finder, folders_in, passes_in
 from featstore.manifest import ArrayKey, PassKey
 from featstore.matrix import FeatureMatrix
 from featstore.passes import DATA, PLAIN_FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
+from featstore.poolings import PoolingLike, pool_name
 from featstore.reading import Maps, Stamp, StoredArray
 from featstore.splits import Split, checked_labels
 
@@ -53,7 +54,12 @@ def open_store(root: str | Path) -> Store:
             f'{path} is damaged: it holds no JSON. Nothing but the format is in it; write {{"format": {PLAIN_FORMAT}}} into '
             f"it, and run `featstore verify {root}`."
         ) from error
-    check_format(said, path)
+    try:
+        check_format(said, path)
+    except IdentityError as error:
+        raise StoreFormat(
+            f"{path} does not say of which format the store is: it is no feature store, or was edited."
+        ) from error
     return Store(root)
 
 
@@ -109,16 +115,26 @@ class Store:
         """Return the folders of the passes, sorted by digest."""
         return passes_in(self.root)
 
-    def entries(self) -> list[Entry]:
+    def pass_folders(self) -> list[PassFolder]:
+        """Return the folders of the passes, also those that have lost their key and still hold features."""
+        return [f for f in folders_in(self.root) if (f.path / "key.json").is_file() or f.array_ids()]
+
+    def entries(self, *, damaged: bool = False) -> list[Entry]:
         """Return all matrices, complete or not, by pass and in the order in which the network executes the units.
+
+        Parameters
+        ----------
+        damaged : bool
+            Where a file that describes matrices was edited or cut short, return an entry that says so, and the others.
 
         Raises
         ------
         IdentityError
-            If a manifest was edited.
+            If there is such a file and `damaged` is False.
         """
         glance = Glance()
-        return [entry for folder in self.passes() for entry in entries_of(folder, glance)]
+        folders = self.pass_folders() if damaged else self.passes()
+        return [entry for folder in folders for entry in entries_of(folder, glance, damaged=damaged)]
 
     def has_complete(self, key: ArrayKey) -> bool:
         """Return whether the matrix is there, whole."""
@@ -144,7 +160,7 @@ class Store:
         split: str | Split,
         *,
         backbone: Any = None,
-        pool: str | None = None,
+        pool: PoolingLike | None = None,
         dtype: str | None = None,
         precision: str | None = None,
     ) -> FeatureMatrix:
@@ -160,7 +176,7 @@ class Store:
         backbone : str, Backbone or None
             Its name or its weights digest, or the backbone itself; needed where several are stored.
         pool, dtype, precision : str or None
-            Needed where several are stored.
+            Needed where several are stored; a pooling of the user's may be given itself.
 
         Raises
         ------
@@ -174,13 +190,17 @@ class Store:
         found = self.matrices((unit,), split, backbone=backbone, pool=pool, dtype=dtype, precision=precision)
         return found[unit]
 
+    def matrix(self, entry: Entry) -> FeatureMatrix:
+        """Return the matrix of one of `entries`."""
+        return self._open(entry, self._finder(entry.split))
+
     def matrices(
         self,
         units: Sequence[str],
         split: str | Split,
         *,
         backbone: Any = None,
-        pool: str | None = None,
+        pool: PoolingLike | None = None,
         dtype: str | None = None,
         precision: str | None = None,
     ) -> dict[str, FeatureMatrix]:
@@ -190,7 +210,7 @@ class Store:
         """
         finder = self._finder(split)
         entries = finder.of_backbone(finder.of_split(), backbone)
-        wanted = {"pool": pool, "dtype": dtype, "precision": precision}
+        wanted = {"pool": pool if pool is None else pool_name(pool), "dtype": dtype, "precision": precision}
         return {unit: self._open(finder.one(entries, unit, **wanted), finder) for unit in units}
 
     # ---- changing it
@@ -239,6 +259,7 @@ class Store:
         """
         from featstore.writing import open_session
 
+        self.refuse_if_remote("written")
         split.digest(self.digest_cache)
         return open_session(PassFolder(self.root, key.digest), key, split, provenance, timeout=timeout, durable=durable)
 
@@ -257,6 +278,7 @@ class Store:
         classes : sequence of str
             Their names.
         """
+        self.refuse_if_remote("written")
         finder = self._finder(split)
         sizes = {e.pass_id: e.shape[0] for e in finder.of_split() if e.pass_id not in finder.selections}
         if not sizes:
@@ -281,6 +303,9 @@ class Store:
         from featstore.verifying import verify
 
         return verify(self, progress)
+
+    def refuse_if_remote(self, done: str) -> None:
+        """Raise `StoreWrite` where the store lies behind a URL: such stores are only read."""
 
     # ---- opening what was found
 

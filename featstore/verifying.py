@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,15 @@ class Problem:
     rows : tuple of int or None
         First row and one past the last one that cannot be trusted; None where it is not about rows.
     reason : str
+    pass_id, array_id : str
+        Digests; empty where it is not about one.
     """
 
     where: str
     rows: tuple[int, int] | None
     reason: str
+    pass_id: str = ""
+    array_id: str = ""
 
     def __str__(self) -> str:
         rows = f"rows {self.rows[0]} to {self.rows[1] - 1} of " if self.rows else ""
@@ -44,21 +48,28 @@ class Problem:
         return asdict(self)
 
 
-def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
-    """See `Store.verify`."""
+def verify(
+    store: Store, progress: Callable[[int, int], None] | None = None, *, passes: Collection[str] | None = None
+) -> list[Problem]:
+    """See `Store.verify`; `passes` are the digests of those that are looked at, None all."""
     problems: list[Problem] = []
     arrays: list[StoredArray] = []
-    for folder in store.passes():
+    for folder in store.pass_folders():
+        if passes is not None and folder.id not in passes:
+            continue
         problems += _of_pass(store, folder)
         for array_id in folder.array_ids():
             try:
                 if folder.is_complete(array_id):
                     arrays.append(store.stored_array(folder, array_id))
             except FeatstoreError as error:
-                problems.append(Problem(f"array {array_id} of pass {folder.id}", None, str(error)))
+                problems.append(Problem(f"array {array_id} of pass {folder.id}", None, str(error), folder.id, array_id))
     n_all, n_read = sum(a.grid.n_chunks * a.grid.file_bytes for a in arrays), 0
     for array in arrays:
-        problems += [Problem(array.label, None, said) for said in zarrays.problems(array.folder, array.key, array.grid)]
+        problems += [
+            Problem(array.label, None, said, *_ids(array))
+            for said in zarrays.problems(array.folder, array.key, array.grid)
+        ]
         problems += _of_chunks(array)
         n_read += array.grid.n_chunks * array.grid.file_bytes
         if progress:
@@ -75,10 +86,13 @@ def _of_pass(store: Store, folder: PassFolder) -> Iterator[Problem]:
             targets = folder.targets(name)
             if targets is not None and len(targets.labels) != n:
                 yield Problem(
-                    f"labels '{name}' of pass {folder.id}", None, f"{len(targets.labels)} labels for {n} samples"
+                    f"labels '{name}' of pass {folder.id}",
+                    None,
+                    f"{len(targets.labels)} labels for {n} samples",
+                    folder.id,
                 )
     except (FeatstoreError, OSError) as error:
-        yield Problem(f"pass {folder.id}", None, str(error))
+        yield Problem(f"pass {folder.id}", None, str(error), folder.id)
 
 
 def _of_chunks(array: StoredArray) -> list[Problem]:
@@ -90,4 +104,8 @@ def _of_chunks(array: StoredArray) -> list[Problem]:
             found[k] = reason
 
     in_threads(look, range(array.grid.n_chunks))
-    return [Problem(array.label, array.grid.rows(k), found[k]) for k in sorted(found)]
+    return [Problem(array.label, array.grid.rows(k), found[k], *_ids(array)) for k in sorted(found)]
+
+
+def _ids(array: StoredArray) -> tuple[str, str]:
+    return array.key.pass_digest, array.key.digest

@@ -1,4 +1,6 @@
-"""L2-regularised logistic regression on stored features: whole regularisation paths, each fit with proof of optimality.
+"""L2-regularised linear classifiers on stored features: whole regularisation paths, each fit with proof of optimality.
+
+Logistic regression (`fit_path`), support vector machines (`svm_path`) and, for screening, ridge classification (`ridge_path`).
 
 Names are imported when they are first used, so that ``import probe`` costs next to nothing.
 """
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from probe.path import Path, fit, fit_path
     from probe.predictions import Predictions
     from probe.results import Results, load_results
-    from probe.ridge import fit_ridge, ridge_path, select_ridge_loo
+    from probe.ridge import LeftOut, fit_ridge, ridge_path, select_ridge_loo
     from probe.selection import Choice, select
     from probe.status import Status
     from probe.svm import fit_svm, l2_normalized, svm_path
@@ -48,6 +50,7 @@ _HOME = {
     "GRIDS": "grids",
     "GridWidened": "widening",
     "Interrupted": "errors",
+    "LeftOut": "ridge",
     "LinearProbe": "estimator",
     "Loss": "labels",
     "MissingExtra": "errors",
@@ -97,6 +100,7 @@ __all__ = [
     "FoldChoice",
     "GridWidened",
     "Interrupted",
+    "LeftOut",
     "LinearProbe",
     "Loss",
     "MissingExtra",

@@ -162,10 +162,7 @@ def _certify(
         largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
     objective = value + 0.5 * l2_all * weights
     with np.errstate(divide="ignore", invalid="ignore"):
-        bound = squared / (2 * l2_all) + decrement
-        gap = np.where(
-            bound == 0, 0.0, bound / objective
-        )  # a label that is constant where it weighs: nothing over nothing
+        gap = (squared / (2 * l2_all) + decrement) / objective
         error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2_all * np.sqrt(weights)))
     shape = (g, L)
     found = Certificate(

@@ -112,9 +112,19 @@ WEIGHT_DECAY = Convention(
     "weight decay", Parameter.STRENGTH, Reduction.MEAN, True,
     "torch.optim.SGD(weight_decay=λ) on a mean loss adds λW to the gradient: mean loss + ½ λ ‖W‖²",
 )  # fmt: skip
+LIBLINEAR_SVM = Convention(
+    "liblinear's SVM", Parameter.INVERSE, Reduction.SUM, True,
+    "sklearn.svm.LinearSVC, liblinear -s 1 and 2: C Σ max(0, 1 − m)² + ½‖W‖², the C of probe.svm_path; but it penalises the "
+    "intercept too, see probe.svm",
+)  # fmt: skip
+RIDGE = Convention(
+    "ridge", Parameter.STRENGTH, Reduction.SUM, True,
+    "sklearn.linear_model.RidgeClassifier: Σ (z − t)² + α‖W‖², which is twice Σ ½ (z − t)² + ½ α‖W‖²: α = 1 / C of "
+    "probe.ridge_path",
+)  # fmt: skip
 
 ALL: tuple[Convention, ...] = (
-    SCIKIT_LEARN, CUML, CUML_QN, CUML_QN_AS_GIVEN, LINEAR_EVAL, SSL_TRANSFER, DINOV2, WEIGHT_DECAY,
+    SCIKIT_LEARN, CUML, CUML_QN, CUML_QN_AS_GIVEN, LINEAR_EVAL, SSL_TRANSFER, DINOV2, WEIGHT_DECAY, LIBLINEAR_SVM, RIDGE,
 )  # fmt: skip
 """Every convention that has a name here."""
 

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import DataConversionWarning
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probe import folds, metrics
@@ -18,10 +19,11 @@ from probe.arrays import Array, as_matrix, like, namespace, require_finite, to_n
 from probe.errors import BadInput
 from probe.grids import C_GRID, named_grid
 from probe.joining import rows_of
-from probe.labels import encode, numbers
+from probe.labels import Loss, encode, numbers
 from probe.metrics import PredictionMetric
 from probe.model import Model
-from probe.path import NUMBER, fit_path
+from probe.parts import fitter_of
+from probe.path import NUMBER
 from probe.validation import FoldChoice, select_splits
 
 if TYPE_CHECKING:
@@ -30,14 +32,21 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags
 
     from probe.metrics import Metric
+    from probe.path import Path
 
 _Splits: TypeAlias = "list[tuple[np.ndarray, np.ndarray]]"
 
 _FLOATING = (np.float64, np.float32, np.float16)
 
 
+def _has_probabilities(probe: LinearProbe) -> bool:
+    if probe.loss != Loss.LOGISTIC:
+        raise AttributeError(f"A probe of loss {probe.loss!r} has no probabilities; use decision_function to rank.")
+    return True
+
+
 class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """L2-regularised logistic regression with C chosen along a path, as a scikit-learn classifier.
+    """L2-regularised logistic regression (or a support vector machine) with C chosen along a path, for scikit-learn.
 
     With one C it is ``probe.fit``. With several it is ``probe.fit_path`` on a part of the rows, the best C on the rest, and
     ``probe.fit`` on all of them at that C.
@@ -47,6 +56,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
     C : "path", float or array-like of shape (b,)
         Inverse penalty in the sum form, ``C · Σ s_i loss_i + ½ ‖W‖²``. "path" is the 45 values of `probe.C_GRID`; the grids
         of `probe.GRIDS` go by their names; a number is fitted as it is, without `cv`, `metric`, `refit` and `widen`.
+    loss : {"logistic", "squared_hinge"}
+        "squared_hinge" is the support vector machine of ``probe.svm_path``, which has no `predict_proba`.
     tol : float
         What the certificate of the model must meet, see `probe.fit_path`; tighter than the default there, for scikit-learn asks
         that a row of weight two and the row twice give the same probabilities to seven digits. A path that C is only chosen
@@ -125,6 +136,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self,
         C: str | float | Any = "path",
         *,
+        loss: str = "logistic",
         tol: float = 1e-7,
         max_iter: int = 1000,
         fit_intercept: bool = True,
@@ -138,6 +150,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         backend: str = "auto",
     ) -> None:
         self.C = C
+        self.loss = loss
         self.tol = tol
         self.max_iter = max_iter
         self.fit_intercept = fit_intercept
@@ -188,17 +201,17 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             kept = np.flatnonzero(weight)
             A, labels, weight = rows_of(A, kept), labels[kept], weight[kept]
         in_fits = encode(labels, int(A.shape[0]), weight, self.class_weight).weights
-        grid = self._grid()
+        grid, fitter = self._grid(), self._fitter()
         self.choice_: FoldChoice | None = None
         if grid is None:
-            self.path_ = fit_path(A, labels, [self.C], sample_weight=in_fits, **self._options())
+            self.path_ = fitter(A, labels, [self.C], sample_weight=in_fits, **self._options())
             return self._keep(self.path_.model(0), A)
         splits = self._splits(labels, every_label, kept)
         self.choice_ = self._choose(A, labels, grid, splits, in_fits, weight)
         self.path_ = self.choice_.paths[0]
         if not self.refit:
             return self._keep(self.path_.model(self.choice_.index), A)
-        whole = fit_path(A, labels, [self.choice_.C], sample_weight=in_fits, **self._options())
+        whole = fitter(A, labels, [self.choice_.C], sample_weight=in_fits, **self._options())
         return self._keep(whole.model(0), A)
 
     def decision_function(self, X: Any) -> Array:
@@ -209,6 +222,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         """Labels, shape (n,); (n, k) of 0 and 1 after a fit on multi-label data."""
         return self._model().predict(self._features(X))
 
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def predict_proba(self, X: Any) -> Array:
         """Probabilities, shape (n, k), in the order of ``classes_``; per label after a fit on multi-label data."""
         return self._model().predict_proba(self._features(X))
@@ -240,6 +254,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             options["tol"] = 10 * self.tol
         return options
 
+    def _fitter(self) -> Callable[..., Path]:
+        losses = (Loss.LOGISTIC, Loss.SQUARED_HINGE)
+        if self.loss not in losses:
+            raise BadInput(f"loss is {self.loss!r}; known are {', '.join(repr(str(loss)) for loss in losses)}.")
+        return fitter_of(Loss(self.loss))
+
     def _grid(self) -> Any:
         """The grid to choose from, or None for one C."""
         if isinstance(self.C, str):
@@ -264,7 +284,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         if y.ndim == 2 and rule is metrics.accuracy:
             rule = PredictionMetric("accuracy of entries", _entries)
         return select_splits(
-            A, y, splits, grid, metric=rule, sample_weight=weight, val_weight=val_weight, widen=self.widen,
+            A, y, splits, grid, fit=self._fitter(), metric=rule, sample_weight=weight, val_weight=val_weight, widen=self.widen,
             **self._options_of_choice(),
         )  # fmt: skip
 

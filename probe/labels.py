@@ -27,8 +27,8 @@ class Loss(StrEnum):
     """What is summed over the rows."""
 
     LOGISTIC = "logistic"
-    SQUARED_HINGE = "squared hinge"
-    SQUARED_ERROR = "squared error"
+    SQUARED_HINGE = "squared_hinge"
+    SQUARED_ERROR = "squared_error"
 
 
 _MARGINS: dict[Loss, type[Logistic] | type[SquaredHinge] | type[SquaredError]] = {
@@ -253,12 +253,14 @@ def _multilabel(labels: np.ndarray, weights: np.ndarray | None, class_weight: An
             f"y of shape {labels.shape} is read as multi-label, which holds 0 and 1 only, but it holds {values[:5].tolist()}; "
             "pass (n,) class labels for one label per row."
         )
-    count = labels.sum(0)
-    constant = np.flatnonzero((count == 0) | (count == len(labels)))
+    counted = labels if weights is None else labels[weights > 0]
+    count = counted.sum(0)
+    constant = np.flatnonzero((count == 0) | (count == len(counted)))
     if len(constant):
+        where = "row" if len(counted) == len(labels) else f"one of the {len(counted)} rows that have weight"
         raise BadInput(
-            f"{len(constant)} of {labels.shape[1]} labels (columns {constant[:5].tolist()}) are the same in every row, so nothing "
-            "can be learnt about them; drop these columns."
+            f"{len(constant)} of {labels.shape[1]} labels (columns {constant[:5].tolist()}) are the same in every {where}, so "
+            "nothing can be learnt about them; drop these columns."
         )
     return Labels(Task.MULTILABEL, labels.T.astype(np.int64), np.arange(labels.shape[1]), weights)
 

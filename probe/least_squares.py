@@ -288,9 +288,9 @@ def certify_by_moments(m: Moments, W: Array, b: Array, l2: np.ndarray) -> tuple[
     squared = to_numpy(xp.sum(G * G, axis=-1))
     bound = squared / (2.0 * l2[:, None]) + 0.5 * sum_b**2 / m.total
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = np.where(bound == 0, 0.0, bound / objective)
+        gap = bound / objective
         error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2[:, None] * np.sqrt(weights)))
-        share = np.where(m.target_square == 0, 1.0, residual / m.target_square)
+        share = residual / m.target_square
     largest = np.maximum(to_numpy(xp.max(xp.abs(by_W), axis=-1)), np.abs(sum_b))
     return Certificate(objective, largest / m.zero_gradient, gap, error), share
 

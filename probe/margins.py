@@ -177,10 +177,8 @@ class SquaredHinge(MarginLoss):
         xp = namespace(R)
         twice = 2 * xp.ones_like(R) if w is None else xp.broadcast_to(2 * w, R.shape)
         inside = R != 0
-        flat = ~xp.any(
-            inside, axis=-1, keepdims=True
-        )  # no curvature anywhere: a step from here needs a scale all the same
-        return xp.where(inside | flat, twice, xp.zeros_like(R))
+        nowhere = ~xp.any(inside, axis=-1, keepdims=True)  # a step from a flat place needs a scale all the same
+        return xp.where(inside | nowhere, twice, xp.zeros_like(R))
 
     def intercepts(self) -> np.ndarray:
         """Difference of the class frequencies; between −1 and 1 every row is inside its margin."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from probe.arrays import is_out_of_memory
 from probe.errors import OutOfMemory
 
@@ -88,8 +90,8 @@ def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
         return f"Memory ran out while features were read: {reason}. Read fewer rows, or use a machine with more memory."
     n, d = (int(s) for s in shape)
     itemsize = int(getattr(getattr(X, "dtype", None), "itemsize", 8))
-    labels = tuple(getattr(y, "shape", ()))
-    k = int(labels[1]) if len(labels) == 2 else len({*(y.tolist() if hasattr(y, "tolist") else y)})
+    labels = tuple(np.shape(y))
+    k = int(labels[1]) if len(labels) == 2 else len(set(y.tolist() if hasattr(y, "tolist") else y))
     low, high = (needed_bytes(n, d, k, itemsize, size) / _BYTES for size in (4, 8))
     return (
         f"Memory ran out on {place}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "

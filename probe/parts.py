@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from probe import metrics
 from probe.arrays import Array, to_numpy
 from probe.errors import BadInput
 from probe.joining import rows_of
-from probe.labels import numbers
+from probe.labels import Loss, numbers
 from probe.metrics import PredictionMetric
 from probe.path import Path, fit_path
 from probe.selection import select
@@ -31,17 +31,32 @@ class Part:
     train: np.ndarray
     val: np.ndarray
     rule: Metric
+    fitter: Callable[..., Path]
 
     def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
         weight = None if self.weight is None else self.weight[self.train]
-        return fit_path(rows_of(self.X, self.train), self.y[self.train], C, sample_weight=weight, **options)
+        return self.fitter(rows_of(self.X, self.train), self.y[self.train], C, sample_weight=weight, **options)
 
     def scores(self, path: Path) -> np.ndarray:
         return select(path, rows_of(self.X, self.val), self.y[self.val], self.rule).scores
 
 
+def fitter_of(loss: Loss) -> Callable[..., Path]:
+    """The function that fits paths of a loss."""
+    from probe.ridge import ridge_path
+    from probe.svm import svm_path
+
+    return {Loss.LOGISTIC: fit_path, Loss.SQUARED_HINGE: svm_path, Loss.SQUARED_ERROR: ridge_path}[loss]
+
+
 def parts_of(
-    X: Array, y: np.ndarray, splits: Iterable[tuple[Any, Any]], rule: Metric, sample_weight: Any, val_weight: Any
+    X: Array,
+    y: np.ndarray,
+    splits: Iterable[tuple[Any, Any]],
+    rule: Metric,
+    sample_weight: Any,
+    val_weight: Any,
+    fitter: Callable[..., Path],
 ) -> list[Part]:
     """Check splits and weights, and make a part of every split."""
     n = int(X.shape[0])
@@ -57,7 +72,7 @@ def parts_of(
                 f"Split {i} has {len(train)} rows to train on and {len(val)} to validate on; both need at least one."
             )
         val, chosen_rule = _weighted(val, None if by_val is None else by_val[val], rule)
-        parts.append(Part(X, y, weight, train, val, chosen_rule))
+        parts.append(Part(X, y, weight, train, val, chosen_rule, fitter))
     if not parts:
         raise BadInput("There is no split to choose C on; give at least one pair of rows to train and to validate on.")
     return parts

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from probe.arrays import Array, as_matrix, namespace, require_finite, to_numpy
+from probe.backends import check_backend
 from probe.errors import BadInput, ZeroRows
 from probe.grids import SVM_GRID
 from probe.labels import Loss
@@ -43,6 +44,7 @@ def svm_path(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: Any = None,
+    backend: str = "auto",
 ) -> Path:
     """Fit a linear support vector machine with the squared hinge at every C of a grid, each with a certificate.
 
@@ -61,6 +63,8 @@ def svm_path(
         Default: the 26 values of Kornblith et al. 2019.
     X_val, y_val, sample_weight, class_weight, fit_intercept, tol, max_iter, device
         As in `fit_path`.
+    backend : {"auto", "numpy", "torch", "cupy"}
+        As in `fit_path`; the solvers of other libraries are for logistic regression.
 
     Returns
     -------
@@ -86,9 +90,11 @@ def svm_path(
     >>> path.coef[1].round(3).tolist(), path.intercept[1].round(3).tolist()  # the widest margin: from 1 to 2
     ([[2.0]], [-3.0])
     """
+    check_backend(backend, device)
+    solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
-        X, y, C, partial(walk, fit_intercept=fit_intercept, **options_of(tol, max_iter)), Loss.SQUARED_HINGE, X_val=X_val,
-        y_val=y_val, sample_weight=sample_weight, class_weight=class_weight, device=device,
+        X, y, C, solve, Loss.SQUARED_HINGE, X_val=X_val, y_val=y_val, sample_weight=sample_weight,
+        class_weight=class_weight, device=device,
     )  # fmt: skip
 
 
@@ -157,14 +163,15 @@ def l2_normalized(X: Any, device: Any = None) -> Array:
     zero: list[int] = []
     step = max(1, (1 << 22) // int(A.shape[1]))
     for a in range(0, int(A.shape[0]), step):
-        block = xp.astype(A[a : a + step, :], xp.float64)
+        stop = min(a + step, int(A.shape[0]))
+        block = xp.astype(A[a:stop, :], xp.float64)
         largest = xp.max(xp.abs(block), axis=1, keepdims=True)  # taken out first: squares of 1e200 are beyond float64
         if not bool(xp.all(xp.isfinite(largest))):
             require_finite(A)
         is_zero = largest == 0
         block = block / xp.where(is_zero, xp.ones_like(largest), largest)
         length = xp.sqrt(xp.sum(block * block, axis=1, keepdims=True))
-        out[a : a + step, :] = xp.astype(block / xp.where(is_zero, xp.ones_like(length), length), A.dtype)
+        out[a:stop, :] = xp.astype(block / xp.where(is_zero, xp.ones_like(length), length), A.dtype)
         zero.extend(int(i) + a for i in np.flatnonzero(to_numpy(is_zero)))
     if zero:
         shown = ", ".join(map(str, zero[:5])) + (", …" if len(zero) > 5 else "")

@@ -14,7 +14,7 @@ from probe.backends import check_backend
 from probe.errors import BadInput
 from probe.grids import C_GRID
 from probe.joining import joined, reordered
-from probe.parts import Part, host, parts_of
+from probe.parts import Part, fitter_of, host, parts_of
 from probe.path import Path, fit_path
 from probe.selection import Choice, select
 from probe.widening import DECADES, Searched, say, search
@@ -56,9 +56,10 @@ class _Given:
     X_val: Any
     y_val: Any
     rule: Metric
+    fitter: Callable[..., Path]
 
     def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
-        return fit_path(self.X, self.y, C, **options)
+        return self.fitter(self.X, self.y, C, **options)
 
     def scores(self, path: Path) -> np.ndarray:
         return select(path, self.X_val, self.y_val, self.rule).scores
@@ -139,6 +140,7 @@ def select_splits(
     splits: Iterable[tuple[Any, Any]],
     C: Any = C_GRID,
     *,
+    fit: Callable[..., Path] = fit_path,
     metric: Metric | Callable[[Any, Any], float] | None = None,
     sample_weight: Any = None,
     val_weight: Any = None,
@@ -155,6 +157,8 @@ def select_splits(
     splits : iterable of (train rows, validation rows)
         Row numbers or boolean masks, as scikit-learn's splitters give them.
     C : array-like of shape (b,)
+    fit : callable
+        What fits a path: `fit_path`, `svm_path`, `ridge_path`, or a function with their first three arguments.
     metric : metric or callable, optional
         As in `probe.select`. Default: accuracy.
     sample_weight : array-like of shape (n,), optional
@@ -166,7 +170,7 @@ def select_splits(
     device : optional
         Moves `X`, once for all splits, and with it the answers, see `fit_path`.
     **options
-        Those of `fit_path`: class_weight, fit_intercept, tol, max_iter, backend.
+        Those of `fit`: class_weight, fit_intercept, tol, max_iter, backend.
 
     Returns
     -------
@@ -184,7 +188,7 @@ def select_splits(
     """
     check_backend(options.get("backend", "auto"), device)
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
-    parts = parts_of(as_matrix(X, device), host(y), splits, rule, sample_weight, val_weight)
+    parts = parts_of(as_matrix(X, device), host(y), splits, rule, sample_weight, val_weight, fit)
     grid = np.atleast_1d(np.asarray(host(C), dtype=np.float64))
     paths = [part.fit(grid, options) for part in parts]
     paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
@@ -268,7 +272,8 @@ def widen(
     """
     if not decades >= 0:
         raise BadInput(f"decades is {decades}, but how far to look beyond the grid cannot be negative.")
-    part = _Given(X, y, X_val, y_val, metrics.as_metric(metrics.accuracy if metric is None else metric))
+    rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
+    part = _Given(X, y, X_val, y_val, rule, fitter_of(path.loss))
     paths, scores, found = _search([part], [path], options, decades)
     say(found)
     choice = Choice(float(found.C[found.index]), found.index, scores[0], found.at_edge)

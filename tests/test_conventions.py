@@ -26,6 +26,8 @@ OBJECTIVES: dict[c.Convention, tuple[float, Callable[[np.ndarray, float, float],
     c.SSL_TRANSFER: (2.3, lambda loss, w2, wd: (1 / wd) * loss.sum() + 0.5 * w2),
     c.DINOV2: (0.3, lambda loss, w2, C: loss.mean() + 0.5 * (1 / C / len(loss)) * w2),
     c.WEIGHT_DECAY: (0.03, lambda loss, w2, wd: loss.mean() + 0.5 * wd * w2),
+    c.LIBLINEAR_SVM: (0.3, lambda loss, w2, C: 0.5 * w2 + C * loss.sum()),
+    c.RIDGE: (0.7, lambda loss, w2, alpha: 2 * loss.sum() + alpha * w2),  # of its loss (z − t)², ours being half of it
     c.Convention("mean without ½", c.Parameter.STRENGTH, c.Reduction.MEAN, False): (
         0.02,
         lambda loss, w2, l2: loss.mean() + l2 * w2,

@@ -241,6 +241,28 @@ def test_cifar10_as_torchvision_downloads_it(tmp_path: Path) -> None:
     assert test.ids.tolist() == ["test/00000", "test/00001"]
 
 
+def test_cifar10_in_the_parts_of_royer_and_lampert(tmp_path: Path) -> None:
+    """Batches 1 and 2, 3 and 4, and 5, under the ids that they have in train; nine classes without deer."""
+    images = write_batches(tmp_path / "cifar-10-batches-py")
+    train = load_split("cifar10:train", data_root=tmp_path)
+    parts = [load_split(f"cifar10:{which}", data_root=tmp_path) for which in ("source", "target", "val")]
+    assert [len(p) for p in parts] == [4, 4, 2]
+    assert [i for p in parts for i in p.ids] == train.ids.tolist()
+    assert np.array_equal(np.asarray(parts[1].image(2)), images[6])
+    nine = load_split("cifar10:train:without_deer", data_root=tmp_path)
+    assert nine.classes == ("airplane", "automobile", "bird", "cat", "dog", "frog", "horse", "ship", "truck")
+    assert train.labels is not None
+    assert nine.labels is not None
+    by_name = {i: train.class_name(k) for i, k in zip(train.ids, train.labels, strict=True) if k != 4}
+    assert {i: nine.class_name(k) for i, k in zip(nine.ids, nine.labels, strict=True)} == by_name
+    np.savez(tmp_path / "train.npz", images=np.zeros((2, 32, 32, 3), np.uint8), labels=[0, 1])
+    (tmp_path / "cifar-10-batches-py/data_batch_5").unlink()
+    with pytest.raises(BadInput, match=r"data_batch_5 not found"):
+        load_split("cifar10:val", data_root=tmp_path)
+    with pytest.raises(BadInput, match="names no such class"):
+        load_split("cifar10:train:without_deer", data_root=tmp_path)
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch evil-was-here",)

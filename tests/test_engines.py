@@ -87,6 +87,20 @@ def test_float32_that_stalls_in_scikit_learn_goes_on_in_float64() -> None:
     assert all(s is probe.Status.CONVERGED for s in path.status)
 
 
+@pytest.mark.parametrize("C", [1e3, 1e5])
+def test_a_small_gradient_alone_is_not_the_end(C: float) -> None:
+    """On rows that are all fitted scikit-learn's rule is met far from the optimum: it is asked for more until the gap is closed."""
+    X, y = _problem("multinomial")
+    labels = encode(y, len(y))
+    one = Problem(X, labels.codes[0], labels.k, None, True)
+    once = engines.fit_sklearn(one, Aim(1 / C, 1e-4, np.log(4), one.mass, len(y)), 5000)
+    value, by_W, _ = value_and_gradient(once.W, once.b, X, y, C)
+    assert (by_W**2).sum() * C / 2 > 0.1 * value
+    path = probe.fit_path(X, y, [C], backend="sklearn", tol=1e-4, max_iter=5000)
+    assert path.status[0] is probe.Status.CONVERGED
+    assert path.gap[0] <= 1e-2
+
+
 def test_another_solver_that_falls_short_is_found_out() -> None:
     """Five iterations are not enough, and ten decades of C are too much: said once, with the status that is true."""
     X, y = digits(400)

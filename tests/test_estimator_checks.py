@@ -11,7 +11,7 @@ import probe
 from probe import LinearProbe
 
 
-@parametrize_with_checks([LinearProbe(C=1.0), LinearProbe(C="path")])
+@parametrize_with_checks([LinearProbe(C=1.0), LinearProbe(C="path"), LinearProbe(C=1.0, loss="squared_hinge")])
 def test_scikit_learns_own_checks(estimator: LinearProbe, check: Any) -> None:
     """What scikit-learn expects of every classifier; no failure is excused."""
     with warnings.catch_warnings():

@@ -136,7 +136,7 @@ def test_verify_finds_damage_and_extract_repairs_it(feats: Path, capsys: pytest.
     out, err = capsys.readouterr()
     assert out.startswith(f"rows 0 to 450 of unit 'conv2' of {MODEL} over '{SPLIT}': its file c.0.0 has the checksum")
     assert err.startswith(f"featstore: error: 1 problem in {feats}.")
-    assert "--repair" in err
+    assert f"`featstore repair {feats}`" in err
     assert main(["verify", str(feats), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"][0]["rows"] == [0, 451]
     assert main(["extract", MODEL, SPLIT, str(feats), "--repair"]) == 0

@@ -17,6 +17,7 @@ from problems import digits
 import probe
 from probe.certificate import meets
 from probe.objective import value_and_gradient
+from probe.solver import PathSolver, Solution
 
 TESTS = Path(__file__).parent
 
@@ -401,3 +402,31 @@ def test_ctrl_c_in_a_path_keeps_what_is_finished(backend: str, order: str, n_bef
 def test_ctrl_c_before_the_first_fit_is_a_plain_one() -> None:
     """There is nothing to keep."""
     assert _interrupted(0)["kind"] == "KeyboardInterrupt"
+
+
+class _StopsWhenRead:
+    """Validation features during whose reading the user presses Ctrl-C."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_after_the_last_fit_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the path is scored on validation data, and while its certificates are made: every fit is there."""
+    X, y = digits(100, 3)
+    whole = probe.fit_path(X, y, [1.0, 0.1, 1.0])
+    with pytest.raises(probe.Interrupted, match="after 3 of 3 fits") as scoring:
+        probe.fit_path(X, y, [1.0, 0.1, 1.0], X_val=_StopsWhenRead(), y_val=y)
+    np.testing.assert_array_equal(scoring.value.path.coef, whole.coef)
+    finish = PathSolver.finish
+
+    def stopped_once(solver: PathSolver, repair: bool = True) -> Solution:
+        if repair:
+            raise KeyboardInterrupt
+        return finish(solver, repair=False)
+
+    monkeypatch.setattr(PathSolver, "finish", stopped_once)
+    with pytest.raises(probe.Interrupted, match="after 3 of 3 fits") as certifying:
+        probe.fit_path(X, y, [1.0, 0.1, 1.0])
+    np.testing.assert_array_equal(certifying.value.path.C, [1.0, 0.1, 1.0])
+    assert _is_true(certifying.value.path, X, y)

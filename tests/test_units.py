@@ -116,13 +116,9 @@ def _no_gradients() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_units_are_the_network(name: str, fine: bool) -> None:
-    """Else features would be of another network than the one that is named, or a tuned unit would not fit back into
-    it."""
-    module, chain, x = build(name), chain_of(name, fine), image(name)
-    expected = module(x)
+def check_chain(chain: Chain, x: torch.Tensor) -> None:
+    """Check that a chain is its network: bit for bit, in parts as whole, with all its tensors, and shapes as declared."""
+    expected = chain.module(x)
     assert chain.reason is None
     assert chain.names[-2:] == ("penultimate", "head")
 
@@ -142,23 +138,29 @@ def test_the_units_are_the_network(name: str, fine: bool) -> None:
     middle = chain.names[len(chain.names) // 2]
     after = chain.names[len(chain.names) // 2 + 1]
     assert torch.equal(chain.run(chain.run(x, None, middle), after), expected)
+    check_tensors(chain)
 
 
-@pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_belongs_to_one_unit(name: str, fine: bool) -> None:
-    """Else tuning a unit would move too much or too little, or weights could change without a change of the digest."""
-    module, chain = build(name), chain_of(name, fine)
+def check_tensors(chain: Chain) -> None:
+    """Check that every parameter and buffer belongs to one unit, which shares it under the network's name."""
     owned = [tensor for unit in chain.names for tensor in chain.tensors[unit]]
     assert len(owned) == len(set(owned))
-    assert set(owned) | set(chain.unused) == set(live_tensors(module))
+    assert set(owned) | set(chain.unused) == set(live_tensors(chain.module))
     auxiliary = ("aux1.", "aux2.", "AuxLogits.")
     assert all(tensor.startswith(auxiliary) for tensor in chain.unused), "only auxiliary classifiers are never run"
-    network = live_tensors(module)
+    network = live_tensors(chain.module)
     for unit in chain.names:
         shared = {n: t for n, t in live_tensors(chain.unit(unit)).items() if n in chain.tensors[unit]}
         assert set(shared) == set(chain.tensors[unit])
         assert all(shared[n] is network[n] for n in shared), "units share tensors with the network under the same names"
+
+
+@pytest.mark.parametrize("fine", [False, True], ids=["coarse", "fine"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_units_are_the_network(name: str, fine: bool) -> None:
+    """Else features would be of another network than the one that is named, a tuned unit would not fit back into it, or
+    weights could change without a change of the digest."""
+    check_chain(chain_of(name, fine), image(name))
 
 
 @pytest.mark.parametrize("name", COARSE)

@@ -30,11 +30,14 @@ class Architecture:
         What its published weights expect.
     bundled : Path or None
         Weights that are installed with the package.
+    public : str
+        Which public weights fit, as a sentence.
     """
 
     build: Callable[[], nn.Module]
     preprocessing: Preprocessing
     bundled: Path | None = None
+    public: str = ""
 
 
 def _digits_net() -> nn.Module:
@@ -55,7 +58,34 @@ def _cifar_resnet(depth: int) -> nn.Module:
     return CifarResNet(depth)
 
 
+def _inception_v2(*, flex: bool) -> nn.Module:
+    from featstore.architectures.inception_v2 import SLIM, TENSORNETS, InceptionV2
+
+    return InceptionV2(TENSORNETS if flex else SLIM)
+
+
+def _nasnet_a_mobile() -> nn.Module:
+    from featstore.architectures.nasnet import NasNetA
+
+    return NasNetA()
+
+
+def _flex_mnist() -> nn.Module:
+    from featstore.architectures.flex_nets import FlexMnistNet
+
+    return FlexMnistNet()
+
+
+def _flex_cifar() -> nn.Module:
+    from featstore.architectures.flex_nets import FlexCifarNet
+
+    return FlexCifarNet()
+
+
 _CIFAR = Preprocessing(input_size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_HALF = (0.5, 0.5, 0.5)
+_TENSORFLOW = Preprocessing(input_size=(224, 224), resize=256, crop=(224, 224), mean=_HALF, std=_HALF)
+"""What TensorFlow-Slim does with an image in evaluation: the inner 87.5 %, values in -1..1."""
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "digits_net": Architecture(
@@ -65,4 +95,15 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "lenet": Architecture(_lenet, Preprocessing(input_size=(28, 28), mean=(0.0,), std=(1.0,), mode="L")),
     **{f"cifar_resnet{depth}": Architecture(partial(_cifar_resnet, depth), _CIFAR) for depth in (20, 32, 44, 56, 110)},
+    "inception_v2": Architecture(
+        partial(_inception_v2, flex=False),
+        _TENSORFLOW,
+        public="TensorFlow-Slim's inception_v2_2016_08_28 fits after conversion, with scales of 1.",
+    ),
+    "inception_v2_flex": Architecture(partial(_inception_v2, flex=True), _TENSORFLOW),
+    "nasnet_a_mobile": Architecture(
+        _nasnet_a_mobile, _TENSORFLOW, public="The public file nasnetamobile-7e03cead.pth fits as it is."
+    ),
+    "flex_mnist": Architecture(_flex_mnist, Preprocessing(input_size=(28, 28), mean=(0.0,), std=(1.0,), mode="L")),
+    "flex_cifar": Architecture(_flex_cifar, Preprocessing(input_size=(32, 32), mean=(0.0,) * 3, std=(1.0,) * 3)),
 }

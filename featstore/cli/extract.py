@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
         "--version", help="your own version of a model or data set that has no content to be identified by"
     )
     sub.add_argument("--data-root", type=Path, help="where the data sets with a name are")
+    sub.add_argument("--download", action="store_true", help="fetch what is missing there, where torchvision knows how")
     sub.add_argument("--units", nargs="+", help="names of units; else all up to the penultimate")
     sub.add_argument("--pool", nargs="+", help="what is kept of a unit's output: mean, max, token, grid2, …, flatten, none, "
                      "or package.module:function; several come from one pass")  # fmt: skip
@@ -41,6 +42,9 @@ def add(commands: Any) -> None:
     sub.add_argument("--workers", type=int, help="processes or threads that decode images")
     sub.add_argument(
         "--precision", choices=("fp32", "tf32", "amp-fp16", "amp-bf16"), help="arithmetic of the forward pass"
+    )
+    sub.add_argument(
+        "--deterministic", action="store_true", help="one image at a time: the same bits whatever the batch size"
     )
     sub.add_argument(
         "--skip-unreadable", action="store_true", help="leave out images that do not decode, and record them"
@@ -60,7 +64,7 @@ def command(model: str, splits: list[str], root: Path, *, as_json: bool = False,
         loading["weights"] = None
     if "cut" in loading:
         loading["units"] = loading.pop("cut")
-    data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
+    data = {name: options.pop(name) for name in ("data_root", "download") if name in options}
     loaded = [featstore.load_split(spec, **data) for spec in splits]
     backbone = featstore.load_backbone(model, **loading)
     store = featstore.extract(backbone, loaded, root, **options)

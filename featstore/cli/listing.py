@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featstore.cli import output
+
+if TYPE_CHECKING:
+    from featstore.entries import Entry
+    from featstore.passes import PassFolder
 
 
 def add(commands: Any) -> None:
@@ -35,18 +40,11 @@ def show_info(root: Path, *, backbone: str | None = None, split: str | None = No
 
     store = open_store(root)
     entries = output.chosen(root, backbone, split)
-    shown: list[dict[str, Any]] = [
-        {
-            "pass": folder.id,
-            "key": folder.key().to_json(),
-            "splits": list(folder.names()),
-            "targets": list(folder.target_names()),
-            "provenance": folder.provenance(),
-            "arrays": [e.to_json() for e in entries if e.pass_id == folder.id],
-        }
-        for folder in store.passes()
-        if any(e.pass_id == folder.id for e in entries)
-    ]
+    shown = []
+    for folder in store.passes():
+        mine = [e for e in entries if e.pass_id == folder.id]
+        if mine:
+            shown.append(_described(folder, mine))
     total = sum(e.n_bytes for e in entries if e.is_complete)
     if as_json:
         print(json.dumps({"root": str(root), "n_bytes": total, "passes": shown}, indent=1))
@@ -57,6 +55,22 @@ def show_info(root: Path, *, backbone: str | None = None, split: str | None = No
         print(f"\npass {one['pass']}")
         output.print_tree({k: one[k] for k in ("splits", "targets", "key", "provenance")}, "  ")
         for array in one["arrays"]:
-            shape, state = "×".join(map(str, array["shape"])), "" if array["is_complete"] else ", incomplete"
-            print(f"  unit {array['unit']}: {array['pool']}, {array['dtype']}, {shape}{state}")
+            shape = "×".join(map(str, array["shape"]))
+            state = ", damaged" if array["damage"] else "" if array["is_complete"] else ", incomplete"
+            print(output.printable(f"  unit {array['unit']}: {array['pool']}, {array['dtype']}, {shape}{state}"))
+    output.explain_damage(entries)
     return 0
+
+
+def _described(folder: PassFolder, entries: list[Entry]) -> dict[str, Any]:
+    """Return all that is said about a pass; empty where it is damaged."""
+    from featstore.errors import FeatstoreError
+
+    said: dict[str, Any] = {"pass": folder.id, "key": {}, "splits": [], "targets": [], "provenance": {}}
+    with suppress(FeatstoreError):
+        said["key"] = folder.key().to_json()
+    with suppress(FeatstoreError):
+        said["splits"] = list(folder.names())
+    with suppress(FeatstoreError):
+        said["provenance"] = dict(folder.provenance())
+    return {**said, "targets": list(folder.target_names()), "arrays": [e.to_json() for e in entries]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +23,42 @@ def add_json(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
 
 
+def add_makers(sub: argparse.ArgumentParser) -> None:
+    """Add what says which network and images a store was made of, where its names do not lead back to them."""
+    sub.add_argument("--backbone", default=argparse.SUPPRESS, metavar="MODEL", help="the network, where its name in the "
+                     "store does not lead back to it; @path/to/weights may follow")  # fmt: skip
+    sub.add_argument("--split", dest="splits", nargs="+", default=argparse.SUPPRESS, help="the splits, likewise")
+    for name, text in (("--weights", "local file of weights, or 'random'"), ("--data-root", "where the data sets are"),
+                       ("--version", "the one that was given"), ("--device", "cpu, cuda, …")):  # fmt: skip
+        sub.add_argument(name, default=argparse.SUPPRESS, help=text)
+    sub.add_argument("--cut", choices=("coarse", "fine"), default=argparse.SUPPRESS, help="how the network was cut")
+    for name, text in (("--seed", "of random weights"), ("--workers", "threads that decode images")):
+        sub.add_argument(name, type=int, default=argparse.SUPPRESS, help=text)
+
+
+def makers_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of `add_makers` and return the arguments of the library that they stand for."""
+    import featstore
+
+    data = {"data_root": options["data_root"]} if "data_root" in options else {}
+    loading: dict[str, Any] = {
+        name: options.pop(name) for name in ("weights", "cut", "seed", "version") if name in options
+    }
+    if loading.get("weights") == "random":
+        loading["weights"] = None
+    if "cut" in loading:
+        loading["units"] = loading.pop("cut")
+    splits = [featstore.load_split(spec, **data) for spec in options.pop("splits", [])]
+    backbones = [featstore.load_backbone(options.pop("backbone"), **loading)] if "backbone" in options else []
+    return {**options, "backbones": backbones, "splits": splits}
+
+
 def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
     """Return the entries of a store, of one backbone or split if asked; an unknown name is an error that knows the nearest."""
     from featstore.errors import UnknownName
     from featstore.store import open_store
 
-    entries = open_store(root).entries()
+    entries = open_store(root).entries(damaged=True)
     if backbone is not None and not any(e.backbone == backbone for e in entries):
         raise UnknownName(f"backbone in {root}", backbone, dict.fromkeys(e.backbone for e in entries))
     if split is not None and not any(split in e.splits for e in entries):
@@ -35,23 +67,24 @@ def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
 
 
 def print_entries(entries: list[Entry], as_json: bool) -> None:
-    """Print matrices as a table, or as JSON."""
+    """Print matrices as a table, or as JSON; what is damaged is explained on stderr."""
     if as_json:
         print(json.dumps([entry.to_json() for entry in entries], indent=1))
         return
-    head = ("backbone", "weights", "split", "unit", "pool", "dtype", "n", "d", "size", "complete")
+    head = ("backbone", "weights", "split", "unit", "pool", "dtype", "n", "d", "size", "complete", "made by")
     rows = [
         (
-            e.backbone,
+            printable(e.backbone),
             e.weights_digest[:8],
-            e.split,
-            e.unit,
-            e.pool,
+            printable(e.split),
+            printable(e.unit),
+            printable(e.pool),
             e.dtype,
-            str(e.shape[0]),
+            str(e.shape[0]) if e.shape else "?",
             "×".join(map(str, e.shape[1:])),
             size(e.n_bytes),
-            e.created or "no",
+            state(e),
+            printable(e.made_by),
         )
         for e in entries
     ]
@@ -61,6 +94,26 @@ def print_entries(entries: list[Entry], as_json: bool) -> None:
             c.rjust(w) if h in ("n", "d", "size") else c.ljust(w) for c, w, h in zip(row, widths, head, strict=True)
         ]
         print("  ".join(cells).rstrip())
+    explain_damage(entries)
+
+
+def state(entry: Entry) -> str:
+    """Say since when a matrix is complete, or how much of it is there."""
+    if entry.damage:
+        return "damaged"
+    return entry.created or f"no, {math.floor(100 * entry.share)} %"
+
+
+def explain_damage(entries: list[Entry]) -> None:
+    """Say on stderr why entries are damaged."""
+    for entry in entries:
+        if entry.damage:
+            print(f"featstore: {printable(entry.damage)}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return text as a terminal may show it: a name that comes out of a store could hold orders to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_tree(value: dict[str, Any], indent: str) -> None:
@@ -70,7 +123,8 @@ def print_tree(value: dict[str, Any], indent: str) -> None:
             print(f"{indent}{name}:")
             print_tree(inner, indent + "  ")
         else:
-            print(f"{indent}{name}: {', '.join(map(str, inner)) if isinstance(inner, list) else inner}")
+            text = ", ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
+            print(f"{indent}{printable(name)}: {printable(text)}")
 
 
 def count(n: int, one: str, several: str) -> str:

@@ -1,7 +1,8 @@
-"""``featstore verify``: is everything as it was written?"""
+"""``featstore verify`` and ``featstore repair``: is everything as it was written, and mending what is not."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -12,16 +13,28 @@ from featstore.cli import output
 
 
 def add(commands: Any) -> None:
-    """Add the subcommand."""
+    """Add both subcommands."""
     text = "read everything and say what is not as it was written; exit code 1 if anything"
     sub = commands.add_parser("verify", help=text, description=f"{text[0].upper()}{text[1:]}.")
     output.add_store(sub)
+    sub.add_argument("--recompute", type=int, metavar="N", help="also run N random images of every split through their "
+                     "network again, and compare")  # fmt: skip
+    output.add_makers(sub)
     output.add_json(sub)
-    sub.set_defaults(command=command)
+    sub.set_defaults(command=verify)
+    text = "read everything, and compute again the rows that are not as they were written; exit code 1 if some are left"
+    sub = commands.add_parser("repair", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    output.add_store(sub)
+    sub.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, help="else that of the extraction")
+    output.add_makers(sub)
+    sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
+    output.add_json(sub)
+    sub.set_defaults(command=repair)
 
 
-def command(root: Path, *, as_json: bool = False) -> int:
+def verify(root: Path, *, recompute: int | None = None, as_json: bool = False, **options: Any) -> int:
     """Read a store whole and print what is wrong with it."""
+    from featstore.rechecking import recheck
     from featstore.store import open_store
 
     begun = time.monotonic()
@@ -36,10 +49,13 @@ def command(root: Path, *, as_json: bool = False) -> int:
 
     store = open_store(root)
     problems = store.verify(progress)
+    checks = [] if recompute is None else recheck(store, recompute, **output.makers_of(options))
+    wrong = [check for check in checks if not check.is_good]
     if as_json:
-        print(json.dumps({"root": str(root), "problems": [p.to_json() for p in problems]}, indent=1))
+        said = {"problems": [p.to_json() for p in problems], "recomputed": [c.to_json() for c in checks]}
+        print(json.dumps({"root": str(root), **said}, indent=1))
     elif problems:
-        print("\n".join(str(problem) for problem in problems))
+        print("\n".join(output.printable(str(problem)) for problem in problems))
     else:
         entries = store.entries()
         n_open = sum(not e.is_complete for e in entries)
@@ -47,10 +63,39 @@ def command(root: Path, *, as_json: bool = False) -> int:
         size = output.size(sum(e.n_bytes for e in entries if e.is_complete))
         whole = output.count(len(entries) - n_open, "matrix is as it was", "matrices are as they were")
         print(f"{whole} written ({size}){more}")
+    for check in checks if not as_json else []:
+        print(output.printable(str(check)))
     if problems:
         print(
-            f"featstore: error: {output.count(len(problems), 'problem', 'problems')} in {root}. Run the command that extracted it "
-            "again with --repair: only damaged rows are computed again.",
+            f"featstore: error: {output.count(len(problems), 'problem', 'problems')} in {root}. `featstore repair {root}` "
+            "computes damaged rows again, and nothing else.",
             file=sys.stderr,
         )
-    return 1 if problems else 0
+    if wrong:
+        matrices = output.count(len(wrong), "matrix was", "matrices were")
+        print(f"featstore: error: {matrices} not confirmed by computing it again", file=sys.stderr)
+    return 1 if problems or wrong else 0
+
+
+def repair(root: Path, *, as_json: bool = False, **options: Any) -> int:
+    """Mend a store and print what was wrong and what is left."""
+    import featstore
+
+    done = featstore.repair(root, **output.makers_of(options))
+    if as_json:
+        said = {"found": [p.to_json() for p in done.found], "remaining": [p.to_json() for p in done.remaining]}
+        print(json.dumps({"root": str(root), **said, "n_changed": done.n_changed}, indent=1))
+    elif not done.found:
+        print("nothing is damaged")
+    else:
+        for problem in done.found:
+            print(output.printable(f"{'left' if problem in done.remaining else 'found'}: {problem}"))
+    if done.n_changed:
+        chunks = output.count(done.n_changed, "chunk has", "chunks have")
+        print(
+            f"featstore: {chunks} other bytes than before: another version, device or batch size rounds otherwise",
+            file=sys.stderr,
+        )
+    for problem in done.remaining:
+        print(f"featstore: error: {output.printable(str(problem))}", file=sys.stderr)
+    return 1 if done.remaining else 0

@@ -124,7 +124,7 @@ def _base(spec: str, data_root: Path | None, download: bool) -> Split:
         from featstore.datasets.parquet import parquet_split
 
         path, _, which = (rest, "", "") if Path(rest).exists() else rest.rpartition(":")
-        return parquet_split(Path(path or rest), name=rest, which=which if path else None)
+        return parquet_split(Path(path or rest), name=rest, which=which or None)
     if kind in known_names():
         return _named(find_record(kind), rest, spec, data_root, download)
     return _of_function(spec)

@@ -20,17 +20,44 @@ if TYPE_CHECKING:
 __all__ = ["cifar10", "cifar100"]
 
 BATCHES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
+PARTS = {"source": (0.0, 0.4), "target": (0.4, 0.8), "val": (0.8, 1.0)}
+"""Batches 1 and 2, 3 and 4, and 5 of train, as shares of it: Royer and Lampert 2020 have them so."""
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar10(wanted: Wanted) -> Split:
     """CIFAR-10, of the python batches, of ``train`` and ``test`` with a folder per class, or of ``train.npz`` and
-    ``test.npz`` (see `arrays.npz_split`)."""
+    ``test.npz`` (see `arrays.npz_split`).
+
+    The parts of train that are made of batches need the batches. ``without_deer`` has the other nine classes, numbered
+    0 to 8 in the same order: those that QuickDraw has, too.
+    """
     folders = ("", "cifar10", "cifar-10-batches-py", "CIFAR-10-images")
-    root = wanted.find(*folders, needs=BATCHES[wanted.which])
+    official = "test" if wanted.which == "test" else "train"
+    root = wanted.find(*folders, needs=BATCHES[official])
     if root is not None:
-        return _of_batches(wanted, root, BATCHES[wanted.which], "labels", CLASSES)
-    return _of_other_forms(wanted, folders)
+        split = _of_batches(wanted, root, BATCHES[official], "labels", CLASSES)
+    elif wanted.which in BATCHES:
+        split = _of_other_forms(wanted, folders)
+    else:
+        raise wanted.missing(BATCHES[official])
+    if wanted.which in PARTS:
+        first, last = (round(share * len(split)) for share in PARTS[wanted.which])
+        split = split.subset(np.arange(first, last), wanted.name)
+    return _without(wanted, split, "deer") if wanted.variant == "without_deer" else split
+
+
+def _without(wanted: Wanted, split: Split, left_out: str) -> Split:
+    """Return a split without one of its classes; the numbers of the classes behind it go down by one."""
+    if split.labels is None or left_out not in split.classes:
+        raise BadInput(
+            f"'{wanted.name}' leaves out the class {left_out}, and the copy of CIFAR-10 names no such class."
+        )
+    k = split.classes.index(left_out)
+    kept = np.flatnonzero(split.labels != k)
+    part = split.subset(kept, wanted.name)
+    labels = split.labels[kept]
+    return wanted.split(part.samples, part.ids, labels - (labels > k), split.classes[:k] + split.classes[k + 1 :])
 
 
 def cifar100(wanted: Wanted) -> Split:
@@ -71,8 +98,9 @@ def _of_batches(wanted: Wanted, folder: Path, batches: tuple[str, ...], key: str
         images.append(found["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels.append(np.asarray(found[key], np.int64))
     pixels = np.ascontiguousarray(np.concatenate(images))
-    ids = np.array([f"{wanted.which}/{i:05d}" for i in range(len(pixels))])
-    samples = ArraySamples(pixels, str(folder / f"{wanted.which} batches"))
+    official = "test" if wanted.which == "test" else "train"
+    ids = np.array([f"{official}/{i:05d}" for i in range(len(pixels))])
+    samples = ArraySamples(pixels, str(folder / f"{official} batches"))
     return wanted.split(samples, ids, np.concatenate(labels), classes)
 
 

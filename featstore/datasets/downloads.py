@@ -59,4 +59,6 @@ def download(record: Record, data_root: Path) -> None:
         raise
     except Exception as error:  # URLError, RuntimeError of a wrong checksum, tarfile's and zipfile's own, OSError
         by_hand = f"{record.layout} {record.source}"
-        raise MissingData(f"{record.title} could not be fetched: {error}. Do it by hand: {by_hand}") from error
+        raise MissingData(
+            f"{record.title} could not be fetched: {str(error).rstrip('.')}. Do it by hand: {by_hand}"
+        ) from error

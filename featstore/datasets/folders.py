@@ -181,7 +181,7 @@ def _list_zip(path: Path) -> tuple[list[str], list[str]]:
             members = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
         raise BadInput(f"{path} is not a zip archive that can be read: {error}.") from error
-    return [inside(m, path) for m in members if _is_image(m)], []
+    return [m for m in [inside(m, path) for m in members] if _is_image(m)], []
 
 
 def _wrapping_folder(members: list[str]) -> str:

@@ -28,8 +28,10 @@ TWELVE = (
         traps=("train has wrong labels on purpose; test was cleaned",),
     ),
     Record(
-        "cifar10", "CIFAR-10", (KORNBLITH, ROYER), {"train": 50_000, "test": 10_000}, 10, "accuracy", _held(0.1),
-        ("train", "test"),
+        "cifar10", "CIFAR-10", (KORNBLITH, ROYER),
+        {"train": 50_000, "test": 10_000, "source": 20_000, "target": 20_000, "val": 10_000}, 10, "accuracy", _held(0.1),
+        ("train", "test", "source", "target", "val"), variants=("all", "without_deer"),
+        variant_of="10 classes, or the 9 that Royer and Lampert use",
         layout="Put there the folder 'cifar-10-batches-py' that torchvision downloads (torchvision.datasets.CIFAR10(root, "
         "download=True)), or 'train' and 'test' with one folder of images per class, or 'train.npz' and 'test.npz'.",
         source="It is cifar-10-python.tar.gz (170 MB) of www.cs.toronto.edu/~kriz/cifar.html.",
@@ -37,6 +39,7 @@ TWELVE = (
         traps=(
             "copies as JPEG are lossy: networks trained on the original lose 8 to 14 points on them",
             "test holds near-duplicates of train",
+            "source, target and val are parts of train (batches 1 and 2, 3 and 4, 5), for Royer 2020; they need the batches",
         ),
     ),
     Record(

@@ -22,6 +22,7 @@ import numpy as np
 from featstore.datasets.folders import IMAGE_SUFFIXES, MAX_MEMBER_BYTES, stat_of
 from featstore.datasets.official import inside, read_lines
 from featstore.errors import BadInput, BadLabels, MissingData, UnreadableImage
+from featstore.progress import bar
 
 if TYPE_CHECKING:
     from featstore.splits import Split
@@ -31,6 +32,8 @@ __all__ = ["ShardSamples", "shard_split"]
 LABELS = ("cls", "npy", "json")
 """Fields that may hold a sample's label: a number as text; 0 and 1 per class; an object with a 'label'."""
 MAX_LABEL_BYTES = 2**20
+SILENT_SHARDS = 8
+"""More than these are listed with a bar: a header takes 50 µs, and a large data set has millions."""
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -120,8 +123,11 @@ def shard_split(pattern: str, *, name: str) -> Split:
     from featstore.splits import Split
 
     shards = _expand(pattern)
-    samples = [sample for number, shard in enumerate(shards) for sample in _scan(shard, number)]
-    samples = [s for s in samples if s.images or s.labels]
+    samples: list[_Sample] = []
+    with bar(len(shards), f"listing {name}", shown=len(shards) > SILENT_SHARDS, unit="shards") as shown:
+        for number, shard in enumerate(shards):
+            samples += _scan(shard, number)
+            shown.update()
     if not samples:
         raise BadInput(f"{pattern} holds no images: no member ends in {', '.join(IMAGE_SUFFIXES)}.")
     chosen = [(s, _image_field(s, shards[s.shard])) for s in samples]

@@ -1,0 +1,72 @@
+"""What every domain shift is made of: a named function of an image and its id, and the numbers in and out of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["DomainShift", "image_of", "plain", "random_for", "values_of"]
+
+
+@dataclass(frozen=True)
+class DomainShift:
+    """A named function of an image.
+
+    Attributes
+    ----------
+    name : str
+    params : mapping
+        Everything that changes what it does: numbers, and digests of what it reads.
+    apply : callable
+        (image, id) -> image of the same size; grey or RGB.
+    arguments : tuple
+        What a user types; None takes the values of `params`.
+    """
+
+    name: str
+    params: Mapping[str, float | str]
+    apply: Callable[[Image.Image, str], Image.Image]
+    arguments: tuple[float | str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        # 2 and 2.0 are the same shift, and must not be two identities
+        numbers = {k: v if isinstance(v, str) else float(v) for k, v in self.params.items()}
+        object.__setattr__(self, "params", numbers)
+
+    def __call__(self, image: Image.Image, sample_id: str) -> Image.Image:
+        return self.apply(image, sample_id)
+
+    def __str__(self) -> str:
+        typed = tuple(self.params.values()) if self.arguments is None else self.arguments
+        return f"{self.name}({','.join(str(v) for v in typed)})"
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Return grey images as they are and all others in RGB: palettes and alpha have no meaningful average."""
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def values_of(image: Image.Image) -> np.ndarray:
+    """Return the grey levels 0 to 255 of an image: (h, w) or (h, w, 3) float64."""
+    return np.asarray(plain(image), dtype=np.float64)
+
+
+def image_of(values: np.ndarray) -> Image.Image:
+    """Return the image of grey levels, rounded and cut off at 0 and 255."""
+    from PIL import Image
+
+    return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
+
+
+def random_for(name: str, seed: float, sample_id: str) -> np.random.Generator:
+    """Return a generator for one image: the same on every machine, whatever the order of the samples."""
+    written = str(int(seed)) if float(seed).is_integer() else repr(float(seed))
+    digest = hashlib.sha256(f"{name}{written}:{sample_id}".encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
