@@ -27,12 +27,15 @@ if TYPE_CHECKING:
         UnknownName,
         UnreadableImage,
     )
+    from featstore.exporting import export
     from featstore.extraction import extract, plan
     from featstore.manifest import ArrayKey, PassKey, differences
     from featstore.matrix import FeatureMatrix
+    from featstore.merging import Merged, merge
     from featstore.poolings import Pooling, channel_axis, mean_pool, pooling
     from featstore.preprocessing import Preprocessing
     from featstore.rechecking import Recheck, recheck
+    from featstore.removing import Collected
     from featstore.repairing import Repair, repair
     from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows
     from featstore.store import Entry, Store, create_store, open_store
@@ -44,11 +47,13 @@ __all__ = [
     "Backbone",
     "BadInput",
     "BadLabels",
+    "Collected",
     "CorruptChunk",
     "Entry",
     "FeatstoreError",
     "FeatureMatrix",
     "IdentityError",
+    "Merged",
     "MissingData",
     "MissingExtra",
     "NotStored",
@@ -70,11 +75,13 @@ __all__ = [
     "channel_axis",
     "create_store",
     "differences",
+    "export",
     "extract",
     "holdout_rows",
     "load_backbone",
     "load_split",
     "mean_pool",
+    "merge",
     "open_store",
     "per_class_rows",
     "plan",
@@ -95,6 +102,9 @@ _HOMES = {
     **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
+    **dict.fromkeys(("Merged", "merge"), "merging"),
+    "Collected": "removing",
+    "export": "exporting",
     **dict.fromkeys(("Recheck", "recheck"), "rechecking"),
     **dict.fromkeys(("Repair", "repair"), "repairing"),
     "FeatureMatrix": "matrix",

@@ -114,12 +114,18 @@ def entries_of(folder: PassFolder, glance: Glance, *, damaged: bool = False) -> 
         If a key or a manifest was edited, and `damaged` is False.
     """
     try:
-        key, names = glance.key(folder), folder.names()
+        key = glance.key(folder)
     except FeatstoreError as error:
         if not damaged:
             raise
         yield _unreadable_pass(folder, error, glance)
         return
+    try:
+        names = folder.names()
+    except FeatstoreError:
+        if not damaged:
+            raise
+        names = (UNKNOWN,)  # what people called it is no part of its identity: the features are good
     found: list[tuple[ArrayKey | None, dict[str, Any]]] = []
     order: list[str] = []
     for array_id in folder.array_ids():

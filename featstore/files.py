@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from featstore.errors import StoreWrite
 
-__all__ = ["atomic_write", "flush_folder", "remove_partials", "write_errors"]
+__all__ = ["atomic_write", "flush_folder", "remove_partials", "whole_file", "write_errors"]
 
 PARTIAL = ".partial"
 flush_file = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
@@ -81,6 +82,21 @@ def atomic_write(path: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], *, 
         return
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write to; `path` is it when the block ends, and what it was before if the block fails."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    try:
+        with aside.open("xb") as file:
+            yield file
+            file.flush()
+            flush_file(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
 def _write_aside(aside: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], durable: bool) -> None:
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
@@ -112,4 +128,7 @@ def flush_folder(folder: Path) -> None:
 def remove_partials(folder: Path) -> None:
     """Delete what killed writers left in `folder`; a writer that is alive writes once more."""
     for path in folder.glob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # a matrix that was being removed
+        else:
+            path.unlink(missing_ok=True)

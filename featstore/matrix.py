@@ -220,6 +220,15 @@ class FeatureMatrix:
             raise BadInput(f"a block of {rows} rows holds nothing; ask for at least 1.")
         return self._blocks(0, len(self), rows or self._default_rows())
 
+    def raw_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (slice, block) over all rows as their bytes are stored: those of bfloat16 as uint16."""
+        rows = self._default_rows()
+        out = np.empty((min(rows, len(self)), *self.shape[1:]), self.array.dtype)
+        for start in range(0, len(self), rows):
+            block = out[: min(rows, len(self) - start)]
+            self._read(block, start, None)
+            yield slice(start, start + len(block)), block
+
     def numpy(self, dtype: Any = None) -> np.ndarray:
         """Return all rows in memory, as stored or as `dtype`."""
         out = np.empty(self.shape, self.dtype if dtype is None else dtype)

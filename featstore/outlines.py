@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ancestors", "is_classifier_layer", "is_idle", "is_norm", "n_weights", "outline_of_graph", "tree_facts"]
 
+ATTENTION = ("softmax", "scaled_dot_product_attention")
+"""Names of the functions that make linear layers into attention."""
+
 
 def outline_of_graph(module: nn.Module, traced: Traced, example: torch.Tensor) -> Outline:
     """Return the outline of a traced network; runs it once on `example` to measure shapes."""
@@ -131,6 +134,8 @@ def _head(module: nn.Module, traced: Traced, cuts: dict[int, tuple[int, ...]]) -
     after = [m for i, m in modules.items() if i > entry]
     if not all(is_classifier_layer(m) for m in after if n_weights(m)) or any(is_norm(m) for m in after):
         return final, False
+    if _attends(traced, str(traced.nodes[weighted[-1]].target).rpartition(".")[0]):
+        return final, False  # the last layer of a pooling by attention (CLIP's ResNets) is no classifier
     while len(before) > 1:
         between = [traced.nodes[i] for i in range(before[-2] + 1, entry + 1) if traced.varying[i]]
         if not all(n.op == "call_module" and is_idle(traced.owned[str(n.target)]) for n in between):
@@ -138,3 +143,9 @@ def _head(module: nn.Module, traced: Traced, cuts: dict[int, tuple[int, ...]]) -
         before.pop()
         entry = before[-1]
     return entry, True
+
+
+def _attends(traced: Traced, path: str) -> bool:
+    """Return whether there is attention in a module, or in one inside it."""
+    inside = [n for n, p in zip(traced.nodes, traced.paths, strict=True) if path and f"{p}.".startswith(f"{path}.")]
+    return any(getattr(node.target, "__name__", node.target) in ATTENTION for node in inside)

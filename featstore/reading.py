@@ -20,6 +20,7 @@ import numpy as np
 from featstore import chunks
 from featstore.chunks import BadChunk, Grid
 from featstore.errors import BadInput, CorruptChunk
+from featstore.holding import Hold
 from featstore.manifest import ArrayKey
 
 __all__ = ["StoredArray", "in_threads"]
@@ -91,6 +92,8 @@ class StoredArray:
         Chunk number to the (inode, mtime) under which it was found good. Shared by all who read through one `Store`.
     maps : Maps
         Checked files that `take` keeps mapped to memory; shared likewise.
+    hold : Hold or None
+        Keeps the array from being removed while it is open.
     """
 
     folder: Path
@@ -101,6 +104,7 @@ class StoredArray:
     label: str
     checked: dict[int, Stamp] = field(default_factory=dict, repr=False)
     maps: Maps = field(default_factory=lambda: Maps(), repr=False)
+    hold: Hold | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "checked": {}}  # another process checks for itself

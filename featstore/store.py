@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from featstore.digests import DigestCache
 from featstore.entries import Entry, Glance, entries_of
-from featstore.errors import BadInput, IdentityError, NotStored, StoreFormat
+from featstore.errors import BadInput, FeatstoreError, IdentityError, NotStored, StoreFormat
 from featstore.files import PARTIAL, write_errors
 from featstore.finding import Finder, folders_in, passes_in
+from featstore.holding import Hold
 from featstore.manifest import ArrayKey, PassKey
 from featstore.matrix import FeatureMatrix
 from featstore.passes import DATA, PLAIN_FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
@@ -22,6 +24,7 @@ from featstore.reading import Maps, Stamp, StoredArray
 from featstore.splits import Split, checked_labels
 
 if TYPE_CHECKING:
+    from featstore.removing import Collected
     from featstore.verifying import Problem
     from featstore.writing import Session
 
@@ -105,6 +108,7 @@ class Store:
         self._samples: dict[str, PassSamples] = {}
         self._checked: dict[str, dict[int, Stamp]] = {}
         self._maps = Maps()
+        self._held: WeakValueDictionary[str, Hold] = WeakValueDictionary()
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -304,6 +308,37 @@ class Store:
 
         return verify(self, progress)
 
+    def remove(self, entries: Sequence[Entry]) -> Collected:
+        """Remove matrices: all of them, or none where one is in use.
+
+        In use is what another process is writing, and what a process, this one included, has opened and still refers to.
+
+        Parameters
+        ----------
+        entries : sequence of Entry
+            Some of `entries`, complete, begun or damaged.
+
+        Raises
+        ------
+        StoreBusy
+            If one is in use; names it.
+        """
+        from featstore.removing import remove
+
+        return remove(self, entries)
+
+    def collect_garbage(self, *, incomplete: bool = False) -> Collected:
+        """Remove what nothing refers to: files of writers that were killed, and descriptions of passes without a matrix.
+
+        Parameters
+        ----------
+        incomplete : bool
+            Also matrices whose extraction was interrupted, with the rows that they have. What is being written stays.
+        """
+        from featstore.removing import collect_garbage
+
+        return collect_garbage(self, incomplete=incomplete)
+
     def refuse_if_remote(self, done: str) -> None:
         """Raise `StoreWrite` where the store lies behind a URL: such stores are only read."""
 
@@ -313,9 +348,19 @@ class Store:
         """Return the reader of a committed array; what one reader of this Store has checked, the others rely on."""
         glance = glance or Glance()
         manifest, key = glance.manifest(folder, array_id), glance.key(folder)
-        label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*folder.names(), 'an unnamed split')[0]}'"
-        data, checked = folder.array_path(array_id) / DATA, self._checked.setdefault(array_id, {})
-        return StoredArray(data, manifest.array, manifest.grid, manifest.crcs, self.root, label, checked, self._maps)
+        names: tuple[str, ...] = ()
+        with suppress(FeatstoreError):
+            names = folder.names()
+        label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*names, 'an unnamed split')[0]}'"
+        path, checked = folder.array_path(array_id), self._checked.setdefault(array_id, {})
+        hold = self._held.get(array_id)
+        if hold is None:
+            hold = self._held[array_id] = Hold(path)
+        if not folder.is_complete(array_id):
+            raise NotStored(f"{label} was removed from {self.root} just now.")
+        return StoredArray(
+            path / DATA, manifest.array, manifest.grid, manifest.crcs, self.root, label, checked, self._maps, hold
+        )
 
     def _finder(self, split: str | Split) -> Finder:
         return Finder(self.root, split, self.digest_cache, self._samples)

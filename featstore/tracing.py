@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-__all__ = ["NotTraceable", "Traced", "mutates_input", "part", "trace"]
+__all__ = ["NotTraceable", "Traced", "cuts_of", "mutates_input", "part", "trace"]
 
 PREFIX = "net"
 """Attribute under which the traced network hangs while it is traced; see `_one_input`."""
@@ -117,7 +117,7 @@ def trace(module: nn.Module) -> Traced:
     varying = _varying(nodes)
     owned = {str(n.target): _owned(wrapper, str(n.target)) for n in nodes if n.op in ("call_module", "get_attr")}
     paths = tuple(_path(node) for node in nodes)
-    return Traced(graph, tuple(nodes), paths, varying, _cuts(nodes, varying, output), result, owned)
+    return Traced(graph, tuple(nodes), paths, varying, cuts_of(nodes, varying, output), result, owned)
 
 
 def _one_input(module: nn.Module) -> nn.Module:
@@ -214,7 +214,8 @@ def _varying(nodes: list[fx.Node]) -> tuple[bool, ...]:
     return tuple(known[node] for node in nodes)
 
 
-def _cuts(nodes: list[fx.Node], varying: tuple[bool, ...], output: fx.Node) -> dict[int, fx.Node]:
+def cuts_of(nodes: Sequence[fx.Node], varying: Sequence[bool], output: fx.Node) -> dict[int, fx.Node]:
+    """Return where one single tensor is all that later nodes need; see `Traced.cuts`."""
     where = {node: i for i, node in enumerate(nodes)}
     where[output] = len(nodes)
     last_use = [max((where[u] for u in node.users), default=-1) for node in nodes]

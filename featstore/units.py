@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from featstore.errors import BadInput, UnknownName
-from featstore.grouping import HEAD, Boundary, choose_units
+from featstore.grouping import HEAD, Boundary, Outline, choose_units
 from featstore.tracing import NotTraceable, Traced, mutates_input, part, trace
 
 if TYPE_CHECKING:
@@ -115,7 +115,13 @@ class Chain(ABC):
 
 
 class GraphChain(Chain):
-    """A chain whose units are parts of the network's graph."""
+    """A chain whose units are parts of the network's graph.
+
+    Parameters
+    ----------
+    size : tuple of int or None
+        (c, h, w) of the only input that the units can be used for; None where they do not depend on it.
+    """
 
     def __init__(
         self,
@@ -123,9 +129,11 @@ class GraphChain(Chain):
         units: Mapping[str, nn.Module],
         shapes: Mapping[str, tuple[int, ...]],
         architecture: tuple[str, ...],
+        size: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(module, shapes, _owned_tensors(module, units), architecture)
         self._units = dict(units)
+        self._size = size
         self._writes_input = {name: mutates_input(unit) for name, unit in self._units.items()}
 
     def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
@@ -133,6 +141,7 @@ class GraphChain(Chain):
         stop = len(self.names) - 1 if last is None else self.index(last)
         if stop < start:
             raise BadInput(f"unit '{last}' comes before '{first}': units run in the order {', '.join(self.names)}.")
+        self._check_size(x, start)
         for name in self.names[start : stop + 1]:
             if name == self.names[start] and self._writes_input[name]:
                 x = x.clone()  # an in-place activation may come first, and the caller's tensor is not ours to write to
@@ -141,6 +150,7 @@ class GraphChain(Chain):
 
     def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
         last = max(self.index(name) for name in units)
+        self._check_size(x, 0)
         for name in self.names[: last + 1]:
             x = self._units[name](x)
             if name in units:
@@ -149,6 +159,17 @@ class GraphChain(Chain):
     def unit(self, name: str) -> nn.Module:
         self.index(name)
         return self._units[name]
+
+    def _check_size(self, x: torch.Tensor, start: int) -> None:
+        if self._size is None:
+            return
+        expected = self.shapes[self.names[start - 1]] if start else self._size
+        if tuple(x.shape[1:]) != expected:
+            raise BadInput(
+                f"the units of {type(self.module).__name__} were cut for an input of {' × '.join(map(str, self._size))}, since all "
+                f"of them need its size; unit '{self.names[start]}' takes {' × '.join(map(str, expected))} and got "
+                f"{' × '.join(map(str, x.shape[1:]))}. Load the network with the preprocessing that gives that size."
+            )
 
     def to(self, device: torch.device | str) -> None:
         super().to(device)
@@ -202,9 +223,8 @@ def cut(module: nn.Module, example: torch.Tensor, *, fine: bool = False) -> Chai
 
 def _cut_graph(module: nn.Module, traced: Traced, example: torch.Tensor, fine: bool) -> Chain:
     from featstore.fingerprint import graph_lines
-    from featstore.outlines import outline_of_graph
 
-    outline = outline_of_graph(module, traced, example)
+    traced, outline, is_sized = _outlined(module, traced, example)
     boundaries = choose_units(outline, fine=fine)
     if outline.has_head:
         boundaries.append(Boundary(HEAD, len(traced.nodes) - 1))
@@ -217,7 +237,23 @@ def _cut_graph(module: nn.Module, traced: Traced, example: torch.Tensor, fine: b
         units[boundary.name] = part(traced, start, stop, source, result).eval()
         start, source = stop, result
     shapes = {b.name: outline.cuts.get(b.position, outline.cuts[max(outline.cuts)])[1:] for b in boundaries}
-    return GraphChain(module, units, shapes, tuple(graph_lines(traced, _digest_tensor)))
+    size = tuple(example.shape[1:]) if is_sized else None
+    return GraphChain(module, units, shapes, tuple(graph_lines(traced, _digest_tensor)), size)
+
+
+def _outlined(module: nn.Module, traced: Traced, example: torch.Tensor) -> tuple[Traced, Outline, bool]:
+    """Return the graph to be cut, its outline, and whether the size of `example` was written into it; see `extents`."""
+    from featstore.extents import fold_extents, without_extents
+    from featstore.outlines import outline_of_graph
+
+    outline = outline_of_graph(module, traced, example)
+    sized = without_extents(traced)
+    if sized is not None:
+        other = outline_of_graph(module, sized, example)
+        if len(choose_units(other, fine=True)) > len(choose_units(outline, fine=True)):
+            fold_extents(traced, example)
+            return sized, other, True
+    return traced, outline, False
 
 
 def _owned_tensors(module: nn.Module, units: Mapping[str, nn.Module]) -> dict[str, tuple[str, ...]]:

@@ -82,6 +82,7 @@ def _of_pass(store: Store, folder: PassFolder) -> Iterator[Problem]:
     try:
         n = folder.key().n
         folder.samples()
+        folder.names()
         for name in folder.target_names():
             targets = folder.targets(name)
             if targets is not None and len(targets.labels) != n:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +29,10 @@ from featstore.reading import StoredArray, in_threads
 from featstore.staging import Block, Staged, reopen_damaged, stage
 
 if TYPE_CHECKING:
+    from featstore.digests import SplitDigest
     from featstore.splits import Split
 
-__all__ = ["Block", "Session", "open_session"]
+__all__ = ["Block", "Described", "Session", "open_described", "open_session"]
 
 
 class Session:
@@ -224,6 +227,27 @@ class Session:
             flush_folder(folder)
 
 
+@dataclass(frozen=True, eq=False)
+class Described:
+    """What is written beside the arrays of a pass.
+
+    Attributes
+    ----------
+    samples : SplitDigest
+    names : tuple of str
+        Of the split.
+    targets : mapping
+        Name -> labels; None for none.
+    replaces : bool
+        Whether these labels take the place of others that are there.
+    """
+
+    samples: SplitDigest
+    names: tuple[str, ...]
+    targets: Mapping[str, Targets | None]
+    replaces: bool = True
+
+
 @contextmanager
 def open_session(
     folder: PassFolder,
@@ -240,11 +264,28 @@ def open_session(
         raise IdentityError(
             f"the samples of split '{split.name}' are not those that the pass {key.digest} was planned for."
         )
+    labels = None if split.labels is None else Targets(split.labels, split.classes)
+    described = Described(samples, (split.name,), {"labels": labels})
+    with open_described(folder, key, described, provenance, timeout=timeout, durable=durable) as session:
+        yield session
+
+
+@contextmanager
+def open_described(
+    folder: PassFolder,
+    key: PassKey,
+    described: Described,
+    provenance: Mapping[str, Any],
+    *,
+    timeout: float | None = None,
+    durable: bool = True,
+) -> Iterator[Session]:
+    """Become the one writer of a pass whose samples are known by their digests."""
     with write_errors(folder.root):
         folder.path.mkdir(exist_ok=True)
     with locked(folder, timeout):
         with write_errors(folder.root):
-            _describe(folder, key, split)
+            _describe(folder, key, described)
         session = Session(folder, key, provenance, durable=durable)
         try:
             yield session
@@ -252,31 +293,33 @@ def open_session(
             session.close()
 
 
-def _describe(folder: PassFolder, key: PassKey, split: Split) -> None:
-    """Write what the pass is, unless that is there and whole; add the split's name; put its labels beside.
+def _describe(folder: PassFolder, key: PassKey, described: Described) -> None:
+    """Write what the pass is, unless that is there and whole; add the split's names; put its labels beside.
 
-    All of it follows from `key`, whose digest the folder is named by, and from `split`, whose digests are in the key, so
+    All of it follows from `key`, whose digest the folder is named by, and from the samples, whose digests are in the key, so
     that what was damaged comes back; other labels and other names of the split do not.
     """
     for place in (folder.root, folder.root / "cache", folder.path, folder.path / "targets"):
         remove_partials(place)
-    described = folder.path / "key.json"
-    if not described.exists() or _damaged(lambda: read_json(described)):
-        write_json(described, {"format": PLAIN_FORMAT, "pass": key.to_json()})
+    path = folder.path / "key.json"
+    if not path.exists() or _damaged(lambda: read_json(path)):
+        write_json(path, {"format": PLAIN_FORMAT, "pass": key.to_json()})
     folder.key()  # one that was edited is refused: nobody knows what else was
     if _damaged(folder.samples):
-        folder.write_samples(split.digest())
+        folder.write_samples(described.samples)
     names: set[str] = set() if _damaged(folder.names) else set(folder.names())
-    if split.name not in names:
-        write_json(folder.path / "split.json", {"names": sorted({*names, split.name})})
-    if split.labels is not None:
-        known = None if _damaged(lambda: folder.targets("labels")) else folder.targets("labels")
-        targets = Targets(split.labels, split.classes)
+    if not names.issuperset(described.names):
+        names.update(described.names)
+        write_json(folder.path / "split.json", {"names": sorted(names)})
+    for name, targets in described.targets.items():
+        known = None if _damaged(partial(folder.targets, name)) else folder.targets(name)
+        if targets is None or (known is not None and not described.replaces):
+            continue
         if known is None or known.classes != targets.classes or not np.array_equal(known.labels, targets.labels):
-            folder.write_targets("labels", targets)
+            folder.write_targets(name, targets)
             if known is not None:
-                same = ", ".join(f"'{name}'" for name in sorted(names | {split.name}))
-                say(f"the labels of '{split.name}' replace those that were stored for the same images ({same})")
+                same = ", ".join(f"'{one}'" for one in sorted(names))
+                say(f"the labels of '{described.names[0]}' replace those that were stored for the same images ({same})")
 
 
 def _damaged(read: Callable[[], object]) -> bool:

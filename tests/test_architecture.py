@@ -116,6 +116,7 @@ LANGUAGE = {"numpy", "torch"}
 """What the project is written in; every other library has one file per package that knows it."""
 
 SEVERAL_FILES = {
+    "pyarrow": "it is the format: reading data sets in parquet and writing features to it have nothing in common",
     "PIL": "an image is decoded, shifted and prepared in three places, and PIL's image is what passes between them",
     "array_api_compat": "it is the standard that probe's arrays speak, not a library behind one door",
     "pandas": "its tables are what probe returns, so that whoever shows them speaks it",

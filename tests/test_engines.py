@@ -410,7 +410,7 @@ def test_the_loss_must_be_one_that_the_library_has() -> None:
     from probe.labels import Loss
 
     labels = encode(y, len(y)).against_rest(Loss.SQUARED_HINGE)
-    with pytest.raises(probe.BadInput, match="the loss is squared hinge"):
+    with pytest.raises(probe.BadInput, match="the loss is squared_hinge"):
         backends.solver_for("sklearn", X, labels, True, 1e-6, 100)
 
 

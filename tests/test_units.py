@@ -116,16 +116,21 @@ def _no_gradients() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def check_chain(chain: Chain, x: torch.Tensor) -> None:
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
+
+def check_chain(chain: Chain, x: torch.Tensor, *, has_head: bool = True, unused: tuple[str, ...] = AUXILIARY) -> None:
     """Check that a chain is its network: bit for bit, in parts as whole, with all its tensors, and shapes as declared."""
     expected = chain.module(x)
     assert chain.reason is None
-    assert chain.names[-2:] == ("penultimate", "head")
+    assert chain.names[-1 - has_head :] == (("penultimate", "head") if has_head else ("penultimate",))
 
     seen: dict[str, torch.Tensor] = {}
     chain.visit(x.clone(), chain.names, lambda unit, y: seen.update({unit: y.clone()}))
     assert tuple(seen) == chain.names
-    assert torch.equal(seen["head"], expected), "the composition of all units must equal the network bit for bit"
+    assert torch.equal(seen[chain.names[-1]], expected), (
+        "the composition of all units must equal the network bit for bit"
+    )
     for unit, output in seen.items():
         assert tuple(output.shape[1:]) == chain.shapes[unit], f"declared shape of {unit}"
 
@@ -138,16 +143,15 @@ def check_chain(chain: Chain, x: torch.Tensor) -> None:
     middle = chain.names[len(chain.names) // 2]
     after = chain.names[len(chain.names) // 2 + 1]
     assert torch.equal(chain.run(chain.run(x, None, middle), after), expected)
-    check_tensors(chain)
+    check_tensors(chain, unused)
 
 
-def check_tensors(chain: Chain) -> None:
+def check_tensors(chain: Chain, unused: tuple[str, ...]) -> None:
     """Check that every parameter and buffer belongs to one unit, which shares it under the network's name."""
     owned = [tensor for unit in chain.names for tensor in chain.tensors[unit]]
     assert len(owned) == len(set(owned))
     assert set(owned) | set(chain.unused) == set(live_tensors(chain.module))
-    auxiliary = ("aux1.", "aux2.", "AuxLogits.")
-    assert all(tensor.startswith(auxiliary) for tensor in chain.unused), "only auxiliary classifiers are never run"
+    assert all(tensor.startswith(unused) for tensor in chain.unused), "only auxiliary classifiers are never run"
     network = live_tensors(chain.module)
     for unit in chain.names:
         shared = {n: t for n, t in live_tensors(chain.unit(unit)).items() if n in chain.tensors[unit]}

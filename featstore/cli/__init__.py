@@ -1,4 +1,4 @@
-"""The ``featstore`` command: extract | ls | info | verify | datasets | check.
+"""The ``featstore`` command: extract | ls | info | verify | repair | rm | gc | merge | export | datasets | check.
 
 Each is one library call; results go to stdout, progress to stderr. Options that are not given are not passed on, so
 that their defaults are those of the library.
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from featstore.cli import check, datasets, extract, listing, verify
+from featstore.cli import changing, check, datasets, extract, listing, verify
 from featstore.errors import FeatstoreError
 
 __all__ = ["main"]
@@ -45,6 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="featstore", description="Extract the features of a network once, and keep them."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (extract, listing, verify, datasets, check):
+    for group in (extract, listing, verify, changing, datasets, check):
         group.add(commands)
     return parser

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featstore.cli import output
@@ -28,13 +27,13 @@ def add(commands: Any) -> None:
         sub.set_defaults(command=command)
 
 
-def list_entries(root: Path, *, backbone: str | None = None, split: str | None = None, as_json: bool = False) -> int:
+def list_entries(root: str, *, backbone: str | None = None, split: str | None = None, as_json: bool = False) -> int:
     """Print the matrices of a store."""
     output.print_entries(output.chosen(root, backbone, split), as_json)
     return 0
 
 
-def show_info(root: Path, *, backbone: str | None = None, split: str | None = None, as_json: bool = False) -> int:
+def show_info(root: str, *, backbone: str | None = None, split: str | None = None, as_json: bool = False) -> int:
     """Print what identifies each pass of a store, and what it holds."""
     from featstore.store import open_store
 

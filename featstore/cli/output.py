@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_store(sub: argparse.ArgumentParser) -> None:
     """Add the argument that names a store."""
-    sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store")
+    sub.add_argument("root", metavar="STORE", help="folder of the store, or its URL")
 
 
 def add_json(sub: argparse.ArgumentParser) -> None:
@@ -53,7 +52,22 @@ def makers_of(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "backbones": backbones, "splits": splits}
 
 
-def chosen(root: Path, backbone: str | None, split: str | None) -> list[Entry]:
+def fitting(root: str, choice: dict[str, str | None]) -> list[Entry]:
+    """Return the entries that fit a choice of names; one that nothing has is an error that knows the nearest."""
+    from featstore.errors import UnknownName
+
+    found = chosen(root, choice["backbone"], choice["split"])
+    for what in ("unit", "pool", "dtype"):
+        name = choice[what]
+        if name is not None:
+            known = dict.fromkeys(getattr(e, what) for e in found)
+            if name not in known:
+                raise UnknownName(f"{what} in {root}", name, known)
+            found = [e for e in found if getattr(e, what) == name]
+    return found
+
+
+def chosen(root: str, backbone: str | None, split: str | None) -> list[Entry]:
     """Return the entries of a store, of one backbone or split if asked; an unknown name is an error that knows the nearest."""
     from featstore.errors import UnknownName
     from featstore.store import open_store

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from featstore.cli import output
@@ -32,7 +31,7 @@ def add(commands: Any) -> None:
     sub.set_defaults(command=repair)
 
 
-def verify(root: Path, *, recompute: int | None = None, as_json: bool = False, **options: Any) -> int:
+def verify(root: str, *, recompute: int | None = None, as_json: bool = False, **options: Any) -> int:
     """Read a store whole and print what is wrong with it."""
     from featstore.rechecking import recheck
     from featstore.store import open_store
@@ -77,7 +76,7 @@ def verify(root: Path, *, recompute: int | None = None, as_json: bool = False, *
     return 1 if problems or wrong else 0
 
 
-def repair(root: Path, *, as_json: bool = False, **options: Any) -> int:
+def repair(root: str, *, as_json: bool = False, **options: Any) -> int:
     """Mend a store and print what was wrong and what is left."""
     import featstore
 
