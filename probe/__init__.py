@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probe import conventions, metrics, plots
+    from probe.batch import fit_paths
     from probe.comparison import Comparison, compare
     from probe.errors import (
         BadInput,
@@ -68,6 +69,7 @@ _HOME = {
     "conventions": "",
     "fit": "path",
     "fit_path": "path",
+    "fit_paths": "batch",
     "fit_ridge": "ridge",
     "fit_svm": "svm",
     "l2_normalized": "svm",
@@ -116,6 +118,7 @@ __all__ = [
     "conventions",
     "fit",
     "fit_path",
+    "fit_paths",
     "fit_ridge",
     "fit_svm",
     "l2_normalized",

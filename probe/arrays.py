@@ -34,6 +34,10 @@ def namespace(x: Array) -> ModuleType:
     """
     import array_api_compat
 
+    if isinstance(x, np.ndarray):  # asked some hundred thousand times per path
+        import array_api_compat.numpy as xp
+
+        return xp
     found: ModuleType = array_api_compat.array_namespace(x)
     return found
 
@@ -88,8 +92,10 @@ def like(x: Array, value: Any, dtype: Any = None) -> Array:
     -------
     array
     """
-    xp = namespace(x)
-    return xp.asarray(np.asarray(value), dtype=x.dtype if dtype is None else dtype, device=device_of(x))
+    dtype = x.dtype if dtype is None else dtype
+    if isinstance(x, np.ndarray):
+        return np.asarray(value, dtype=dtype)
+    return namespace(x).asarray(np.asarray(value), dtype=dtype, device=device_of(x))
 
 
 def to_library(X: Array, library: str) -> Array:
@@ -272,7 +278,7 @@ def spd_inverse(B: Array) -> Array:
 
 
 def spd_solver(B: Array) -> Callable[[Array], Array]:
-    """A function that solves ``B x = v`` for a symmetric positive definite matrix and one vector at a time.
+    """A function that solves ``B x = v`` for a symmetric positive definite matrix.
 
     On a CPU two triangular solves: the inverse would take three times as long to make, and serves a dozen times. On an
     accelerator the inverse, as a product with it is what runs well there.
@@ -285,16 +291,24 @@ def spd_solver(B: Array) -> Callable[[Array], Array]:
     Returns
     -------
     callable
-        (m,) → (m,), float64.
+        (m, q) → (m, q), float64.
     """
     if isinstance(B, np.ndarray):
-        from scipy.linalg.blas import dtrsv
+        from scipy.linalg.blas import dtrsm, dtrsv
         from scipy.linalg.lapack import dpotrf
 
         diagonal = B.diagonal().copy()
         upper, info = dpotrf(B.T, lower=0, overwrite_a=1, clean=0)  # the transpose of a C matrix is LAPACK's own order
         if info == 0:
-            return lambda v: dtrsv(upper, dtrsv(upper, v, trans=1), overwrite_x=1)
+
+            def solve(v: np.ndarray) -> np.ndarray:
+                if v.shape[1] == 1:
+                    one: np.ndarray = dtrsv(upper, dtrsv(upper, v[:, 0], trans=1), overwrite_x=1)[:, None]
+                    return one
+                several: np.ndarray = dtrsm(1.0, upper, dtrsm(1.0, upper, v, trans_a=1), overwrite_b=1)
+                return several
+
+            return solve
         below = np.tril(upper, -1)  # LAPACK has left this triangle as it was
         B = below + below.T + np.diag(diagonal)
     inverse = spd_inverse(B)

@@ -10,6 +10,7 @@ import numpy as np
 
 from probe.arrays import Array, like, namespace, require_finite, to_library, to_numpy
 from probe.certificate import Certificate, certify, meets, zero_gradient
+from probe.design import Whole
 from probe.engines import Aim, Answer, Fitter, Problem, cuml_part, cuml_walk, fit_sklearn
 from probe.errors import BadInput
 from probe.labels import Labels, Loss
@@ -32,8 +33,8 @@ class Solver(Protocol):
     def n_done(self) -> int:
         """How many penalties are solved."""
 
-    def step(self, l2: float) -> None:
-        """Solve the next penalty, from strong to weak."""
+    def walk(self, l2: np.ndarray) -> None:
+        """Solve penalties, from strong to weak: λ falling, (b,)."""
 
     def finish(self, repair: bool = True) -> Solution:
         """Certify what is solved."""
@@ -118,7 +119,7 @@ def solver_for(backend: str, X: Array, labels: Labels, fit_intercept: bool, tol:
         For a loss that the library's solver does not have.
     """
     if backend not in ("cuml", "sklearn"):
-        return PathSolver(X, labels, fit_intercept, tol, max_iter)
+        return PathSolver(Whole(X, fit_intercept), labels, fit_intercept, tol, max_iter)
     if labels.kind is not Loss.LOGISTIC:
         raise BadInput(f"backend={backend!r} is for logistic regression, but the loss is {labels.kind}; leave it out.")
     lanes = range(len(labels.codes))
@@ -187,6 +188,11 @@ class ForeignSolver:
     def n_done(self) -> int:
         """How many penalties are solved."""
         return len(self._done)
+
+    def walk(self, l2: np.ndarray) -> None:
+        """Solve penalties, from strong to weak: λ falling, (b,)."""
+        for value in l2:
+            self.step(float(value))
 
     def step(self, l2: float) -> None:
         """Solve the next penalty, from where the last one ended, until its certificate meets the tolerance."""

@@ -16,6 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from probe.path import Path
 
 
@@ -50,6 +52,8 @@ class Interrupted(KeyboardInterrupt):
     message : str
     path : Path
         The fits that were finished, at the values of C that were asked for, in that order.
+    paths : sequence of (Path or None), optional
+        Of `probe.fit_paths`: what is finished of every problem.
 
     Examples
     --------
@@ -62,9 +66,10 @@ class Interrupted(KeyboardInterrupt):
     2
     """
 
-    def __init__(self, message: str, path: Path) -> None:
+    def __init__(self, message: str, path: Path, paths: Sequence[Path | None] | None = None) -> None:
         super().__init__(message)
         self.path = path
+        self.paths = (path,) if paths is None else tuple(paths)
 
 
 class NotConverged(UserWarning):

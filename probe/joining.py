@@ -42,7 +42,7 @@ def joined(a: Path, b: Path) -> Path:
             changed[name] = one + other
         else:
             changed[name] = namespace(one).concat([one, other], axis=0)
-    return replace(a, seconds=a.seconds + b.seconds, **changed)
+    return replace(a, seconds=a.seconds + b.seconds, reads=a.reads + b.reads, **changed)
 
 
 def reordered(path: Path, order: np.ndarray) -> Path:
@@ -69,7 +69,7 @@ def reordered(path: Path, order: np.ndarray) -> Path:
 
 def _per_fit(path: Path) -> list[str]:
     """Fields with one entry per fit."""
-    return [f.name for f in fields(path) if f.name not in {"classes", "seconds", "task", "loss"}]
+    return [f.name for f in fields(path) if f.name not in {"classes", "seconds", "reads", "task", "loss"}]
 
 
 def rows_of(A: Array, rows: np.ndarray) -> Array:

@@ -48,7 +48,8 @@ class Labels:
         loss that takes each against the rest, which have one lane per class.
     classes : numpy.ndarray of shape (k,)
         Sorted labels; for multi-label data 0 … k - 1.
-    weights : numpy.ndarray of shape (n,), float64, or None
+    weights : numpy.ndarray of shape (n,) or (L, n), float64, or None
+        (L, n) where lanes have weights of their own.
     kind : Loss
     """
 
@@ -62,6 +63,11 @@ class Labels:
     def n_rows_of_coef(self) -> int:
         """Rows of the coefficients: 1 for binary, else the number of classes or labels."""
         return 1 if self.task is Task.BINARY else len(self.classes)
+
+    @property
+    def n_lanes(self) -> int:
+        """Problems that advance together."""
+        return len(self.codes)
 
     @property
     def k(self) -> int:
@@ -81,7 +87,7 @@ class Labels:
 
     def loss(self, example: Array, dtype: Any) -> BatchedLoss:
         """The loss of these labels, on the device of `example`, in `dtype`."""
-        weights = None if self.weights is None else like(example, self.weights[None, None, :], dtype)
+        weights = None if self.weights is None else like(example, np.atleast_2d(self.weights)[:, None, :], dtype)
         if self._is_softmax:
             hot = self.codes[:, None, :] == np.arange(len(self.classes))[None, :, None]
             return Softmax(like(example, hot, dtype), weights)

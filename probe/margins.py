@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from probe.arrays import Array, namespace, to_numpy
-from probe.objective import Curvature, counts_of, lanes_of, own, piece, pieces
+from probe.objective import Bend, Curvature, columns_of, counts_of, lanes_of, own, piece, pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +59,21 @@ class MarginLoss(ABC):
     @property
     def n_lanes(self) -> int:
         """L, or 1 where one label set serves all lanes."""
-        return int(self.sign.shape[0])
+        return (
+            int(self.sign.shape[0])
+            if self.weights is None
+            else max(int(self.sign.shape[0]), int(self.weights.shape[0]))
+        )
 
     def take(self, lanes: np.ndarray) -> MarginLoss:
         """The same loss for some of the lanes."""
         weights = None if self.weights is None else lanes_of(self.weights, lanes)
         return replace(self, sign=lanes_of(self.sign, lanes), weights=weights)
+
+    def part(self, lane: int, n: int) -> MarginLoss:
+        """One lane, and its first n rows."""
+        one = self.take(np.array([lane]))
+        return replace(one, sign=one.sign[..., :n], weights=None if one.weights is None else one.weights[..., :n])
 
     def counts(self) -> np.ndarray:
         """Weight of the first and of the second class, shape (1 or L, 2), float64."""
@@ -95,6 +104,14 @@ class MarginLoss(ABC):
             loss[lane] += to_numpy(xp.sum(value, axis=(1, 2)))
             R[lane, :, part] = r
         return loss, R
+
+    def row_curvature(self, R: Array) -> np.ndarray:
+        """Second derivative of every row, (L, n), on the host."""
+        return to_numpy(self._second(R, self.weights))[:, 0, :]
+
+    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
+        """Second derivatives at the point whose derivative is R (L, 1, n), of some rows."""
+        return Bend(columns_of(self._second(R, self.weights), rows), None)
 
     def curvature(self, R: Array, lane: int) -> Curvature:
         """Curvature of one lane at the point whose derivative is R (L, 1, n)."""

@@ -1,28 +1,24 @@
-"""The batched minimiser: preconditioned L-BFGS with line searches on stored scores. It knows no data.
+"""The batched minimiser: one driver, and a direction per method. It knows no data.
 
 What it minimises is a `Problem`: L lanes of ``F(T) = loss(scores(T)) + ½ λ ‖T‖²``, where the scores are linear in T. One
 iteration costs one product X·D and one Xᵀ·R: along a direction the scores are linear in the step, so the line search never
-touches X (steps 2 and 4 of the two-loop recursion, Nocedal & Wright 2006, algorithm 7.4, are where the preconditioner
-enters). A lane that is done leaves the batch.
+touches X. A lane that is done leaves the batch.
 
-Curvature pairs are kept without the penalty, as (S, ΔG_data): Y = ΔG_data + λ S is then right for any λ, and a lane carries its
-memory from one penalty to the next.
+A `Method` says where to go: `probe.lbfgs` by its memory, `probe.newton` by solving the linear system. Curvature pairs are kept
+without the penalty, as (S, H_data S): Y = H_data S + λ S is then right for any λ, and a lane carries its memory from one
+penalty to the next, and from one method to the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from probe.arrays import Array, like, namespace, to_numpy
 
-HISTORY = 10
-_REBUILD_AFTER = 20  # iterations a preconditioner serves
-_REBUILD_RATIO = 2.0  # change of λ it serves
-_PATIENCE = {4: 60, 8: 200}  # iterations without progress of the gap, by bytes of the dtype: rounding
 _ARMIJO, _CURVATURE = 1e-4, 0.9
 _ROUNDING = 1e-6  # relative differences of F below this are judged by the derivative instead (Hager & Zhang 2005)
 
@@ -56,6 +52,36 @@ class Problem(Protocol):
     def preconditioner(self, R: Array, lane: int, is_hard: bool) -> Preconditioner:
         """An approximate inverse of one lane's Hessian; a better one where the last was not enough."""
 
+    def hessian(self, R: Array, share: float) -> Hessian:
+        """The Hessians of the loss, from the rows that hold `share` of every lane's curvature."""
+
+
+class Hessian(Protocol):
+    """Second derivatives of the loss of every lane, without the penalty."""
+
+    @property
+    def share_of_rows(self) -> float:
+        """Rows that are used, in parts of all."""
+
+    def take(self, lanes: np.ndarray) -> Hessian:
+        """The same for some of the lanes."""
+
+    def __call__(self, P: Array) -> Array:
+        """(L, k, r) → (L, k, r), orthogonal to the gauge."""
+
+
+class Method(Protocol):
+    """How the next direction is found."""
+
+    patience: ClassVar[Mapping[int, int]]
+    """Iterations without progress of the gap after which rounding is to blame, by bytes of the dtype."""
+
+    def direction(self, s: State, G: Array) -> Array:
+        """A direction of descent for every lane, (L, k, r), in the working dtype."""
+
+    def moved(self, s: State, S: Array, change: Array) -> None:
+        """Learn from a step S, (L, k, r), and the change of the data's gradient along it."""
+
 
 class Preconditioner(Protocol):
     """Approximate inverse Hessian of one lane."""
@@ -69,7 +95,7 @@ class Preconditioner(Protocol):
         """Whether nothing was approximated."""
 
     def __call__(self, G: Array) -> Array:
-        """(k, r) → (k, r)."""
+        """(L, k, r) → (L, k, r), for lanes that share it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +124,9 @@ class Lane:
     is_stalled : bool
         Whether progress ended before that: the working precision is exhausted.
     n_iter, passes : int
-        Iterations; products with X (X·D or Xᵀ·R, each one).
+        Iterations; products with all rows of X (X·D or Xᵀ·R, each one).
+    products : float
+        Products with the rows a method holds in memory, in parts of all rows.
     memory : list of (S, ΔG) pairs, each of shape (k, r)
     preconditioner : Preconditioner or None
     age : int
@@ -111,16 +139,22 @@ class Lane:
     is_stalled: bool
     n_iter: int
     passes: int
+    products: float = 0.0
     memory: list[tuple[Array, Array]] = field(default_factory=list)
     preconditioner: Preconditioner | None = None
     age: int = 0
 
 
+Rule: TypeAlias = Callable[[Point], tuple[np.ndarray, np.ndarray]]
+"""Point → (done, gap), each of shape (L,); the gap measures progress."""
+
+
 @dataclass
-class _State:
+class State:
     """The lanes still running; arrays over lanes first."""
 
     problem: Problem
+    is_converged: Rule
     ids: np.ndarray
     T: Array
     Z: Array
@@ -132,25 +166,37 @@ class _State:
     age: np.ndarray
     best: np.ndarray
     since: np.ndarray
+    products: np.ndarray
+
+    def point(self, T: Array, G: Array, objective: np.ndarray) -> Point:
+        """What the stopping rule sees."""
+        return Point(T, G, objective, self.mass(), self.problem.l2, self.ids)
+
+    def mass(self) -> np.ndarray:
+        """‖R‖₁ of every lane."""
+        xp = namespace(self.R)
+        return to_numpy(xp.sum(xp.astype(xp.abs(self.R), xp.float64), axis=(1, 2)))
 
     def keep(self, kept: np.ndarray) -> None:
         """Let the other lanes go."""
         self.problem = self.problem.take(kept)
         for name in ("T", "Z", "R", "G_data"):
-            setattr(self, name, _take(getattr(self, name), kept))
-        self.memory = [(_take(S, kept), _take(Y, kept)) for S, Y in self.memory]
+            setattr(self, name, take(getattr(self, name), kept))
+        self.memory = [(take(S, kept), take(Y, kept)) for S, Y in self.memory]
         self.preconditioners = [self.preconditioners[q] for q in kept]
-        for name in ("ids", "loss", "age", "best", "since"):
+        for name in ("ids", "loss", "age", "best", "since", "products"):
             setattr(self, name, getattr(self, name)[kept])
 
 
-def lbfgs(
+def minimize(
     problem: Problem,
     T: Array,
-    is_converged: Callable[[Point], tuple[np.ndarray, np.ndarray]],
+    is_converged: Rule,
+    method: Method,
     *,
     max_iter: int = 1000,
     before: Sequence[Lane] | None = None,
+    Z: Array | None = None,
 ) -> list[Lane]:
     """Minimise every lane.
 
@@ -161,43 +207,47 @@ def lbfgs(
         Where to start, orthogonal to the gauge.
     is_converged : callable
         Point → (done, gap), each of shape (L,); the gap measures progress.
+    method : Method
     max_iter : int
         Iterations per lane.
     before : sequence of Lane, optional
-        The same lanes at the penalty before this one: their memory and preconditioners are used.
+        The same lanes at another penalty: their memory and preconditioners are used.
+    Z : array of shape (L, k, n), optional
+        Scores at T, where they are known: saves a pass.
 
     Returns
     -------
     list of Lane
         In the order of the lanes.
     """
-    s = _start(problem, T, before)
-    patience = _PATIENCE[8 if s.Z.dtype == namespace(s.Z).float64 else 4]
+    s = _start(problem, T, Z, is_converged, before)
+    patience = method.patience[8 if s.Z.dtype == namespace(s.Z).float64 else 4]
+    at_start = 2 if Z is None else 1
     out: list[Lane | None] = [None] * len(s.ids)
     for it in range(max_iter + 1):
-        G, objective = _gradient(s)
-        done, gap = is_converged(Point(s.T, G, objective, _mass(s.R), s.problem.l2, s.ids))
+        G, value = _gradient(s)
+        done, gap = is_converged(s.point(s.T, G, value))
         progressed = gap < 0.7 * s.best
         s.since = np.where(progressed, 0, s.since + 1)
         s.best = np.fmin(s.best, gap)
-        stalled = ~done & ((s.since > patience) | ~np.isfinite(objective))
+        stalled = ~done & ((s.since > patience) | ~np.isfinite(value))
         leaving = done | stalled | (it == max_iter)
         if leaving.any():
             for q in np.flatnonzero(leaving):
-                out[s.ids[q]] = _leave(s, int(q), bool(done[q]), bool(stalled[q]), it)
+                out[s.ids[q]] = _leave(s, int(q), bool(done[q]), bool(stalled[q]), it, at_start + 2 * it)
             kept = np.flatnonzero(~leaving)
             if len(kept) == 0:
                 break
             s.keep(kept)
-            G, objective = _take(G, kept), objective[kept]
-        if not _advance(s, G, objective):
+            G, value = take(G, kept), value[kept]
+        if not _advance(s, G, value, method):
             s.since += patience  # no direction left in this precision
     return [lane for lane in out if lane is not None]
 
 
-def _start(problem: Problem, T: Array, before: Sequence[Lane] | None) -> _State:
+def _start(problem: Problem, T: Array, Z: Array | None, is_converged: Rule, before: Sequence[Lane] | None) -> State:
     L = int(T.shape[0])
-    Z = problem.scores(T)
+    Z = problem.scores(T) if Z is None else Z
     loss, R = problem.evaluate(Z)
     preconditioners: list[Preconditioner | None] = [None] * L
     memory: list[tuple[Array, Array]] = []
@@ -206,95 +256,64 @@ def _start(problem: Problem, T: Array, before: Sequence[Lane] | None) -> _State:
         preconditioners = [lane.preconditioner for lane in before]
         age = np.array([lane.age for lane in before])
         memory = _stacked([lane.memory for lane in before])
-    return _State(
-        problem, np.arange(L), T, Z, R, problem.adjoint(R), loss, memory, preconditioners, age, np.full(L, np.inf),
-        np.zeros(L, dtype=int),
+    return State(
+        problem, is_converged, np.arange(L), T, Z, R, problem.adjoint(R), loss, memory, preconditioners, age,
+        np.full(L, np.inf), np.zeros(L, dtype=int), np.zeros(L),
     )  # fmt: skip
 
 
-def _gradient(s: _State) -> tuple[Array, np.ndarray]:
+def _gradient(s: State) -> tuple[Array, np.ndarray]:
+    return s.G_data + penalty(s) * s.T, objective(s)
+
+
+def objective(s: State) -> np.ndarray:
+    """F of every lane, (L,)."""
     xp = namespace(s.T)
-    scaled = _penalty(s) * s.T
-    return s.G_data + scaled, s.loss + 0.5 * to_numpy(xp.sum(scaled * s.T, axis=(1, 2)))
+    value: np.ndarray = s.loss + 0.5 * to_numpy(xp.sum(penalty(s) * s.T * s.T, axis=(1, 2)))
+    return value
 
 
-def _penalty(s: _State) -> Array:
+def penalty(s: State) -> Array:
     """λ of every lane, zero on the intercept: (L, 1, r), float64."""
     return like(s.T, s.problem.l2[:, None, None] * s.problem.penalised)
 
 
-def _mass(R: Array) -> np.ndarray:
-    xp = namespace(R)
-    return to_numpy(xp.sum(xp.astype(xp.abs(R), xp.float64), axis=(1, 2)))
-
-
-def _leave(s: _State, q: int, done: bool, stalled: bool, n_iter: int) -> Lane:
+def _leave(s: State, q: int, done: bool, stalled: bool, n_iter: int, passes: int) -> Lane:
     memory = [(S[q, ...], Y[q, ...]) for S, Y in s.memory]
     return Lane(
-        s.T[q, ...], s.Z[q, ...], done, stalled, n_iter, 2 + 2 * n_iter, memory, s.preconditioners[q], int(s.age[q])
-    )
+        s.T[q, ...], s.Z[q, ...], done, stalled, n_iter, passes, float(s.products[q]), memory,
+        s.preconditioners[q], int(s.age[q]),
+    )  # fmt: skip
 
 
-def _advance(s: _State, G: Array, objective: np.ndarray) -> bool:
+def _advance(s: State, G: Array, value: np.ndarray, method: Method) -> bool:
     """One iteration of every running lane; False when no lane has a direction of descent."""
     xp = namespace(s.T)
-    _refresh(s)
-    D = s.problem.without_gauge(_direction(s, xp.astype(G, s.Z.dtype)))
+    D = s.problem.without_gauge(method.direction(s, G))
     D64 = xp.astype(D, xp.float64)
-    slope = _dot(G, D64)
+    slope = dot(G, D64)
     if not (slope < 0).all():
         if not s.memory:
             return False
         s.memory = []  # the memory is what points uphill; preconditioned steepest descent does not
         return True
     Z_D = s.problem.scores(D)
-    penalty = _penalty(s)
-    line = _Line(s, Z_D, slope, _dot(penalty * s.T, D64), _dot(penalty * D64, D64), objective)
+    scaled = penalty(s)
+    line = _Line(s, Z_D, slope, dot(scaled * s.T, D64), dot(scaled * D64, D64), value)
     step = line.search()
     s.Z, s.R, s.loss = line.Z, line.R, line.loss
     G_data = s.problem.adjoint(s.R)
     t = like(s.T, step)[:, None, None]
-    s.memory.append((xp.astype(t * D64, D.dtype), xp.astype(G_data - s.G_data, D.dtype)))
-    s.memory = s.memory[-HISTORY:]
+    method.moved(s, xp.astype(t * D64, D.dtype), xp.astype(G_data - s.G_data, D.dtype))
     s.T, s.G_data = s.T + t * D64, G_data
     return True
-
-
-def _refresh(s: _State) -> None:
-    for q, current in enumerate(s.preconditioners):
-        l2 = float(s.problem.l2[q])
-        is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
-        is_old = bool(s.age[q] >= _REBUILD_AFTER)
-        if is_far or is_old:
-            is_hard = is_old or (current is not None and current.is_whole)
-            s.preconditioners[q], s.age[q] = s.problem.preconditioner(s.R, q, is_hard), 0
-    s.age += 1
-
-
-def _direction(s: _State, g: Array) -> Array:
-    """−(inverse Hessian) · g by the two-loop recursion; a pair of zeros (a lane with a shorter memory) has no effect."""
-    xp = namespace(g)
-    penalty = xp.astype(_penalty(s), g.dtype)
-    used = []
-    for S, Y_data in reversed(s.memory):
-        Y = Y_data + penalty * S
-        curvature = _dot(S, Y)
-        rho = np.where(curvature > 0, 1.0 / np.where(curvature > 0, curvature, 1.0), 0.0)
-        alpha = rho * _dot(S, g)
-        g = g - like(g, alpha)[:, None, None] * Y
-        used.append((S, Y, rho, alpha))
-    applied = [p(g[q, ...]) for q, p in enumerate(s.preconditioners) if p is not None]
-    D = s.problem.without_gauge(xp.stack(applied, axis=0))
-    for S, Y, rho, alpha in reversed(used):
-        D = D + like(D, alpha - rho * _dot(Y, D))[:, None, None] * S
-    return -D
 
 
 class _Line:
     """Search along one direction per lane, on stored scores: every trial is elementwise on (L, k, n)."""
 
     def __init__(
-        self, s: _State, Z_D: Array, slope: np.ndarray, TD: np.ndarray, DD: np.ndarray, objective: np.ndarray
+        self, s: State, Z_D: Array, slope: np.ndarray, TD: np.ndarray, DD: np.ndarray, objective: np.ndarray
     ) -> None:
         self._s, self._Z_D, self._slope, self._TD, self._DD = s, Z_D, slope, TD, DD
         self._objective = objective
@@ -333,11 +352,11 @@ class _Line:
         xp = namespace(self._Z_D)
         whole = len(lanes) == len(t)
         problem = self._s.problem if whole else self._s.problem.take(lanes)
-        Z_D = self._Z_D if whole else _take(self._Z_D, lanes)
-        Z = (self._s.Z if whole else _take(self._s.Z, lanes)) + like(Z_D, t[lanes])[:, None, None] * Z_D
+        Z_D = self._Z_D if whole else take(self._Z_D, lanes)
+        Z = (self._s.Z if whole else take(self._s.Z, lanes)) + like(Z_D, t[lanes])[:, None, None] * Z_D
         loss, R = problem.evaluate(Z)
         step, slope0 = t[lanes], self._slope[lanes]
-        slope = _dot(R, Z_D) + self._TD[lanes] + step * self._DD[lanes]
+        slope = dot(R, Z_D) + self._TD[lanes] + step * self._DD[lanes]
         change = loss - self._s.loss[lanes] + step * self._TD[lanes] + 0.5 * step**2 * self._DD[lanes]
         if whole:
             self.Z, self.R, self.loss = Z, R, loss
@@ -357,14 +376,14 @@ def _between(low: float, high: float, slope_low: float, slope_high: float) -> fl
     return float(min(max(guess, low + 0.1 * width), high - 0.1 * width))
 
 
-def _dot(a: Array, b: Array) -> np.ndarray:
+def dot(a: Array, b: Array) -> np.ndarray:
     """Inner products lane by lane, shape (L,), float64."""
     xp = namespace(a)
     L = int(a.shape[0])
     return to_numpy(xp.vecdot(xp.reshape(a, (L, -1)), xp.reshape(b, (L, -1)))).astype(np.float64)
 
 
-def _take(x: Array, lanes: np.ndarray) -> Array:
+def take(x: Array, lanes: np.ndarray) -> Array:
     xp = namespace(x)
     return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
 

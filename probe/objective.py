@@ -134,6 +134,9 @@ class BatchedLoss(Protocol):
     def take(self, lanes: np.ndarray) -> BatchedLoss:
         """The same loss for some of the lanes."""
 
+    def part(self, lane: int, n: int) -> BatchedLoss:
+        """One lane, and its first n rows."""
+
     def intercepts(self) -> np.ndarray:
         """Intercepts that are optimal at zero weights, shape (1 or L, k), float64."""
 
@@ -151,6 +154,12 @@ class BatchedLoss(Protocol):
 
     def intercept_hessian(self, R: Array) -> Array:
         """Second derivative of the loss by the intercepts, shape (L, k, k)."""
+
+    def row_curvature(self, R: Array) -> np.ndarray:
+        """How much every row bends, (L, n), on the host: an estimate of the trace of its second derivative."""
+
+    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
+        """Second derivatives by the scores of some rows, or of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +202,29 @@ class Curvature:
 
 
 @dataclass(frozen=True, eq=False)
+class Bend:
+    """Second derivatives of the loss by the scores, of some rows; call it with scores of directions, (L, k, m).
+
+    Row i has ``diag(weight_i) − weight_i weight_iᵀ / mass_i``, without the second term where there is no mass.
+    """
+
+    weight: Array  # (L, k, m)
+    mass: Array | None  # (L or 1, 1, m)
+
+    def take(self, lanes: np.ndarray) -> Bend:
+        """The same for some of the lanes."""
+        return Bend(lanes_of(self.weight, lanes), None if self.mass is None else lanes_of(self.mass, lanes))
+
+    def __call__(self, Z: Array) -> Array:
+        """(L, k, m) → (L, k, m)."""
+        xp = namespace(Z)
+        out = self.weight * Z
+        if self.mass is not None:
+            out = out - self.weight * (xp.sum(out, axis=1, keepdims=True) / self.mass)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
 class Softmax:
     """Multinomial logistic loss of L label sets.
 
@@ -211,11 +243,18 @@ class Softmax:
     @property
     def n_lanes(self) -> int:
         """L, or 1 where one label set serves all lanes."""
-        return int(self.hot.shape[0])
+        return (
+            int(self.hot.shape[0]) if self.weights is None else max(int(self.hot.shape[0]), int(self.weights.shape[0]))
+        )
 
     def take(self, lanes: np.ndarray) -> Softmax:
         """The same loss for some of the lanes."""
         return Softmax(lanes_of(self.hot, lanes), None if self.weights is None else lanes_of(self.weights, lanes))
+
+    def part(self, lane: int, n: int) -> Softmax:
+        """One lane, and its first n rows."""
+        one = self.take(np.array([lane]))
+        return Softmax(one.hot[..., :n], None if one.weights is None else one.weights[..., :n])
 
     def counts(self) -> np.ndarray:
         """Weight of every class, shape (1 or L, k), float64."""
@@ -260,6 +299,23 @@ class Softmax:
             loss[lane] += to_numpy(xp.sum(value, axis=(1, 2)))
             R[lane, :, part] = (e - hot * s) * q
         return loss, R
+
+    def row_curvature(self, R: Array) -> np.ndarray:
+        """An estimate of the trace of every row's second derivative, ``Σ_c |r| (1 − |r|)``: (L, n) on the host."""
+        xp = namespace(R)
+        size = xp.abs(R)
+        w = self.weights
+        relative = size if w is None else size / xp.where(w > 0, w, xp.ones_like(w))
+        return to_numpy(xp.sum(size * (1 - relative), axis=1))
+
+    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
+        """Second derivatives at the point whose derivative is R (L, k, n), of some rows."""
+        xp = namespace(R)
+        R, hot, w = columns_of(R, rows), columns_of(self.hot, rows), columns_of(self.weights, rows)
+        weight = R + (hot if w is None else hot * w)
+        weight = xp.where(weight > 0, weight, xp.zeros_like(weight))
+        mass = xp.ones_like(weight[:1, :1, :]) if w is None else xp.where(w > 0, w, xp.ones_like(w))
+        return Bend(weight, mass)
 
     def curvature(self, R: Array, lane: int) -> Curvature:
         """Curvature of one lane at the point whose derivative is R (L, k, n)."""
@@ -318,6 +374,14 @@ def lanes_of(x: Array, lanes: np.ndarray) -> Array:
         return x
     xp = namespace(x)
     return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
+
+
+def columns_of(x: Array | None, rows: np.ndarray | None) -> Array:
+    """Some rows of labels, weights or scores, which run along the last axis; all where `rows` is None."""
+    if x is None or rows is None:
+        return x
+    xp = namespace(x)
+    return xp.take(x, xp.asarray(rows, device=x.device), axis=2)
 
 
 def own(x: Array, lane: int) -> int:

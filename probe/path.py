@@ -53,6 +53,8 @@ class Path:
         Dtype the fit was finished in; float32 features that stall are finished in float64.
     seconds : float
         Of the whole path.
+    reads : int
+        Products with all rows of X that were made for the whole path; penalties that advance together share them.
     val_scores : numpy.ndarray of shape (b,) or None
         Accuracy on X_val at every C, when it was given.
     task : Task
@@ -76,6 +78,7 @@ class Path:
     task: Task
     val_scores: np.ndarray | None = None
     loss: Loss = Loss.LOGISTIC
+    reads: int = 0
 
     def __len__(self) -> int:
         return len(self.C)
@@ -213,7 +216,7 @@ def fitted(
     Path
     """
     started = time.perf_counter()
-    grid = _grid(C)
+    grid = grid_of(C)
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
     with memory.said(X, y, device):
@@ -227,9 +230,9 @@ def fitted(
                 solution = solve(A, labels, 1.0 / unique)
         except Stopped as stop:
             n_done = len(stop.solution.status)
-            _interrupt(_path(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
-        path = _path(solution, unique, where, labels, started)
-        _warn(path)
+            _interrupt(path_of(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
+        path = path_of(solution, unique, where, labels, started)
+        warn(path)
         if X_val is None:
             return path
         from probe.selection import select
@@ -289,8 +292,7 @@ def walk(
     A = features_for(backend, X)
     solver = solver_for(backend, A, labels, fit_intercept, tol, max_iter)
     try:
-        for value in l2:
-            solver.step(float(value))
+        solver.walk(l2)
         solution = solver.finish()
     except KeyboardInterrupt:
         if solver.n_done == 0:
@@ -344,7 +346,8 @@ def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
     return fit_path(X, y, [C], **options).model(0)
 
 
-def _grid(C: Any) -> np.ndarray:
+def grid_of(C: Any) -> np.ndarray:
+    """The values of C as they were asked for, checked."""
     try:
         grid = np.atleast_1d(np.asarray(to_numpy(C) if hasattr(C, "shape") else C, dtype=np.float64))
     except (TypeError, ValueError) as error:
@@ -366,7 +369,8 @@ def _grid(C: Any) -> np.ndarray:
     return grid
 
 
-def _path(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, started: float) -> Path:
+def path_of(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, started: float) -> Path:
+    """A solution in ascending C as a path in the order that was asked for: ``unique[where]``."""
     same = len(where) == len(unique) and (where == np.arange(len(unique))).all()
     coef = s.W if same else s.W[where.tolist(), ...]
     intercept = s.b if same else s.b[where.tolist(), ...]
@@ -375,11 +379,12 @@ def _path(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, st
         grad_norm=s.certificate.grad_norm[where], gap=s.certificate.gap[where], coef_error=s.certificate.coef_error[where],
         objective=s.certificate.objective[where] * unique[where], n_iter=s.n_iter[where], passes=s.passes[where],
         precision=s.precision[where], seconds=time.perf_counter() - started, task=labels.task,
-        loss=labels.kind,
+        loss=labels.kind, reads=s.reads,
     )  # fmt: skip
 
 
-def _warn(path: Path) -> None:
+def warn(path: Path) -> None:
+    """Name every C whose certificate falls short."""
     short = [i for i, status in enumerate(path.status) if status is not Status.CONVERGED]
     if not short:
         return

@@ -35,7 +35,7 @@ _WHOLE_WORK = 4e10  # if forming it takes no more multiplications than this
 
 @dataclass(frozen=True, eq=False)
 class StiffPairs:
-    """The preconditioner; call it with a gradient of shape (k, r).
+    """The preconditioner; call it with gradients of shape (L, k, r).
 
     Attributes
     ----------
@@ -56,14 +56,15 @@ class StiffPairs:
 
         Parameters
         ----------
-        G : array of shape (k, r)
+        G : array of shape (L, k, r)
+            Of lanes that share it.
 
         Returns
         -------
-        array of shape (k, r)
+        array of shape (L, k, r)
         """
-        Q = G * self._inverse_diagonal[None, :]
-        return Q if self._pairs is None else Q - self._pairs.part(Q) * self._inverse_diagonal[None, :]
+        Q = G * self._inverse_diagonal
+        return Q if self._pairs is None else Q - self._pairs.part(Q) * self._inverse_diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +78,20 @@ class _Pairs:
     solve: Callable[[Array], Array]  # with I + Uᵀ D⁻¹ U
 
     def part(self, Q: Array) -> Array:
-        """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (k, r) → (k, r)."""
+        """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (L, k, r) → (L, k, r)."""
         xp = namespace(Q)
-        scores = self.rows @ Q.T
-        along = xp.sum(self.vectors * xp.take(scores, self.row_of, axis=0), axis=1)
-        back = self.vectors * xp.astype(self.solve(xp.astype(along, xp.float64)), Q.dtype)[:, None]
-        return grouped_sum(back, self.group).T @ self.rows
+        L, k, r = (int(s) for s in Q.shape)
+        scores = xp.take(self.rows @ xp.reshape(Q, (L * k, r)).T, self.row_of, axis=0)
+        vectors = self.vectors[:, None, :]
+        along = xp.sum(vectors * xp.reshape(scores, (-1, L, k)), axis=2)
+        back = vectors * xp.astype(self.solve(xp.astype(along, xp.float64)), Q.dtype)[:, :, None]
+        total = grouped_sum(xp.reshape(back, (-1, L * k)), self.group)
+        return xp.reshape(total.T @ self.rows, (L, k, r))
 
 
 @dataclass(frozen=True, eq=False)
 class WholeHessian:
-    """The inverse Hessian itself; call it with a gradient of shape (k, r).
+    """The inverse Hessian itself; call it with gradients of shape (L, k, r).
 
     Attributes
     ----------
@@ -99,9 +103,9 @@ class WholeHessian:
     _inverse: Array  # (k r, k r)
 
     def __call__(self, G: Array) -> Array:
-        """Apply the inverse; (k, r) → (k, r)."""
+        """Apply the inverse; (L, k, r) → (L, k, r)."""
         xp = namespace(G)
-        return xp.reshape(self._inverse @ xp.reshape(G, (-1,)), G.shape)
+        return xp.reshape(xp.reshape(G, (int(G.shape[0]), -1)) @ self._inverse, G.shape)
 
 
 def is_small(n: int, r: int, k: int, is_hard: bool) -> bool:

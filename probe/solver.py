@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 
-from probe.arrays import Array, is_on_cpu, like, namespace, to_numpy
-from probe.certificate import Certificate, certify, meets, zero_gradient
+from probe.arrays import Array, namespace
+from probe.certificate import Certificate, meets
+from probe.design import Design
+from probe.guessing import Known, guess
 from probe.labels import Labels
-from probe.minimize import Lane, Point, lbfgs
+from probe.lbfgs import LBFGS
+from probe.minimize import Lane, Method, minimize
+from probe.newton import Newton
 from probe.problem import RotatedProblem
-from probe.rotation import Rotation, rotate
+from probe.rows import Reads
 from probe.status import Status, ending
+from probe.stopping import stopping_rule
 
-_PREDICTORS = ((1.0, 0.0, 0.0), (2.0, -1.0, 0.0), (3.0, -3.0, 1.0))  # constant, linear, quadratic in log λ
+_COLUMNS = 256  # of a product that fills an accelerator
+_MOST_STRIDE = 4  # penalties per corner where a pass is dear; a decade of the papers' grid
+_MOST_CORNERS = 4  # that a guess is made from
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
 _REPAIRS = 2
+_BOUNDS = ("grad_norm", "gap", "coef_error")
 _FLOAT32_TOL = 1e-7  # tolerances below this are out of reach in float32 from the start
-_FLOAT64_ENTRIES = 8_000_000  # rotated entries up to which a CPU works in float64 at once: fewer iterations pay for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +43,8 @@ class Solution:
     n_iter, passes : numpy.ndarray of shape (b,), int64
     precision : numpy.ndarray of shape (b,), text
         "float32" or "float64": what the fit was finished in.
+    reads : int
+        Products with all rows that were made for all fits together.
     """
 
     W: Array
@@ -45,6 +54,16 @@ class Solution:
     n_iter: np.ndarray
     passes: np.ndarray
     precision: np.ndarray
+    reads: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """All lanes of one penalty, as they left the minimiser."""
+
+    l2: float
+    lanes: list[Lane]
+    precision: str
 
 
 class PathSolver:
@@ -52,194 +71,233 @@ class PathSolver:
 
     Parameters
     ----------
-    X : array of shape (n, d)
+    design : Design
+        The features.
     labels : Labels
+        Of all lanes.
     fit_intercept : bool
     tol : float
     max_iter : int
         Iterations per penalty.
-    rotation : Rotation, optional
-        Of `X`, when it is already known.
     """
 
-    def __init__(
-        self, X: Array, labels: Labels, fit_intercept: bool, tol: float, max_iter: int, rotation: Rotation | None = None
-    ) -> None:
-        xp = namespace(X)
-        self._X, self._labels, self._tol, self._max_iter = X, labels, tol, max_iter
+    def __init__(self, design: Design, labels: Labels, fit_intercept: bool, tol: float, max_iter: int) -> None:
+        xp = namespace(design.example)
+        self._design, self._labels, self._tol, self._max_iter = design, labels, tol, max_iter
         self._fit_intercept = fit_intercept
-        self.rotation = rotate(X, fit_intercept) if rotation is None else rotation
-        self._loss64 = labels.loss(X, xp.float64)
-        self._scale = zero_gradient(X, self._loss64, self._k, fit_intercept)
-        is_small = is_on_cpu(X) and int(X.shape[0]) * len(self.rotation.spectrum) <= _FLOAT64_ENTRIES
-        is_double = X.dtype == xp.float64 or tol < _FLOAT32_TOL or is_small
+        self._loss64 = labels.loss(design.example, xp.float64)
+        self._scale = np.broadcast_to(design.scale(self._loss64, labels.k), (labels.n_lanes,))
+        is_double = design.example.dtype == xp.float64 or tol < _FLOAT32_TOL
         self._problem = self._build(xp.float64 if is_double else xp.float32)
-        self._done: list[tuple[float, list[Lane], str]] = []
-
-    @property
-    def _k(self) -> int:
-        return self._labels.k
-
-    @property
-    def _lanes(self) -> int:
-        return len(self._labels.codes)
-
-    def _build(self, dtype: object) -> RotatedProblem:
-        A = self.rotation.rows(self._X, dtype)
-        return RotatedProblem(A, self._labels.loss(self._X, dtype), np.ones(self._lanes), self.rotation)
-
-    def _is_double(self) -> bool:
-        return bool(self._problem.A.dtype == namespace(self._X).float64)
-
-    def step(self, l2: float) -> None:
-        """Solve the next penalty; call it from strong to weak (λ falling)."""
-        lanes = self._minimize(l2, self._predict(l2), self._done[-1][1] if self._done else None, _MARGIN)
-        if not self._is_double() and any(lane.is_stalled for lane in lanes):
-            self._problem = self._build(namespace(self._X).float64)
-            start = namespace(self._X).stack([lane.T for lane in lanes], axis=0)
-            lanes = self._added(lanes, self._minimize(l2, start, None, _MARGIN))
-        self._done = [*self._done, (l2, lanes, "float64" if self._is_double() else "float32")]
-        for _, old, _ in self._done[:-3]:  # only three points are extrapolated, only the last lends its memory
-            for lane in old:
-                lane.Z = None
-        for _, old, _ in self._done[:-1]:
-            for lane in old:
-                lane.memory, lane.preconditioner = [], None
-
-    def _minimize(self, l2: float, start: Array, before: list[Lane] | None, margin: float) -> list[Lane]:
-        problem = self._problem.at(np.full(self._lanes, l2))
-        if before is not None and any(
-            m.dtype != problem.A.dtype for lane in before for m in lane.memory[:1] for m in m
-        ):
-            before = None
-        return lbfgs(problem, start, self._rule(margin * self._tol), max_iter=self._max_iter, before=before)
-
-    @staticmethod
-    def _added(first: list[Lane], second: list[Lane]) -> list[Lane]:
-        for a, b in zip(first, second, strict=True):
-            b.n_iter, b.passes = a.n_iter + b.n_iter, a.passes + b.passes
-        return second
-
-    def _rule(self, tol: float) -> Callable[[Point], tuple[np.ndarray, np.ndarray]]:
-        """The stopping rule of the walk: the certificate, estimated in rotated coordinates and in the working dtype."""
-        penalised = self.rotation.penalised
-
-        def is_converged(p: Point) -> tuple[np.ndarray, np.ndarray]:
-            xp = namespace(p.T)
-            mask = like(p.T, penalised)
-            by_W = to_numpy(xp.sum(mask * p.G * p.G, axis=(1, 2)))
-            by_b = to_numpy(xp.sum((1 - mask) * p.G * p.G, axis=(1, 2)))
-            size = np.sqrt(to_numpy(xp.sum(mask * p.T * p.T, axis=(1, 2))))
-            bound = by_W / (2 * p.l2) + by_b / (p.residual / p.T.shape[1] + 1e-300)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                gap, error = bound / p.objective, np.sqrt(by_W) / (p.l2 * size)
-            # The largest entry of a gradient is at least its root mean square, which the rotation does not change.
-            least = np.sqrt(by_W / (p.T.shape[1] * self._X.shape[1])) / self._scale[p.ids]
-            worth = (gap <= 100 * tol) & (least <= tol)
-            grad_norm = np.full(len(gap), np.inf)
-            if worth.any():
-                largest = to_numpy(xp.max(xp.abs(self.rotation.gradient(p.G)), axis=(1, 2)))
-                grad_norm = largest / self._scale[p.ids]
-            return meets(grad_norm, gap, error, tol), gap
-
-        return is_converged
-
-    def _predict(self, l2: float) -> Array:
-        """Where the next fit is expected: the best of three extrapolations along log λ, judged on stored scores."""
-        xp = namespace(self._X)
-        if not self._done:
-            return self._intercept_only()
-        past = [lanes for _, lanes, _ in self._done[-3:]][::-1]
-        usable = [lanes for lanes in past if all(lane.Z is not None for lane in lanes)]
-        T = [xp.stack([lane.T for lane in lanes], axis=0) for lanes in usable]
-        if len(T) < 2 or not self._is_even(l2):
-            return T[0]
-        Z = [xp.stack([lane.Z for lane in lanes], axis=0) for lanes in usable]
-        best, chosen = np.full(self._lanes, np.inf), T[0]
-        mask = like(T[0], self.rotation.penalised)
-        for weights in _PREDICTORS[: len(T)]:
-            used = list(zip(weights, T, Z, strict=False))
-            guess = sum(w * t for w, t, _ in used)
-            loss, _ = self._problem.evaluate(xp.astype(sum(w * z for w, _, z in used), self._problem.A.dtype))
-            value = loss + 0.5 * l2 * to_numpy(xp.sum(mask * guess * guess, axis=(1, 2)))
-            better = like(T[0], value < best, xp.bool)[:, None, None]
-            chosen, best = xp.where(better, guess, chosen), np.fmin(value, best)
-        return chosen
-
-    def _is_even(self, l2: float) -> bool:
-        """Whether the last penalties are equally spaced in log λ, which the predictors assume."""
-        logs = np.log([p for p, _, _ in self._done[-3:]] + [l2])
-        steps = np.diff(logs)
-        return bool(np.allclose(steps, steps[-1], rtol=0.05))
-
-    def _intercept_only(self) -> Array:
-        """Zero weights, and the intercepts that are optimal with them."""
-        xp = namespace(self._X)
-        T = np.zeros((self._lanes, self._k, len(self.rotation.spectrum)))
-        if self._fit_intercept:
-            T[:, :, -1] = self._problem.loss.intercepts()
-        return xp.asarray(T, device=self._X.device)
+        self._fits: list[_Fit] = []
+        self._corners: list[Known] = []
 
     @property
     def n_done(self) -> int:
         """How many penalties are solved."""
-        return len(self._done)
+        return len(self._fits)
+
+    @property
+    def _xp(self) -> ModuleType:
+        return namespace(self._design.example)
+
+    def _build(self, dtype: object) -> RotatedProblem:
+        rows, loss = self._design.rows(dtype), self._labels.loss(self._design.example, dtype)
+        return RotatedProblem(rows, loss, np.ones(self._labels.n_lanes), self._design.penalised)
+
+    def _is_double(self) -> bool:
+        return bool(self._problem.rows.dtype == self._xp.float64)
+
+    def walk(self, l2: np.ndarray) -> None:
+        """Solve penalties from strong to weak: the corners one after the other, those between two corners together.
+
+        Parameters
+        ----------
+        l2 : numpy.ndarray of shape (b,)
+            λ, falling, and weaker than what was solved before.
+        """
+        stride = self._stride(len(l2))
+        begin = 0
+        while begin < len(l2):
+            corner = min(begin + stride - 1, len(l2) - 1) if self._corners else begin
+            self.step(float(l2[corner]))
+            if corner > begin:
+                self._between(l2[begin:corner])
+            begin = corner + 1
+        for lane in self._fits[-1].lanes:
+            lane.memory, lane.preconditioner = [], None
+
+    def _stride(self, n: int) -> int:
+        """Every how many penalties one is a corner.
+
+        Leaps of a decade cost more products with the rows in memory than small steps, and fewer passes over all rows.
+        """
+        if not self._design.is_dear or n < _MOST_STRIDE:
+            return 1
+        return int(np.clip(_COLUMNS // (self._labels.n_lanes * self._labels.k), 1, _MOST_STRIDE))
+
+    def step(self, l2: float) -> None:
+        """Solve the next penalty from the corners before it."""
+        if self._corners:
+            start, _ = guess(self._repeated(np.array([l2])), self._corners, np.array([l2]))
+            before: list[Lane] | None = self._fits[-1].lanes
+        else:
+            start, before = self._intercept_only(), None
+        lanes = self._solve(np.array([l2]), start, None, before)
+        T, Z = (self._xp.stack([getattr(lane, name) for lane in lanes], axis=0) for name in ("T", "Z"))
+        self._corners = [*self._corners, Known(l2, T, Z)][-_MOST_CORNERS:]
+        self._keep(l2, lanes)
+
+    def _between(self, l2: np.ndarray) -> None:
+        """Solve the penalties between the last two corners, all at once."""
+        last = self._fits.pop()
+        start, Z = guess(self._repeated(l2), self._corners, l2)
+        before = [replace(lane) for _ in l2 for lane in last.lanes]
+        lanes = self._solve(l2, start, Z, before)
+        L = self._labels.n_lanes
+        for i, value in enumerate(l2):
+            self._keep(float(value), lanes[i * L : (i + 1) * L])
+            for lane in lanes[i * L : (i + 1) * L]:
+                lane.memory, lane.preconditioner = [], None
+        self._fits.append(last)
+
+    def _keep(self, l2: float, lanes: list[Lane]) -> None:
+        for lane in self._fits[-1].lanes if self._fits else []:
+            lane.memory, lane.preconditioner = [], None
+        for lane in lanes:
+            lane.Z = None
+        self._fits.append(_Fit(l2, lanes, "float64" if self._is_double() else "float32"))
+
+    def _repeated(self, l2: np.ndarray) -> RotatedProblem:
+        """The problem with the lanes of several penalties."""
+        L = self._labels.n_lanes
+        if len(l2) == 1:
+            return replace(self._problem, l2=np.full(L, l2[0]))
+        return self._problem.with_lanes(np.tile(np.arange(L), len(l2)), np.repeat(l2, L))
+
+    def _solve(self, l2: np.ndarray, start: Array, Z: Array | None, before: list[Lane] | None) -> list[Lane]:
+        """Minimise; in float64 from where float32 ends, and by L-BFGS where Newton's method does."""
+        lanes = self._minimize(l2, start, Z, before, _MARGIN)
+        if not self._is_double() and any(lane.is_stalled for lane in lanes):
+            self._problem = self._build(self._xp.float64)
+            lanes = self._again(lanes, l2, _MARGIN, Newton())
+        if any(lane.is_stalled for lane in lanes):
+            lanes = self._again(lanes, l2, _MARGIN, LBFGS())
+        return lanes
+
+    def _again(self, lanes: list[Lane], l2: np.ndarray, margin: float, method: Method) -> list[Lane]:
+        """Go on from where some lanes ended."""
+        start = self._xp.stack([lane.T for lane in lanes], axis=0)
+        later = self._minimize(l2, start, None, None, margin, method)
+        for a, b in zip(lanes, later, strict=True):
+            b.n_iter, b.passes, b.products = a.n_iter + b.n_iter, a.passes + b.passes, a.products + b.products
+        return later
+
+    def _minimize(
+        self,
+        l2: np.ndarray,
+        start: Array,
+        Z: Array | None,
+        before: list[Lane] | None,
+        margin: float,
+        method: Method | None = None,
+    ) -> list[Lane]:
+        problem = self._repeated(l2)
+        if before is not None and any(
+            m.dtype != problem.rows.dtype for lane in before for m in lane.memory[:1] for m in m
+        ):
+            before = None
+        rule = stopping_rule(self._design, np.tile(self._scale, len(l2)), margin * self._tol)
+        return minimize(
+            problem, start, rule, Newton() if method is None else method, max_iter=self._max_iter, before=before, Z=Z
+        )
+
+    def _intercept_only(self) -> Array:
+        """Zero weights, and the intercepts that are optimal with them."""
+        T = np.zeros((self._labels.n_lanes, self._labels.k, len(self._design.penalised)))
+        if self._fit_intercept:
+            T[:, :, -1] = self._problem.loss.intercepts()
+        return self._xp.asarray(T, device=self._design.example.device)
 
     def finish(self, repair: bool = True) -> Solution:
         """Certify every penalty solved so far, in float64 on the data as given, and repair what falls short."""
-        xp = namespace(self._X)
-        T = xp.stack([xp.stack([lane.T for lane in lanes], axis=0) for _, lanes, _ in self._done], axis=0)
-        l2 = np.array([p for p, _, _ in self._done])
-        n_iter = np.array([[lane.n_iter for lane in lanes] for _, lanes, _ in self._done])
-        passes = np.array([[lane.passes for lane in lanes] for _, lanes, _ in self._done])
-        precision = np.array([name for _, _, name in self._done], dtype="<U7")
-        b, L, k, r = (int(s) for s in T.shape)
-        W, offset = self.rotation.to_features(xp.reshape(T, (b * L, k, r)))
-        W, offset = xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
-        certificate, offset = certify(self._X, self._loss64, W, offset, l2, self._scale, self._fit_intercept)
-        passes += 2
+        return self.certified(repair).solution(slice(0, self._labels.n_lanes))
+
+    def certified(self, repair: bool = True) -> Certified:
+        """The same, lane by lane."""
+        xp, fits = self._xp, self._fits
+        l2 = np.array([fit.l2 for fit in fits])
+        W, b = self._design.to_features(
+            xp.stack([xp.stack([lane.T for lane in fit.lanes], axis=0) for fit in fits], axis=0)
+        )
+        certificate, b = self._design.certify(self._loss64, W, b, l2, self._scale)
+        c = Certified(
+            W, b, certificate, np.array([[lane.n_iter for lane in fit.lanes] for fit in fits]),
+            np.array([[lane.passes + 2 for lane in fit.lanes] for fit in fits]),
+            np.array([fit.precision for fit in fits], dtype="<U7"), self._tol, self._max_iter, self._design.reads,
+        )  # fmt: skip
         for attempt in range(_REPAIRS if repair else 0):
-            short = np.flatnonzero(~self._met(certificate).all(axis=1))
+            short = np.flatnonzero(~c.met().all(axis=1))
             if len(short) == 0:
                 break
             if not self._is_double():
                 self._problem = self._build(xp.float64)
             for i in short:
-                start = self.rotation.from_features(W[int(i), ...], offset[int(i), ...])
-                lanes = self._minimize(float(l2[i]), start, None, _MARGIN * 0.1**attempt)
-                n_iter[i] += [lane.n_iter for lane in lanes]
-                passes[i] += [lane.passes + 2 for lane in lanes]
-                precision[i] = "float64"
-                W[int(i), ...], offset[int(i), ...] = self.rotation.to_features(
-                    xp.stack([lane.T for lane in lanes], axis=0)
-                )
-            index = xp.asarray(short, device=self._X.device)
-            again, moved = certify(
-                self._X, self._loss64, xp.take(W, index, axis=0), xp.take(offset, index, axis=0), l2[short], self._scale,
-                self._fit_intercept,
-            )  # fmt: skip
+                self._repair(c, int(i), float(l2[i]), attempt)
+            index = xp.asarray(short, device=W.device)
+            again, moved = self._design.certify(
+                self._loss64, xp.take(W, index, axis=0), xp.take(b, index, axis=0), l2[short], self._scale
+            )
             for j, i in enumerate(short):
-                offset[int(i), ...] = moved[j, ...]
+                b[int(i), ...] = moved[j, ...]
                 for name in ("objective", "grad_norm", "gap", "coef_error"):
                     getattr(certificate, name)[i] = getattr(again, name)[j]
-        return self._solution(W, offset, certificate, n_iter, passes, precision)
+        return c
 
-    def _met(self, c: Certificate) -> np.ndarray:
+    def _repair(self, c: Certified, i: int, l2: float, attempt: int) -> None:
+        """Go on with one penalty in float64, to a tighter tolerance."""
+        start = self._design.from_features(c.W[i, ...], c.b[i, ...])
+        method = Newton() if attempt == 0 else LBFGS()
+        lanes = self._minimize(np.array([l2]), start, None, None, _MARGIN * 0.1**attempt, method)
+        c.n_iter[i] += [lane.n_iter for lane in lanes]
+        c.passes[i] += [lane.passes + 2 for lane in lanes]
+        c.precision[i] = "float64"
+        W, b = self._design.to_features(self._xp.stack([lane.T for lane in lanes], axis=0)[None, ...])
+        c.W[i, ...], c.b[i, ...] = W[0, ...], b[0, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """Fits of b penalties and L lanes with their certificates; arrays of shape (b, L)."""
+
+    W: Array
+    b: Array
+    certificate: Certificate
+    n_iter: np.ndarray
+    passes: np.ndarray
+    precision: np.ndarray
+    _tol: float
+    _max_iter: int
+    _reads: Reads
+
+    def met(self) -> np.ndarray:
+        """Which certificates meet the tolerance."""
+        c = self.certificate
         return meets(c.grad_norm, c.gap, c.coef_error, self._tol)
 
-    def _solution(
-        self, W: Array, b: Array, c: Certificate, n_iter: np.ndarray, passes: np.ndarray, precision: np.ndarray
-    ) -> Solution:
-        xp = namespace(W)
+    def solution(self, lanes: slice) -> Solution:
+        """The lanes of one problem: the worst certificate of all, the sum of the objectives."""
+        xp, c = namespace(self.W), self.certificate
+        W, b = self.W[:, lanes, ...], self.b[:, lanes, ...]
         n, L, k, d = (int(s) for s in W.shape)
-        met: list[bool] = np.asarray(self._met(c).all(axis=1)).tolist()
-        finite: list[bool] = np.asarray(np.isfinite(c.objective).all(axis=1)).tolist()
-        exhausted: list[bool] = np.asarray((n_iter >= self._max_iter).any(axis=1)).tolist()
+        met: list[bool] = np.asarray(self.met()[:, lanes].all(axis=1)).tolist()
+        finite: list[bool] = np.asarray(np.isfinite(c.objective[:, lanes]).all(axis=1)).tolist()
+        exhausted: list[bool] = np.asarray((self.n_iter[:, lanes] >= self._max_iter).any(axis=1)).tolist()
         status = [ending(*flags) for flags in zip(met, finite, exhausted, strict=True)]
         worst = Certificate(
-            c.objective.sum(axis=1), c.grad_norm.max(axis=1), c.gap.max(axis=1), c.coef_error.max(axis=1)
+            c.objective[:, lanes].sum(axis=1), *(getattr(c, name)[:, lanes].max(axis=1) for name in _BOUNDS)
         )
         return Solution(
-            xp.reshape(W, (n, L * k, d)), xp.reshape(b, (n, L * k)), worst, tuple(status), n_iter.max(axis=1),
-            passes.max(axis=1), precision,
+            xp.reshape(W, (n, L * k, d)), xp.reshape(b, (n, L * k)), worst, tuple(status), self.n_iter[:, lanes].max(axis=1),
+            self.passes[:, lanes].max(axis=1), self.precision, self._reads.n,
         )  # fmt: skip

@@ -49,7 +49,7 @@ def test_every_fit_carries_a_true_certificate(case: Case, dtype: type) -> None:
             gaps.append((by_W**2).sum() * C / 2 / value)
         assert path.grad_norm[i] == pytest.approx(max(norms), rel=1e-3, abs=1e-13 * len(y))
         # slacks are what 1 − m leaves over: with rows on their margins, two orders of summation give gaps that differ so much
-        assert path.gap[i] == pytest.approx(max(gaps), rel=0.05, abs=2e-8)
+        assert path.gap[i] == pytest.approx(max(gaps), rel=0.05, abs=5e-8)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -115,11 +115,11 @@ def test_the_protocol_of_kornblith_on_real_features() -> None:
 def test_classes_share_every_pass() -> None:
     """Ten classes in one batch need the passes of the slowest one, not the sum: each alone takes about as many."""
     X, y = digits(400)
-    together = probe.svm_path(X, y, GRID[:8])
-    alone = [probe.svm_path(X, (y == c).astype(int), GRID[:8]) for c in range(10)]
+    together = probe.svm_path(X, y, GRID[:8], tol=1e-8)
+    alone = [probe.svm_path(X, (y == c).astype(int), GRID[:8], tol=1e-8) for c in range(10)]
     for c, path in enumerate(alone):
         np.testing.assert_allclose(together.coef[:, c], path.coef[:, 0], atol=2e-3 * np.abs(path.coef).max())
-    assert together.passes.sum() < 0.5 * sum(path.passes.sum() for path in alone)
+    assert together.reads < 0.5 * sum(path.reads for path in alone)
 
 
 def test_sample_weights_are_repetitions() -> None:

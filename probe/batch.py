@@ -1,0 +1,260 @@
+"""Many problems over the same features in one call: label sets, folds, few-shot subsets and seeds advance together.
+
+Problems with as many classes are lanes of one batch. Where they share most of their rows, the batch is one matrix, and the
+rows a problem leaves out have weight zero in its lane; small subsets of many rows are a small matrix for each lane.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from probe import memory
+from probe.arrays import Array, as_matrix, threads_for, to_numpy
+from probe.design import Design, Subsets, Whole
+from probe.errors import BadInput, Interrupted
+from probe.grids import C_GRID
+from probe.joining import rows_of
+from probe.labels import Labels, Task, encode
+from probe.path import Path, grid_of, options_of, path_of, warn
+from probe.solver import PathSolver
+
+_APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """One problem: its rows, and their labels."""
+
+    number: int
+    rows: np.ndarray | None
+    labels: Labels
+
+
+def fit_paths(
+    X: Any,
+    y: Any,
+    C: Any = C_GRID,
+    *,
+    rows: Sequence[Any] | None = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    fit_intercept: bool = True,
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    device: Any = None,
+) -> tuple[Path, ...]:
+    """Fit several problems over the same features along a grid of penalties, sharing every pass over X.
+
+    Problem p is ``fit_path(X[rows[p]], y[p][rows[p]], C)``, with the same certificate; only the work is shared: the rotation
+    of the features, every product with them, and the overhead.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        As in `fit_path`.
+    y : array-like, or list or tuple of array-like
+        One label set, (n,) or (n, k) as in `fit_path`, or a list of them: one for each problem.
+    C : array-like of shape (b,)
+    rows : sequence of array-like, optional
+        Numbers of the rows of each problem (or masks): folds, few-shot subsets, seeds. None: all rows for every problem.
+    sample_weight : array-like of shape (n,), optional
+        The same for every problem.
+    class_weight : mapping or "balanced", optional
+        "balanced" counts the rows of each problem.
+    fit_intercept, tol, max_iter, device
+        As in `fit_path`.
+
+    Returns
+    -------
+    tuple of Path
+        In the order of the problems; `seconds` is the time of the batch a problem was in, and `reads` its products with X.
+
+    Raises
+    ------
+    BadInput
+        As `fit_path`; and where `y` and `rows` are lists of different length.
+    Interrupted
+        On Ctrl-C once a penalty is solved for all problems of a batch; `paths` holds what is finished, None where nothing is.
+
+    Warns
+    -----
+    NotConverged
+        Once for every problem with fits that fall short.
+
+    Examples
+    --------
+    >>> import numpy as np, probe
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> one, other = probe.fit_paths(X, [["a", "a", "b", "b"], ["a", "b", "b", "b"]], C=[0.1, 1.0])
+    >>> one.predict(X)[1].tolist(), other.predict(X)[1].tolist()
+    (['a', 'a', 'b', 'b'], ['b', 'b', 'b', 'b'])
+    """
+    grid, options = grid_of(C), options_of(tol, max_iter)
+    with memory.said(X, y):
+        A = as_matrix(X, device)
+        problems = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
+        unique, where = np.unique(grid, return_inverse=True)
+        found: dict[int, Path] = {}
+        for group in _groups(problems):
+            started = time.perf_counter()
+            design, labels = _batch(A, group, fit_intercept)
+            with threads_for(A, labels.k * labels.n_lanes):
+                solver = PathSolver(design, labels, fit_intercept, **options)
+                try:
+                    solver.walk(1.0 / unique)
+                    is_whole = True
+                except KeyboardInterrupt:
+                    is_whole = False
+                found |= _paths(solver, group, unique, where, started, is_whole)
+            if not is_whole:
+                _interrupt(found, len(problems))
+    paths = tuple(found[p.number] for p in problems)
+    for path in paths:
+        warn(path)
+    return paths
+
+
+def _interrupt(found: dict[int, Path], n: int) -> None:
+    if not found:
+        raise KeyboardInterrupt
+    kept = [found.get(i) for i in range(n)]
+    n_fits = sum(len(path) for path in found.values())
+    raise Interrupted(
+        f"Interrupted after {n_fits} fits of {len(found)} of {n} problems; they are in the attribute `paths` of this error, "
+        "certified.",
+        next(iter(found.values())),
+        kept,
+    ) from None
+
+
+def _paths(
+    solver: PathSolver, group: list[_Problem], unique: np.ndarray, where: np.ndarray, started: float, is_whole: bool
+) -> dict[int, Path]:
+    """The paths of a batch that was solved, or of as many penalties as it came to."""
+    if solver.n_done == 0:
+        return {}
+    n_done = solver.n_done
+    certified = solver.certified(repair=is_whole)
+    found, begin = {}, 0
+    for problem in group:
+        lanes = slice(begin, begin + problem.labels.n_lanes)
+        solution = certified.solution(lanes)
+        found[problem.number] = path_of(solution, unique[:n_done], where[where < n_done], problem.labels, started)
+        begin = lanes.stop
+    return found
+
+
+def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, class_weight: Any) -> list[_Problem]:
+    label_sets = list(y) if _is_several(y) else [y]
+    subsets = [None] if rows is None else [_numbers(r, n, i) for i, r in enumerate(rows)]
+    if not label_sets or not subsets:
+        raise BadInput("There is no problem to fit: y or rows is an empty list.")
+    if len(label_sets) > 1 and len(subsets) > 1 and len(label_sets) != len(subsets):
+        raise BadInput(
+            f"y holds {len(label_sets)} label sets and rows {len(subsets)} subsets; give as many of both, or one of either for "
+            "all problems."
+        )
+    count = max(len(label_sets), len(subsets))
+    weights = None if sample_weight is None else np.asarray(_host(sample_weight))
+    problems = []
+    for i in range(count):
+        labels, chosen = label_sets[i % len(label_sets)], subsets[i % len(subsets)]
+        mine, weight, size = labels, weights, n
+        if chosen is not None:
+            whole = np.asarray(_host(labels))
+            if len(whole) != n:
+                raise BadInput(f"X has {n} rows but label set {i} has {len(whole)}; they must be of the same samples.")
+            mine, size = whole[chosen], len(chosen)
+            weight = None if weights is None else weights[chosen]
+        try:
+            problems.append(_Problem(i, chosen, encode(mine, size, weight, class_weight)))
+        except BadInput as error:
+            if count == 1:
+                raise
+            raise BadInput(f"Problem {i} of {count}: {error}") from error
+    return problems
+
+
+def _is_several(y: Any) -> bool:
+    """Whether y is a list of label sets: its entries have entries of their own, and are not rows of 0 and 1."""
+    if not isinstance(y, list | tuple) or not y:
+        return False
+    return all(hasattr(one, "__len__") and not isinstance(one, str | bytes) for one in y)
+
+
+def _numbers(rows: Any, n: int, i: int) -> np.ndarray:
+    found = np.asarray(_host(rows))
+    if found.dtype == bool and found.shape == (n,):
+        found = np.flatnonzero(found)
+    if found.ndim != 1 or found.size == 0 or found.dtype.kind not in "iu" or found.min() < -n or found.max() >= n:
+        raise BadInput(
+            f"Subset {i} of rows must hold numbers of rows of X, below {n}, at least one; got {found.dtype} of shape {found.shape}."
+        )
+    numbers: np.ndarray = found.astype(np.int64) % n
+    if len(np.unique(numbers)) < len(numbers):
+        raise BadInput(f"Subset {i} of rows holds a row twice; give rows that count twice a sample_weight of 2.")
+    return numbers
+
+
+def _host(x: Any) -> Any:
+    return to_numpy(x) if hasattr(x, "shape") else x
+
+
+def _groups(problems: list[_Problem]) -> list[list[_Problem]]:
+    """Problems that can be lanes of one batch: those with as many rows of coefficients in a lane."""
+    groups: dict[int, list[_Problem]] = {}
+    for problem in problems:
+        groups.setdefault(problem.labels.k, []).append(problem)
+    return list(groups.values())
+
+
+def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+    """Features and labels of a batch."""
+    n, d = (int(s) for s in A.shape)
+    every = np.arange(n)
+    subsets = [every if p.rows is None else p.rows for p in group]
+    union = every if any(p.rows is None for p in group) else np.unique(np.concatenate(subsets))
+    longest = max(len(rows) for rows in subsets)
+    if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
+        return _apart(A, group, subsets, fit_intercept)
+    X = A if len(union) == n else rows_of(A, union)
+    if len(group) == 1:
+        only = group[0]
+        X = A if only.rows is None else rows_of(A, only.rows)
+        return Whole(X, fit_intercept), only.labels
+    place = np.full(n, -1, dtype=np.int64)
+    place[union] = np.arange(len(union))
+    parts = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
+    return Whole(X, fit_intercept), _merged(parts, len(union))
+
+
+def _apart(A: Array, group: list[_Problem], subsets: list[np.ndarray], fit_intercept: bool) -> tuple[Design, Labels]:
+    designs = []
+    for problem, rows in zip(group, subsets, strict=True):
+        designs.extend([Whole(rows_of(A, rows), fit_intercept)] * problem.labels.n_lanes)
+    parts = [(p.labels, np.arange(len(rows))) for p, rows in zip(group, subsets, strict=True)]
+    return Subsets(designs), _merged(parts, max(len(rows) for rows in subsets))
+
+
+def _merged(parts: list[tuple[Labels, np.ndarray]], n: int) -> Labels:
+    """Labels of all lanes over n rows; the rows that a problem does not have get weight zero."""
+    codes, weights = [], []
+    for labels, place in parts:
+        own = np.zeros((labels.n_lanes, n), dtype=np.int64)
+        own[:, place] = labels.codes
+        weight = np.zeros((labels.n_lanes, n))
+        weight[:, place] = 1.0 if labels.weights is None else labels.weights
+        codes.append(own)
+        weights.append(weight)
+    first = parts[0][0]
+    task = Task.MULTINOMIAL if first.k > 1 else Task.MULTILABEL
+    weight = np.concatenate(weights)
+    return replace(
+        first, task=task, codes=np.concatenate(codes), weights=None if (weight == 1.0).all() else weight,
+        classes=np.arange(first.k),
+    )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Preconditioned L-BFGS directions (Nocedal & Wright 2006, algorithm 7.4), and the inverse Hessian they are made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from probe.arrays import Array, namespace
+from probe.minimize import Preconditioner, Problem, State, penalty, take
+
+HISTORY = 10
+_REBUILD_AFTER = 20  # iterations a preconditioner serves
+_REBUILD_RATIO = 2.0  # change of λ it serves
+
+
+class LBFGS:
+    """Limited-memory BFGS; the preconditioner takes the place of the initial inverse Hessian."""
+
+    patience: ClassVar[Mapping[int, int]] = {4: 60, 8: 200}
+
+    def direction(self, s: State, G: Array) -> Array:
+        """−(inverse Hessian) · G."""
+        self._refresh(s)
+        return -inverse_of(s)(namespace(G).astype(G, s.Z.dtype))
+
+    def moved(self, s: State, S: Array, change: Array) -> None:
+        """Keep the newest pairs."""
+        s.memory = [*s.memory, (S, change)][-HISTORY:]
+
+    @staticmethod
+    def _refresh(s: State) -> None:
+        for q, current in enumerate(s.preconditioners):
+            l2 = float(s.problem.l2[q])
+            is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
+            is_old = bool(s.age[q] >= _REBUILD_AFTER)
+            if is_far or is_old:
+                is_hard = is_old or (current is not None and current.is_whole)
+                s.preconditioners[q], s.age[q] = s.problem.preconditioner(s.R, q, is_hard), 0
+        s.age += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Inverse:
+    """Approximate inverse Hessians of L lanes: the two-loop recursion around their preconditioners; call it with (L, k, r).
+
+    With pairs s_i, y_i and ``K_ij = s_i · y_j``, the first loop is the triangular system ``R α = S g`` with the upper part R of K,
+    the second ``Rᵀ γ = diag(K) α − Y z``: a few products instead of two loops over the pairs.
+    """
+
+    preconditioners: tuple[Preconditioner, ...]
+    _problem: Problem
+    _S: Array | None = None  # (L, m, k r)
+    _Y: Array | None = None
+    _R: Array | None = None  # (L, m, m): the inverse of the upper part of K
+    _curvature: Array | None = None  # (L, m)
+
+    def take(self, lanes: np.ndarray) -> Inverse:
+        """The same for some of the lanes."""
+        names = ("_S", "_Y", "_R", "_curvature")
+        parts = {name: None if self._S is None else take(getattr(self, name), lanes) for name in names}
+        chosen = tuple(self.preconditioners[q] for q in lanes)
+        return replace(self, preconditioners=chosen, _problem=self._problem.take(lanes), **parts)
+
+    def __call__(self, g: Array) -> Array:
+        """(L, k, r) → (L, k, r)."""
+        if self._S is None or self._Y is None or self._R is None or self._curvature is None:
+            return self._preconditioned(g)
+        xp = namespace(g)
+        flat = xp.reshape(g, (int(g.shape[0]), -1, 1))
+        alpha = self._R @ (self._S @ flat)
+        z = self._preconditioned(xp.reshape(flat - xp.permute_dims(self._Y, (0, 2, 1)) @ alpha, g.shape))
+        back = self._curvature[..., None] * alpha - self._Y @ xp.reshape(z, flat.shape)
+        gamma = xp.permute_dims(self._R, (0, 2, 1)) @ back
+        return z + xp.reshape(xp.permute_dims(self._S, (0, 2, 1)) @ gamma, g.shape)
+
+    def _preconditioned(self, g: Array) -> Array:
+        """Every lane's preconditioner applied; one that all lanes share, to all at once."""
+        first = self.preconditioners[0]
+        if all(p is first for p in self.preconditioners):
+            return self._problem.without_gauge(first(g))
+        applied = [p(g[q : q + 1, ...]) for q, p in enumerate(self.preconditioners)]
+        return self._problem.without_gauge(namespace(g).concat(applied, axis=0))
+
+
+def inverse_of(s: State) -> Inverse:
+    """The inverse Hessians at a state, whose lanes all have a preconditioner.
+
+    A pair of zeros (a lane with a shorter memory) and one without positive curvature have no effect.
+
+    Parameters
+    ----------
+    s : State
+
+    Returns
+    -------
+    Inverse
+    """
+    ready = tuple(p for p in s.preconditioners if p is not None)
+    if not s.memory:
+        return Inverse(ready, s.problem)
+    xp = namespace(s.Z)
+    L = len(ready)
+    S = _stacked([S for S, _ in s.memory], L)
+    Y = _stacked([Y for _, Y in s.memory], L)
+    scaled = xp.astype(xp.broadcast_to(penalty(s), s.memory[0][0].shape), S.dtype)
+    Y = Y + xp.reshape(scaled, (L, 1, -1)) * S
+    K = xp.astype(S @ xp.permute_dims(Y, (0, 2, 1)), xp.float64)
+    curvature = xp.linalg.diagonal(K)
+    used = curvature > 0
+    mask = xp.astype(used, S.dtype)[..., None]
+    S, Y = S * mask, Y * mask
+    K = xp.where(used[:, :, None] & used[:, None, :], K, xp.zeros_like(K))
+    curvature = xp.where(used, curvature, xp.ones_like(curvature))
+    identity = xp.eye(int(K.shape[1]), dtype=K.dtype, device=K.device)
+    R = xp.triu(K) * (1 - identity) + identity * curvature[..., None]
+    # Scaled to a unit diagonal: pairs of very different length would overflow the inverse.
+    root = xp.sqrt(curvature)
+    unit = xp.linalg.inv(R / root[..., None] / root[:, None, :])
+    R = xp.astype(unit / root[..., None] / root[:, None, :], S.dtype)
+    return Inverse(ready, s.problem, S, Y, R, xp.astype(curvature, S.dtype))
+
+
+def _stacked(parts: Sequence[Array], L: int) -> Array:
+    """m arrays of shape (L, k, r) → (L, m, k r)."""
+    xp = namespace(parts[0])
+    return xp.stack([xp.reshape(part, (L, -1)) for part in parts], axis=1)

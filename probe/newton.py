@@ -1,0 +1,143 @@
+"""Newton directions: the linear system is solved by conjugate gradients on the rows that carry the curvature.
+
+Few rows do, at the penalties that are hard: the fitted ones have none. They are gathered once per step, and the products with
+the Hessian then leave the other rows alone. So one step costs two passes over X, like one of L-BFGS, and a path needs some
+hundred of them instead of a thousand or more.
+
+The preconditioner is that of L-BFGS, memory included: the conjugate directions of one step, with the products that were
+made, are the memory of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from probe.arrays import Array, like, namespace
+from probe.lbfgs import inverse_of
+from probe.minimize import Hessian, Point, State, dot, objective, penalty, take
+
+HISTORY = 20
+_FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
+_SHARE = 0.999  # of the curvature that the rows must hold
+_TIGHTER = 0.1  # both, after a step that did not help
+_MOST_PRODUCTS = 400
+_LOOK_EVERY = 3  # products: asking costs a rotation
+_MOST_WAITING = 0.75  # share of the lanes below which the stopped ones leave
+_REBUILD_AFTER = 30  # products: the preconditioner no longer fits, and a better one pays where there is one
+_REBUILD_RATIO = 8.0  # change of λ
+
+
+@dataclass
+class Newton:
+    """Inexact Newton steps of all lanes together.
+
+    Attributes
+    ----------
+    scale : float
+        Tightens the forcing term and the share of the curvature left out: 1 at first.
+    """
+
+    patience: ClassVar[Mapping[int, int]] = {4: 4, 8: 6}
+    scale: float = 1.0
+
+    def direction(self, s: State, G: Array) -> Array:
+        """The step to the minimum of the quadratic model, as far as it helps."""
+        if (s.since > 0).any():
+            self.scale = max(self.scale * _TIGHTER, 1e-3)
+        self._refresh(s)
+        H = s.problem.hessian(s.R, 1.0 - (1.0 - _SHARE) * self.scale)
+        D, pairs, count = _conjugate_gradients(s, G, H, _FORCING * self.scale)
+        s.products = s.products + 2 * count * H.share_of_rows
+        s.age = count
+        s.memory = _chosen(pairs, s.memory)
+        return D
+
+    def moved(self, s: State, S: Array, change: Array) -> None:
+        """Nothing: the conjugate directions are the memory."""
+
+    @staticmethod
+    def _refresh(s: State) -> None:
+        for q, current in enumerate(s.preconditioners):
+            l2 = float(s.problem.l2[q])
+            is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
+            is_hard = bool(s.age[q] > _REBUILD_AFTER) or (current is not None and current.is_whole)
+            if is_far or s.age[q] > _REBUILD_AFTER:
+                s.preconditioners[q] = s.problem.preconditioner(s.R, q, is_hard)
+
+
+def _conjugate_gradients(
+    s: State, G: Array, H: Hessian, forcing: float
+) -> tuple[Array, list[tuple[Array, Array]], np.ndarray]:
+    """Solve ``(H + λ) D = −G`` for all lanes; also the directions with their products, and products per lane.
+
+    A lane stops when its residual has fallen by the forcing term, in the norm of the preconditioner, or when the model says
+    that the fit will be good enough. Stopped lanes wait with directions of zero, and leave when there are enough of them.
+    """
+    xp = namespace(G)
+    out = xp.zeros(G.shape, dtype=s.Z.dtype, device=G.device)
+    count = np.zeros(len(s.ids), dtype=int)
+    pairs: list[tuple[Array, Array]] = []
+    lanes = np.arange(len(s.ids))
+    inverse, scaled, value = inverse_of(s), xp.astype(penalty(s), out.dtype), objective(s)
+    r, D = -xp.astype(G, out.dtype), out
+    z = inverse(r)
+    p, rz = z, dot(r, z)
+    enough, is_open = forcing**2 * rz, rz > 0
+    for n_products in range(1, _MOST_PRODUCTS + 1):
+        Hp = H(p)
+        pairs.append((_spread(p, lanes, out), _spread(Hp, lanes, out)))
+        count[lanes[is_open]] += 1
+        Hp = Hp + scaled * p
+        curvature = dot(p, Hp)
+        is_open &= curvature > 0
+        step = like(p, np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0))[:, None, None]
+        D, r = D + step * p, r - step * Hp
+        if n_products % _LOOK_EVERY == 0:
+            is_open &= ~_is_enough(s, lanes, D, r, value)
+        if is_open.any():
+            z = inverse(r)
+            before, rz = rz, dot(r, z)
+            is_open &= rz > enough
+        if is_open.mean() < _MOST_WAITING:
+            index = xp.asarray(lanes, device=out.device)
+            out[index, ...] = D
+            kept = np.flatnonzero(is_open)
+            if len(kept) == 0:
+                break
+            H, inverse, lanes = H.take(kept), inverse.take(kept), lanes[kept]
+            D, r, z, p, scaled = (take(x, kept) for x in (D, r, z, p, scaled))
+            rz, before, enough, is_open = rz[kept], before[kept], enough[kept], is_open[kept]
+        p = (z + like(z, rz / np.where(before > 0, before, 1.0))[:, None, None] * p) * like(z, is_open)[:, None, None]
+    else:
+        out[xp.asarray(lanes, device=out.device), ...] = D
+    return out, pairs, count
+
+
+def _is_enough(s: State, lanes: np.ndarray, D: Array, r: Array, value: np.ndarray) -> np.ndarray:
+    """Whether the rule would be met where the model leads, with twice the gradient that the model predicts."""
+    xp = namespace(D)
+    T = (s.T if len(lanes) == len(s.ids) else take(s.T, lanes)) + xp.astype(D, xp.float64)
+    point = Point(T, 2.0 * xp.astype(r, xp.float64), value[lanes], s.mass()[lanes], s.problem.l2[lanes], s.ids[lanes])
+    done, _ = s.is_converged(point)
+    return done
+
+
+def _spread(x: Array, lanes: np.ndarray, example: Array) -> Array:
+    """Arrays of some lanes as one of all, zero for the others."""
+    if len(lanes) == int(example.shape[0]):
+        return x
+    xp = namespace(x)
+    out = xp.zeros_like(example)
+    out[xp.asarray(lanes, device=x.device), ...] = x
+    return out
+
+
+def _chosen(pairs: list[tuple[Array, Array]], memory: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """The memory of the next step: the newest pairs; of a long run some from its whole length."""
+    if len(pairs) < HISTORY:
+        return [*memory, *pairs][-HISTORY:]
+    return [pairs[int(j)] for j in np.linspace(0, len(pairs) - 1, HISTORY)]

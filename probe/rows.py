@@ -1,0 +1,212 @@
+"""Rotated rows as the solver multiplies with them: one matrix for all lanes, or a small one for each.
+
+Shapes: coefficients T (L, k, r), scores and residuals (L, k, n). Every product with all rows is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from probe.arrays import Array, namespace
+
+
+@dataclass
+class Reads:
+    """How often all rows were gone through."""
+
+    n: int = 0
+
+
+class Rows(Protocol):
+    """What `probe.problem` needs of the features."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows of a lane."""
+
+    @property
+    def dtype(self) -> object:
+        """Of the products."""
+
+    @property
+    def example(self) -> Array:
+        """Any array where the computation lives."""
+
+    def pick(self, lanes: np.ndarray) -> Rows:
+        """The rows of some lanes."""
+
+    def scores(self, T: Array) -> Array:
+        """(L, k, r) → (L, k, n)."""
+
+    def adjoint(self, R: Array) -> Array:
+        """(L, k, n) → (L, k, r), float64."""
+
+    def active(self, curvature: np.ndarray, share: float) -> Active:
+        """The rows that hold `share` of the curvature (L, n) of every lane."""
+
+    def of_lane(self, lane: int) -> tuple[Array, np.ndarray]:
+        """Rows of one lane (n, r), and the sums of squares of their columns (r,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Active:
+    """Rows that carry the curvature.
+
+    Attributes
+    ----------
+    A : array of shape (m, r), or (L, m, r) where every lane has its own
+    index : numpy.ndarray of shape (m,), or None for all rows
+    share : float
+        ``m / n``.
+    """
+
+    A: Array
+    index: np.ndarray | None
+    share: float
+
+
+_MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than it saves
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """One matrix for all lanes.
+
+    Attributes
+    ----------
+    A : array of shape (n, r)
+        Rotated rows, in the working dtype.
+    spectrum : numpy.ndarray of shape (r,)
+        Sums of squares of the columns.
+    reads : Reads
+    """
+
+    A: Array
+    spectrum: np.ndarray
+    reads: Reads
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.A.shape[0])
+
+    @property
+    def dtype(self) -> object:
+        """Of the products."""
+        return self.A.dtype
+
+    @property
+    def example(self) -> Array:
+        """The rows."""
+        return self.A
+
+    def pick(self, lanes: np.ndarray) -> Shared:
+        """Itself."""
+        return self
+
+    def scores(self, T: Array) -> Array:
+        """(L, k, r) → (L, k, n)."""
+        xp = namespace(self.A)
+        L, k, r = (int(s) for s in T.shape)
+        self.reads.n += 1
+        return xp.reshape(xp.astype(xp.reshape(T, (L * k, r)), self.A.dtype) @ self.A.T, (L, k, self.n))
+
+    def adjoint(self, R: Array) -> Array:
+        """(L, k, n) → (L, k, r), float64."""
+        xp = namespace(self.A)
+        L, k, n = (int(s) for s in R.shape)
+        self.reads.n += 1
+        return xp.reshape(xp.astype(xp.reshape(R, (L * k, n)) @ self.A, xp.float64), (L, k, int(self.A.shape[1])))
+
+    def active(self, curvature: np.ndarray, share: float) -> Active:
+        """Gather the rows that any lane needs."""
+        index = rows_holding(curvature, share)
+        if len(index) >= _MOST_ACTIVE * self.n:
+            return Active(self.A, None, 1.0)
+        xp = namespace(self.A)
+        A = xp.take(self.A, xp.asarray(index, device=self.A.device), axis=0)
+        return Active(A, index, len(index) / self.n)
+
+    def of_lane(self, lane: int) -> tuple[Array, np.ndarray]:
+        """The same for every lane."""
+        return self.A, self.spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """A small matrix for each lane, all of one shape: few-shot subsets, whose union has many more rows than each.
+
+    Attributes
+    ----------
+    A : array of shape (L, n, r)
+    spectrum : numpy.ndarray of shape (L, r)
+    reads : Reads
+    """
+
+    A: Array
+    spectrum: np.ndarray
+    reads: Reads
+
+    @property
+    def n(self) -> int:
+        """Number of rows of a lane."""
+        return int(self.A.shape[1])
+
+    @property
+    def dtype(self) -> object:
+        """Of the products."""
+        return self.A.dtype
+
+    @property
+    def example(self) -> Array:
+        """The rows."""
+        return self.A
+
+    def pick(self, lanes: np.ndarray) -> Apart:
+        """The rows of some lanes, which may repeat."""
+        xp = namespace(self.A)
+        return Apart(xp.take(self.A, xp.asarray(lanes, device=self.A.device), axis=0), self.spectrum[lanes], self.reads)
+
+    def scores(self, T: Array) -> Array:
+        """(L, k, r) → (L, k, n)."""
+        xp = namespace(self.A)
+        self.reads.n += 1
+        return xp.astype(T, self.A.dtype) @ xp.permute_dims(self.A, (0, 2, 1))
+
+    def adjoint(self, R: Array) -> Array:
+        """(L, k, n) → (L, k, r), float64."""
+        self.reads.n += 1
+        return namespace(self.A).astype(R @ self.A, namespace(self.A).float64)
+
+    def active(self, curvature: np.ndarray, share: float) -> Active:
+        """All: they are few, and every lane has others."""
+        return Active(self.A, None, 1.0)
+
+    def of_lane(self, lane: int) -> tuple[Array, np.ndarray]:
+        """Rows and spectrum of one lane."""
+        return self.A[lane, ...], self.spectrum[lane]
+
+
+def rows_holding(curvature: np.ndarray, share: float) -> np.ndarray:
+    """Rows that hold `share` of the curvature of every lane.
+
+    Parameters
+    ----------
+    curvature : numpy.ndarray of shape (L, n)
+    share : float
+
+    Returns
+    -------
+    numpy.ndarray of shape (m,), int64
+        Ascending.
+    """
+    chosen = np.zeros(curvature.shape[1], dtype=bool)
+    for lane in curvature:
+        falling = np.sort(lane)[::-1]
+        reached = np.cumsum(falling, dtype=np.float64)
+        last = int(np.searchsorted(reached, share * reached[-1]))
+        chosen |= lane >= falling[min(last, len(falling) - 1)]
+    return np.flatnonzero(chosen)

@@ -1,0 +1,47 @@
+"""When a walk along the penalties may go on: the certificate, estimated in rotated coordinates and in the working dtype."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from probe.arrays import like, namespace, to_numpy
+from probe.certificate import meets
+from probe.design import Design
+from probe.minimize import Point, Rule
+
+
+def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
+    """The rule of `probe.certificate.meets`, as the minimiser asks it.
+
+    Parameters
+    ----------
+    design : Design
+    scale : numpy.ndarray of shape (L,)
+        From `probe.certificate.zero_gradient`, of every lane.
+    tol : float
+
+    Returns
+    -------
+    callable
+        Point → (done, gap), each of shape (L,).
+    """
+
+    _, d = design.shape
+
+    def is_converged(p: Point) -> tuple[np.ndarray, np.ndarray]:
+        xp = namespace(p.T)
+        mask = like(p.T, design.penalised)
+        by_W = to_numpy(xp.sum(mask * p.G * p.G, axis=(1, 2)))
+        by_b = to_numpy(xp.sum((1 - mask) * p.G * p.G, axis=(1, 2)))
+        size = np.sqrt(to_numpy(xp.sum(mask * p.T * p.T, axis=(1, 2))))
+        bound = by_W / (2 * p.l2) + by_b / (p.residual / p.T.shape[1] + 1e-300)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gap, error = bound / p.objective, np.sqrt(by_W) / (p.l2 * size)
+        # The largest entry of a gradient is at least its root mean square, which the rotation does not change.
+        least = np.sqrt(by_W / (p.T.shape[1] * d)) / scale[p.ids]
+        grad_norm = np.full(len(gap), np.inf)
+        if ((gap <= 100 * tol) & (least <= tol)).any():
+            grad_norm = design.largest(p.G, p.ids) / scale[p.ids]
+        return meets(grad_norm, gap, error, tol), gap
+
+    return is_converged
