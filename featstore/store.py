@@ -12,7 +12,7 @@ import numpy as np
 
 from featstore.digests import DigestCache
 from featstore.entries import Entry, Glance, entries_of
-from featstore.errors import BadInput, FeatstoreError, IdentityError, NotStored, StoreFormat
+from featstore.errors import BadInput, FeatstoreError, IdentityError, NotStored, StoreFormat, StoreWrite
 from featstore.files import PARTIAL, write_errors
 from featstore.finding import Finder, folders_in, passes_in
 from featstore.holding import Hold
@@ -21,7 +21,9 @@ from featstore.matrix import FeatureMatrix
 from featstore.passes import DATA, PLAIN_FORMAT, PassFolder, PassSamples, Targets, check_format, read_json, write_json
 from featstore.poolings import PoolingLike, pool_name
 from featstore.reading import Maps, Stamp, StoredArray
+from featstore.remote import RemotePath, place
 from featstore.splits import Split, checked_labels
+from featstore.streaming import StreamedArray
 
 if TYPE_CHECKING:
     from featstore.removing import Collected
@@ -31,10 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Store", "create_store", "open_store"]
 
 FORMAT_FILE = "featstore.json"
+READ_ONLY = (
+    "the store {root} cannot be {done}: stores behind a URL are only read. Extract into a local folder and copy it there, or take "
+    "what is there with `featstore merge {root} FOLDER`."
+)
 
 
 def open_store(root: str | Path) -> Store:
-    """Open an existing store.
+    """Open an existing store: a folder, or a URL that fsspec understands (``s3://bucket/feats``), which is only read.
 
     Raises
     ------
@@ -43,7 +49,7 @@ def open_store(root: str | Path) -> Store:
     StoreFormat
         If it was written by a newer version of featstore.
     """
-    root = Path(root)
+    root = place(root)
     path = root / FORMAT_FILE
     if not path.is_file():
         what = f"it is a folder without {FORMAT_FILE}" if root.is_dir() else "there is no such folder"
@@ -76,7 +82,9 @@ def create_store(root: str | Path) -> Store:
     StoreWrite
         If the folder cannot be written.
     """
-    root = Path(root)
+    root = place(root)
+    if isinstance(root, RemotePath):
+        raise StoreWrite(READ_ONLY.format(root=root, done="written"))
     if (root / FORMAT_FILE).is_file():
         return open_store(root)
     if root.exists() and not root.is_dir():
@@ -341,6 +349,8 @@ class Store:
 
     def refuse_if_remote(self, done: str) -> None:
         """Raise `StoreWrite` where the store lies behind a URL: such stores are only read."""
+        if isinstance(self.root, RemotePath):
+            raise StoreWrite(READ_ONLY.format(root=self.root, done=done))
 
     # ---- opening what was found
 
@@ -353,12 +363,14 @@ class Store:
             names = folder.names()
         label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*names, 'an unnamed split')[0]}'"
         path, checked = folder.array_path(array_id), self._checked.setdefault(array_id, {})
+        remote = isinstance(self.root, RemotePath)
         hold = self._held.get(array_id)
-        if hold is None:
+        if hold is None and not remote:
             hold = self._held[array_id] = Hold(path)
         if not folder.is_complete(array_id):
             raise NotStored(f"{label} was removed from {self.root} just now.")
-        return StoredArray(
+        reader = StreamedArray if remote else StoredArray
+        return reader(
             path / DATA, manifest.array, manifest.grid, manifest.crcs, self.root, label, checked, self._maps, hold
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featstore.remote import RemotePath
+
 if TYPE_CHECKING:
     import zarr
 
@@ -48,9 +50,12 @@ def create(folder: Path, key: ArrayKey, grid: Grid) -> None:
 def open_read_only(folder: Path) -> zarr.Array[Any]:
     """Open the array in `folder` with zarr, for whoever wants zarr's own interface."""
     import zarr
-    from zarr.storage import LocalStore
+    from zarr.storage import FsspecStore, LocalStore
 
-    return zarr.open_array(store=LocalStore(folder, read_only=True), mode="r")
+    if isinstance(folder, RemotePath):
+        return zarr.open_array(store=FsspecStore.from_url(folder.url, read_only=True), mode="r")
+    store = LocalStore(folder, read_only=True)
+    return zarr.open_array(store=store, mode="r")
 
 
 def problems(folder: Path, key: ArrayKey, grid: Grid) -> list[str]:
