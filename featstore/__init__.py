@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featstore.backbones import Backbone, load_backbone
-    from featstore.datasets import load_split
+    from featstore.datasets import load_split, shifted
+    from featstore.datasets.checking import Check, check_split
+    from featstore.datasets.shifts import DomainShift, make_shift
     from featstore.errors import (
         Ambiguous,
         BadInput,
@@ -47,8 +49,10 @@ __all__ = [
     "Backbone",
     "BadInput",
     "BadLabels",
+    "Check",
     "Collected",
     "CorruptChunk",
+    "DomainShift",
     "Entry",
     "FeatstoreError",
     "FeatureMatrix",
@@ -73,6 +77,7 @@ __all__ = [
     "UnknownName",
     "UnreadableImage",
     "channel_axis",
+    "check_split",
     "create_store",
     "differences",
     "export",
@@ -80,6 +85,7 @@ __all__ = [
     "holdout_rows",
     "load_backbone",
     "load_split",
+    "make_shift",
     "mean_pool",
     "merge",
     "open_store",
@@ -88,6 +94,7 @@ __all__ = [
     "pooling",
     "recheck",
     "repair",
+    "shifted",
 ]
 
 _ERRORS = (
@@ -110,7 +117,9 @@ _HOMES = {
     "FeatureMatrix": "matrix",
     "Preprocessing": "preprocessing",
     "Problem": "verifying",
-    "load_split": "datasets",
+    **dict.fromkeys(("load_split", "shifted"), "datasets"),
+    **dict.fromkeys(("Check", "check_split"), "datasets.checking"),
+    **dict.fromkeys(("DomainShift", "make_shift"), "datasets.shifts"),
 }
 
 

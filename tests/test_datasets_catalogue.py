@@ -219,6 +219,24 @@ def test_a_wrong_checksum_or_a_dead_address_is_one_sentence(
         downloads.download(find_record("dtd"), tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", ["../../evil.txt", "{root}/evil.txt"])
+def test_an_archive_cannot_write_outside_its_folder(
+    tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """One that climbs is refused; an absolute name is taken for one below the folder."""
+    folder, address = served
+    archive = folder / "dtd-r1.0.1.tar.gz"
+    with tarfile.open(archive, "w:gz") as made:
+        made.addfile(tarfile.TarInfo(name.format(root=tmp_path)))
+    monkeypatch.setattr(torchvision.datasets.DTD, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(torchvision.datasets.DTD, "_URL", f"{address}/dtd-r1.0.1.tar.gz")
+    with pytest.raises(MissingData, match=r"could not be fetched: "):
+        downloads.download(find_record("dtd"), tmp_path / "data")
+    assert not list(tmp_path.glob("evil*"))
+    assert not list((tmp_path / "data").glob("evil*"))
+    assert "extraction_filter" not in vars(tarfile.TarFile)
+
+
 def test_what_nobody_can_fetch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MissingData, match=r"cannot be fetched for you\. Put there"):
         load_split("cars:train", data_root=tmp_path, download=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+import tarfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def download(record: Record, data_root: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         for arguments in calls:
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision prints what it does; stdout is for results
+            # torchvision prints what it does; stdout is for results
+            with contextlib.redirect_stdout(sys.stderr), _tar_files_stay_inside():
                 getattr(torchvision.datasets, name)(target, download=True, **arguments)
     except BadInput:
         raise
@@ -62,3 +64,21 @@ def download(record: Record, data_root: Path) -> None:
         raise MissingData(
             f"{record.title} could not be fetched: {str(error).rstrip('.')}. Do it by hand: {by_hand}"
         ) from error
+
+
+@contextlib.contextmanager
+def _tar_files_stay_inside() -> Iterator[None]:
+    """Let no member of a tar file that is unpacked meanwhile be written outside its folder (PEP 706).
+
+    torchvision unpacks with Python's default, which before Python 3.14 follows ``..`` and absolute names, and it has no
+    checksum for some archives.
+    """
+    before = vars(tarfile.TarFile).get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        if before is None:
+            del tarfile.TarFile.extraction_filter
+        else:
+            tarfile.TarFile.extraction_filter = before
