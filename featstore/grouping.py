@@ -14,14 +14,16 @@ The rule
 2. The classifier is what has weights after the last cut that is followed by linear layers (or 1 × 1 convolutions)
    alone. The tensor it reads, before dropout, is where ``"penultimate"`` ends and ``"head"`` begins. Where the
    classifier is a convolution followed by pooling (SqueezeNet), that tensor is a map; its pooled form is the
-   penultimate vector. A network without classifier has no head.
+   penultimate vector. A network without classifier has no head; the last layer of a pooling by attention is none.
 3. A unit ends where the next begins: norm, activation and pooling after a module belong to it, but nothing that
    flattens the map. What lies between the last block and the classifier (final norm, global pooling) belongs to
    ``"penultimate"``; where nothing does, the last unit itself is called so.
 4. A plain ``Sequential`` of layers (VGG, AlexNet) is cut after each of its pooling layers; fine: after each weighted
    layer.
 5. Fine: stages give way to their blocks.
-6. A module whose end is not a cut (two tensors flow on, as between NASNet cells) joins the next.
+6. A module whose end is not a cut (two tensors flow on) joins the next. So NASNet-A and PNASNet, every cell of which reads
+   the two before it, are four units, all cells being one of them; so are the layers of a dense block. A unit that takes and
+   gives one tensor is worth more than finer cuts of these: it can be stored, and trained from what is stored.
 """
 
 from __future__ import annotations

@@ -132,7 +132,8 @@ def _head(module: nn.Module, traced: Traced, cuts: dict[int, tuple[int, ...]]) -
         return final, False
     entry = before[-1]
     after = [m for i, m in modules.items() if i > entry]
-    if not all(is_classifier_layer(m) for m in after if n_weights(m)) or any(is_norm(m) for m in after):
+    normed = any(is_norm(m) for i, m in modules.items() if i > weighted[-1])
+    if normed or not all(is_classifier_layer(m) for m in after if n_weights(m)):
         return final, False
     if _attends(traced, str(traced.nodes[weighted[-1]].target).rpartition(".")[0]):
         return final, False  # the last layer of a pooling by attention (CLIP's ResNets) is no classifier

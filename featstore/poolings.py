@@ -1,7 +1,8 @@
 """Pooling: what is kept of a unit's output for one image.
 
-Conventions: maps are (n, c, h, w) or (n, h, w, c), tokens (n, t, c), vectors (n, c). A pooling gets the output in float32, whatever
-the network computes in, and the axis of its channels. A vector is pooled already: every pooling keeps it as it is.
+Conventions: maps are (n, c, h, w) or (n, h, w, c), tokens (n, t, c), vectors (n, c). A pooling gets the output in float32,
+whatever the network computes in, and the axis of its channels. A vector is pooled already: every pooling keeps it as it is. A
+grid takes a map of 1 × 1 for a vector, too.
 
 =============  ====================================================================================================
 ``"mean"``     (c,) mean over all positions; of tokens over all of them, the class token included
@@ -263,8 +264,8 @@ def _whole(x: torch.Tensor, axis: int) -> torch.Tensor:
 def _grid_pool(x: torch.Tensor, axis: int, *, size: int) -> torch.Tensor:
     from torch.nn import functional as F
 
-    if x.ndim == 2:
-        return x
+    if x.ndim == 2 or x.shape[1:].numel() == x.shape[axis + 1]:
+        return x.flatten(1)
     return F.adaptive_avg_pool2d(x.movedim(axis + 1, 1), size).flatten(1)
 
 
@@ -275,7 +276,7 @@ def _check_grid(size: int, unit: str, output: tuple[int, ...], axis: int) -> Non
             "grid; pool with 'mean', 'max' or 'token', or with a function of yours."
         )
     height, width = (extent for i, extent in enumerate(output) if i != axis)
-    if min(height, width) < size:
+    if min(height, width) < size and (height, width) != (1, 1):
         raise BadInput(
             f"unit '{unit}' gives maps of {height} × {width}: a grid of {size} × {size} would only repeat values. Take a "
             "smaller grid, or leave that unit out."

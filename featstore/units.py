@@ -83,7 +83,8 @@ class Chain(ABC):
         UnknownName
             If there is no such unit.
         BadInput
-            If `last` comes before `first`, or the network cannot be run in parts.
+            If `last` comes before `first`, or the network cannot be run in parts, or `x` has another size than the units were
+            cut for, where they depend on it (`featstore.extents`).
         """
 
     @abstractmethod

@@ -106,6 +106,18 @@ def test_whole_and_flat_maps_are_the_networks_own_numbers(backbone: Backbone, tm
         assert np.array_equal(store.features(unit, "pictures", pool="flatten").numpy(), expected.reshape(7, -1))
 
 
+def test_a_map_of_one_pixel_is_a_vector(tmp_path: Path) -> None:
+    """Some networks end with pooling to 1 × 1: a grid for all units must not fail there."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 2, 1), nn.Flatten())
+    backbone = featstore.load_backbone(module, preprocessing=PLAIN)
+    assert backbone.shapes == {"0": (6, 8, 8), "penultimate": (6, 1, 1), "head": (2,)}
+    store = extract(backbone, pictures(4), tmp_path / "s", pool=["grid2", "mean"])
+    vectors = [store.features("penultimate", "pictures", pool=pool).numpy() for pool in ("grid2", "mean")]
+    assert vectors[0].shape == (4, 6)
+    assert np.array_equal(*vectors)
+
+
 def test_several_poolings_come_from_one_pass(backbone: Backbone, tmp_path: Path) -> None:
     split, first = pictures(20), backbone.module.get_submodule("first")
     with Calls(first) as calls:

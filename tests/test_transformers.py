@@ -81,6 +81,8 @@ def prepared(size: int) -> Preprocessing:
 def load(name: str, units: Any = "coarse") -> Backbone:
     """Return the network with random weights, tokens and statistics that are not zero."""
     family = FAMILIES[name]
+    if not timm.is_model(name.partition(".")[0]):
+        pytest.skip(f"timm {timm.__version__} has no {name}")
     torch.manual_seed(0)
     module = timm.create_model(name, **family.arguments).eval()
     stretch_statistics(module)
@@ -144,3 +146,15 @@ def test_their_weights_come_from_a_file_like_any_others(tmp_path: Path) -> None:
     assert by_file.weights_digest == load_backbone(module.eval(), preprocessing=by_file.preprocessing).weights_digest
     assert by_file.preprocessing.interpolation == "bicubic"
     assert len(by_file.units) == 14
+
+
+def test_a_classifier_that_normalises_is_a_head() -> None:
+    """LeViT's two classifiers begin with batch norm; its features are what they read, not their logits."""
+    torch.manual_seed(0)
+    module = timm.create_model("levit_128s").eval()
+    stretch_statistics(module)
+    backbone = load_backbone(module, preprocessing=prepared(224))
+    assert backbone.units == ("stem", "stages.0", "stages.1", "stages.2", "penultimate", "head")
+    x = torch.randn(2, 3, 224, 224)
+    check_chain(backbone.chain, x)
+    assert torch.equal(backbone.chain.run(x, last="penultimate"), module.forward_features(x).mean(1))
