@@ -1,238 +1,480 @@
-"""The whole 45-value path against scikit-learn, at equal suboptimality, on real features.
+"""The whole 45-value path against scikit-learn, at equal suboptimality, on real features; and what one call saves.
 
-    python benchmarks/bench_path.py                              every problem whose features are there
+    python benchmarks/bench_path.py --prepare                    make the features once, from ../shared
+    python benchmarks/bench_path.py --cold --out runs/bench      every row of the table
+    python benchmarks/bench_path.py --problems pairs --parts sets --threads 2
     python benchmarks/bench_path.py --problems digits --tiny     a few seconds, for the tests; the figures mean little
-    python benchmarks/bench_path.py --features runs/real/features
 
-Every value's certificate is the float64 duality gap of the returned point, recomputed here from the definition for both
-sides. The rival, scikit-learn's L-BFGS, walks the same path from strong to weak with warm starts and is stopped, per value,
-at the first of a ladder of tolerances whose gap is as good as ours, or when it has used its allowance: ``--patience`` times
-our time for the whole path. Its seconds count every run it needed.
+Parts, each a row with its target (`--parts`; without it, those that `PARTS` lists for a problem):
 
-Printed per problem: seconds, worst gap, number of values certified at 1e-4, chosen C and validation accuracy of both, and
-the ratio; a ratio behind ``>`` is a lower bound, because the rival had not finished. ``--out`` keeps JSON with the environment
-and draws the gap along the path.
+warm        scikit-learn's L-BFGS walks from strong to weak, each value from where the one before ended
+cold        45 independent fits from zero, as DINOv2 does it
+sets        ten label sets of one feature matrix in one call of `probe.fit_paths`, against ten calls of `probe.fit_path`
+folds       the same with ten folds
+streaming   from a store, with memory for a quarter of the matrix, against the same in memory
+again       a `probe.sweep` whose results are there already, in milliseconds
+
+Both sides get the same number of BLAS threads, and the same bar: a rival is stopped, per value, when its float64 certificate is
+as good as ours (or at a gap of 1e-4, where ours is better than that; ``--bar 0`` asks for exactly ours), or when its allowance,
+``--patience`` times our time for the whole path, is used up. Its ratio is then behind ``>``: a lower bound. `path_measures` says
+how certificates are computed and how tolerances are aimed. Without ``--patience`` the allowance is 1.25 times the target.
+
+``--out`` keeps JSON with the environment, and draws, per problem, the certified gap along the path, and the mean suboptimality
+against time: the geometric mean over all values of ``(F − F_best) / F_best``, from 1e-8 up, where F_best is the best that anyone
+found, and values that are not reached yet count with their intercepts alone. A rival has a point after each of its attempts;
+we have one for the whole path and, as nobody can look into a call, one for each of four calls with the first 9, 18, 27 and 36
+values.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
-import platform
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from path_measures import (
+    BAR,
+    HEADER,
+    Certifier,
+    Proof,
+    Rival,
+    Row,
+    Task,
+    Walked,
+    certifier,
+    environment,
+    line,
+    row_of,
+    val_accuracy,
+    verdict,
+    walk,
+)
+from path_problems import EXPECTED_S, SOURCES, Problem, fold_rows, is_prepared, label_sets, load_problem, prepare
 
 import probe
-from probe.objective import value_and_gradient
+from probe.engines import fit_sklearn
 
-TARGET = 1e-4
-LADDER = (1e-4, 1e-6, 1e-8, 1e-10)
-CIFAR_SPLITS = ("cifar10/train#per_class(1500,seed=0)", "cifar10/test")
+TARGETS = {
+    "digits": {"warm": 10.0},
+    "pacs-art": {"warm": 20.0},
+    "pacs-sketch": {"warm": 20.0},
+    "cifar10-resnet56": {"warm": 10.0},
+    "pairs": {"warm": 20.0},
+}
+"""Times our seconds; the other parts have the same target everywhere."""
+COLD, ONE_CALL, STREAMING, MOST_READS, AGAIN_MS = 40.0, 3.0, 0.6, 300, 50.0
+
+PARTS = {
+    "digits": ("warm", "sets", "folds", "again"),
+    "pacs-art": ("warm",),
+    "pacs-sketch": ("warm", "sets", "folds", "streaming"),
+    "cifar10-resnet56": ("warm", "streaming"),
+    "pairs": ("warm", "sets", "streaming"),
+}
+EVERY_PART = ("warm", "cold", "sets", "folds", "streaming", "again")
+_REPEAT_BELOW_S = 1.0  # shorter paths are timed three times, and the median counts
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """Features and labels, train and validation."""
+class Measured:
+    """Our own path over a problem, which everything is compared with."""
 
-    name: str
-    X: np.ndarray
-    y: np.ndarray
-    X_val: np.ndarray
-    y_val: np.ndarray
+    problem: Problem
+    C: np.ndarray
+    path: probe.Path
+    walked: Walked
+    row: Row
+    certify: Certifier
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one solver did on one problem."""
+class Options:
+    """What was asked for on the command line."""
 
-    problem: str
-    solver: str
-    n: int
-    d: int
-    k: int
-    seconds: float
-    worst_gap: float
-    n_certified: int
-    n_values: int
-    chosen_C: float
-    val_accuracy: float
+    patience: float | None
+    bar: float
+    is_drawn: bool
 
 
-def split(X: np.ndarray, y: np.ndarray, name: str, n_val: int) -> Problem:
-    """Hold out rows at random, seed 0."""
-    order = np.random.default_rng(0).permutation(len(y))
-    val, train = order[:n_val], order[n_val:]
-    return Problem(name, X[train], y[train], X[val], y[val])
-
-
-def digits(tiny: bool) -> Problem:
-    """scikit-learn's digits: 1,077 × 64 pixels, 10 classes."""
-    from sklearn.datasets import load_digits
-
-    X, y = load_digits(return_X_y=True)
-    X = X.astype(np.float32)
-    return split(X[:300], y[:300], "digits", 100) if tiny else split(X, y, "digits", 720)
-
-
-def stored(features: Path, backbone: str, splits: tuple[str, ...], name: str, n: int) -> Problem:
-    """All pooled units of a stored network side by side, as `real_images.py` extracted them."""
-    import featstore
-
-    store = featstore.open_store(features)
-    parts = []
-    for which in splits:
-        units = [u for u in store.units(which, backbone) if u != "head"]
-        matrices = [store.features(u, which, backbone=backbone) for u in units]
-        parts.append((np.concatenate([m.numpy(np.float32) for m in matrices], axis=1), matrices[0].labels))
-    X, y = (np.concatenate([p[j] for p in parts]) for j in (0, 1))
-    kept = np.random.default_rng(1).permutation(len(y))[:n]
-    return split(X[kept], y[kept], name, len(kept) // 5)
-
-
-def problems(features: Path, tiny: bool) -> dict[str, Callable[[], Problem]]:
-    """The problems by name."""
-    return {
-        "digits": lambda: digits(tiny),
-        "pacs-sketch": lambda: stored(features, "benchmarks.networks:mobilenetv1_025", ("sketch",), "pacs-sketch", 4000),
-        "pacs-art": lambda: stored(features, "benchmarks.networks:mobilenetv1_025", ("art_painting",), "pacs-art", 4000),
-        "cifar10-resnet56": lambda: stored(
-            features, "featstore:cifar_resnet56", CIFAR_SPLITS, "cifar10-resnet56", 25_000
-        ),
-    }  # fmt: skip
-
-
-def gaps(problem: Problem, C: np.ndarray, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-    """Relative duality gap of every fit, from the definition; the intercept's own gradient counts too."""
-    y = np.unique(problem.y, return_inverse=True)[1]
-    out = []
-    for i, c in enumerate(C):
-        value, by_W, by_b = value_and_gradient(coef[i], intercept[i], problem.X, y, c)
-        out.append(((by_W**2).sum() * c / 2 + (by_b**2).sum() / max(len(y), 1)) / value)
-    return np.array(out)
-
-
-def ours(problem: Problem, C: np.ndarray) -> tuple[Row, np.ndarray]:
-    """One call."""
-    started = time.perf_counter()
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Fits that fall short are seen in the table."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", probe.NotConverged)
-        path = probe.fit_path(problem.X, problem.y, C)
-    seconds = time.perf_counter() - started
-    gap = gaps(problem, path.C, path.coef, path.intercept)
-    choice = probe.select(path, problem.X_val, problem.y_val)
-    return _row(problem, "probe", seconds, gap, choice.C, float(choice.scores[choice.index])), gap
+        yield
 
 
-def scikit_learn(
-    problem: Problem, C: np.ndarray, target: np.ndarray, allowance_s: float, *, warm: bool
-) -> tuple[Row, np.ndarray]:
-    """Its default solver along the path, each value run until its gap is as good as `target`, or time is up."""
-    from sklearn.linear_model import LogisticRegression
-
-    spent, gap, accuracy = 0.0, np.full(len(C), np.inf), np.zeros(len(C))
-    model = LogisticRegression(solver="lbfgs", warm_start=warm)
-    for i, c in enumerate(C):
-        for tol in LADDER:
-            if spent > allowance_s:
-                break
-            model.set_params(C=c, tol=tol, max_iter=20_000)
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a call and what it returned; of a short one the median of three."""
+    took: list[float] = []
+    with quiet():
+        while len(took) < (1 if took and took[0] > _REPEAT_BELOW_S else 3):
             started = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model.fit(problem.X, problem.y)
-            spent += time.perf_counter() - started
-            rows = model.coef_.astype(np.float64)[None], model.intercept_.astype(np.float64)[None]
-            gap[i] = gaps(problem, np.array([c]), *rows)[0]
-            accuracy[i] = model.score(problem.X_val, problem.y_val)
-            if gap[i] <= max(target[i], 1e-12):
-                break
-    best = int(np.argmax(accuracy))
-    name = "scikit-learn, warm" if warm else "scikit-learn, cold"
-    return _row(problem, name, spent, gap, float(C[best]), float(accuracy[best])), gap
+            found = call()
+            took.append(time.perf_counter() - started)
+    return float(np.median(took)), found
 
 
-def _row(problem: Problem, solver: str, seconds: float, gap: np.ndarray, C: float, accuracy: float) -> Row:
-    n, d = problem.X.shape
-    k = len(np.unique(problem.y))
-    return Row(
-        problem.name, solver, n, d, k, round(seconds, 3), float(gap.max()), int((gap <= TARGET).sum()), len(gap), C, accuracy
+def reads(path: probe.Path) -> int:
+    """Passes over X that a path took in all: what was read of it where that is counted, else the sum over its fits."""
+    return int(getattr(path, "reads", path.passes.sum()))
+
+
+def proofs_of(path: probe.Path, certify: Certifier) -> tuple[Proof, ...]:
+    """Certificates of our own fits, from the definition."""
+    return tuple(certify(float(c), path.coef[i], path.intercept[i]) for i, c in enumerate(path.C))
+
+
+def ours(problem: Problem, C: np.ndarray) -> Measured:
+    """One call."""
+    certify = certifier(problem.X, problem.y)
+    seconds, path = timed(lambda: probe.fit_path(problem.X, problem.y, C))
+    choice = probe.select(path, problem.X_val, problem.y_val)
+    walked = Walked(seconds, reads(path), proofs_of(path, certify), choice.scores)
+    row = row_of(problem.name, "probe", problem.shape, walked, C)
+    return Measured(problem, C, path, walked, row, certify)
+
+
+def against_sklearn(mine: Measured, options: Options, *, warm: bool) -> tuple[Row, Walked]:
+    """Its default solver along the path."""
+    problem = mine.problem
+    target = TARGETS[problem.name]["warm"] if warm else COLD
+    rival = Rival(
+        f"scikit-learn lbfgs, {'warm' if warm else 'cold'}", fit_sklearn,
+        (problem.X, problem.X.astype(np.float64)), is_warm=warm,
+    )  # fmt: skip
+    patience = 1.25 * target if options.patience is None else options.patience
+    task = Task(
+        problem.y, mine.C, np.maximum(mine.walked.gaps, options.bar), mine.path.objective / mine.C,
+        patience * mine.walked.seconds, mine.certify, val_accuracy(problem.X_val, problem.y_val, np.unique(problem.y)),
+    )  # fmt: skip
+    walked = walk(rival, task)
+    ratio = walked.seconds / mine.walked.seconds
+    is_bound = bool((walked.gaps > np.maximum(task.asked, 1e-15)).any())
+    ruling = verdict(ratio, target, is_bound=is_bound, is_certified=mine.row.n_certified == mine.row.n_values)
+    row = row_of(problem.name, rival.name, problem.shape, walked, mine.C)
+    n_fitted = sum(proof is not None for proof in walked.proofs)
+    note = "" if n_fitted == len(mine.C) else f"reached {n_fitted} of {len(mine.C)} values"
+    return replace(row, ratio=ratio, is_bound=is_bound, target=target, verdict=ruling, note=note), walked
+
+
+def together(mine: Measured, part: str) -> list[Row]:
+    """Ten label sets or folds in one call, and in ten."""
+    problem, C, n = mine.problem, mine.C, len(mine.problem.y)
+    if part == "sets":
+        what, sets = label_sets(problem)
+        rows = [np.arange(n)] * len(sets)
+    else:
+        rows = fold_rows(problem)
+        what, sets = "stratified folds, 90 % of the rows each", [problem.y] * len(rows)
+    count = f"{len(sets)} {'label sets' if part == 'sets' else 'folds'}"
+    shape = (*problem.shape[:2], max(len(np.unique(y)) for y in sets))
+    missing = Row(problem.name, f"probe, {count}, one call", *shape, target=ONE_CALL, verdict="not available")
+    if not hasattr(probe, "fit_paths"):
+        return [replace(missing, note="probe.fit_paths is not there")]
+
+    def one_call() -> tuple[probe.Path, ...]:
+        chosen: Any = None if part == "sets" else rows
+        return tuple(probe.fit_paths(problem.X, sets, C, rows=chosen))
+
+    def ten_calls() -> tuple[probe.Path, ...]:
+        if part == "sets":
+            return tuple(probe.fit_path(problem.X, y, C) for y in sets)
+        return tuple(probe.fit_path(problem.X[r], y[r], C) for y, r in zip(sets, rows, strict=True))
+
+    found = []
+    certifiers = [certifier(problem.X[r], y[r]) for y, r in zip(sets, rows, strict=True)]
+    for solver, call in ((f"probe, {count}, ten calls", ten_calls), (missing.solver, one_call)):
+        seconds, paths = timed(call)
+        proofs = [p for path, certify in zip(paths, certifiers, strict=True) for p in proofs_of(path, certify)]
+        found.append(
+            replace(
+                missing, solver=solver, seconds=round(seconds, 4), passes=reads_together(paths), verdict="", target=None,
+                worst_grad=max(p.grad_norm for p in proofs), worst_gap=max(p.gap for p in proofs),
+                n_certified=sum(p.gap <= BAR for p in proofs), n_values=len(proofs),
+            )
+        )  # fmt: skip
+    ten, one = found
+    ratio = (ten.seconds or 0.0) / (one.seconds or 1.0)
+    ruling = verdict(ratio, ONE_CALL, is_bound=False, is_certified=one.n_certified == one.n_values)
+    return [replace(ten, note=what), replace(one, ratio=ratio, target=ONE_CALL, verdict=ruling)]
+
+
+def reads_together(paths: Sequence[probe.Path]) -> int | None:
+    """Passes of several paths: what they share is counted once, where that is known; else their sum."""
+    return sum(reads(path) for path in paths)
+
+
+def streaming(mine: Measured) -> Row:
+    """The same path from a store, with a quarter of the matrix's memory."""
+    problem = mine.problem
+    shape = problem.shape
+    row = Row(problem.name, "probe, streamed at 1/4", *shape, target=STREAMING)
+    if "memory" not in inspect.signature(probe.fit_path).parameters:
+        return replace(row, verdict="not available", note="probe.fit_path takes no memory=")
+    with tempfile.TemporaryDirectory() as root:
+        matrix = write_matrix(Path(root), problem)
+        keywords: dict[str, Any] = {"memory": problem.X.nbytes // 4}
+        seconds, path = timed(lambda: probe.fit_path(matrix, problem.y, mine.C, **keywords))
+    walked = Walked(seconds, reads(path), proofs_of(path, mine.certify), mine.walked.accuracy)
+    ratio = mine.walked.seconds / seconds
+    found = row_of(problem.name, row.solver, shape, walked, mine.C)
+    is_certified = found.n_certified == found.n_values
+    ruling = verdict(ratio, STREAMING, is_bound=False, is_certified=is_certified and walked.passes <= MOST_READS)
+    note = f"{walked.passes} half-passes, at most {MOST_READS}"
+    choice = probe.select(path, problem.X_val, problem.y_val)
+    return replace(
+        found, chosen_C=choice.C, val_accuracy=float(choice.scores[choice.index]), ratio=ratio, target=STREAMING,
+        verdict=ruling, note=note,
     )  # fmt: skip
 
 
-def line(row: Row, mine: Row) -> str:
-    """One line of the table."""
-    ratio = row.seconds / mine.seconds
-    bound = ">" if row.n_certified < mine.n_certified else " "
-    return (
-        f"{row.problem:18} {row.n:>6} × {row.d:<5} k={row.k:<4} {row.solver:20} {row.seconds:9.2f} s  gap {row.worst_gap:7.1e}  "
-        f"{row.n_certified:2}/{row.n_values} at 1e-4   C {row.chosen_C:8.2e}  val {row.val_accuracy:.4f}  {bound}{ratio:6.1f} ×"
+@dataclass(frozen=True)
+class NoImages:
+    """Samples of a store that holds features made of several units: there is nothing to decode."""
+
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self, i: int) -> bytes:
+        return i.to_bytes(8, "little")
+
+    def describe(self, i: int) -> str:
+        return f"row {i}"
+
+    def stat(self, i: int) -> None:
+        return None
+
+
+def write_matrix(root: Path, problem: Problem) -> Any:
+    """Put the features of a problem into a store as one matrix, and open it."""
+    import featstore
+
+    ids = np.array([f"{i:06d}" for i in range(len(problem.y))])
+    split = featstore.Split("train", ids, problem.y.astype(np.int64), (), NoImages(len(ids)))
+    digest = split.digest()
+    key = featstore.PassKey(
+        problem.name, "0" * 32, "side by side", {}, digest.ids_digest, digest.content_digest, len(ids), "fp32"
+    )
+    array = featstore.ArrayKey(key.digest, "features", "mean", "float32", (problem.X.shape[1],))
+    store = featstore.create_store(root)
+    with store.writing(key, split, {}) as session:
+        session.begin([array])
+        for block in session.missing_blocks():
+            session.write(block, {array: problem.X[block.start : block.stop]})
+        session.commit()
+    return featstore.open_store(root).features("features", "train")
+
+
+def again(mine: Measured) -> Row:
+    """A sweep over the stored features, asked for a second time."""
+    problem = mine.problem
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        root = Path(folder)
+        write_matrix(root / "features", problem)
+
+        def ask() -> Any:
+            return probe.sweep(
+                root / "features", train="train", val=0.2, out=root / "results", C=mine.C, progress=False
+            )  # fmt: skip
+
+        ask()
+        seconds, results = timed(ask)
+    assert len(results) == 1
+    row = Row(problem.name, "probe.sweep, again", *problem.shape, seconds=round(seconds, 5), passes=0)
+    ms = 1000 * seconds
+    return replace(
+        row, target=AGAIN_MS, ratio=ms, verdict="pass" if ms <= AGAIN_MS else "falls short", note="milliseconds, at most"
+    )  # fmt: skip
+
+
+def prefixes(mine: Measured) -> list[tuple[float, int]]:
+    """Seconds of calls with the first values of the grid, and how many."""
+    counts = [len(mine.C) * fifths // 5 for fifths in (1, 2, 3, 4)]
+    found = []
+    for m in counts:
+        seconds, _ = timed(lambda m=m: probe.fit_path(mine.problem.X, mine.problem.y, mine.C[:m]))  # type: ignore[misc]
+        found.append((seconds, m))
+    return [*found, (mine.walked.seconds, len(mine.C))]
+
+
+def suboptimality(mine: Measured, rivals: dict[str, Walked]) -> dict[str, list[tuple[float, float]]]:
+    """The second drawing: curves of (seconds, geometric mean over the path of (F − F_best) / F_best)."""
+    own = np.array([np.nan if proof is None else proof.objective for proof in mine.walked.proofs])
+    best = own.copy()
+    for walked in rivals.values():
+        for event in walked.events:
+            best[event.index] = min(best[event.index], event.objective)
+    share = np.unique(mine.problem.y, return_counts=True)[1] / len(mine.problem.y)
+    nothing = -len(mine.problem.y) * float(share @ np.log(share))  # intercepts alone
+
+    def mean(objective: np.ndarray) -> float:
+        return float(np.exp(np.log(np.maximum(objective / best - 1, 1e-8)).mean()))
+
+    curves = {"probe": [(s, mean(np.where(np.arange(len(best)) < m, own, nothing))) for s, m in prefixes(mine)]}
+    for name, walked in rivals.items():
+        now = np.full(len(best), nothing)
+        curves[name] = []
+        for event in walked.events:
+            now[event.index] = event.objective
+            curves[name].append((event.seconds, mean(now)))
+    return curves
+
+
+def draw(found: list[dict[str, Any]], path: Path) -> None:
+    """Gap along the path, and mean suboptimality against time; one column a problem."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(found), 6.6), layout="constrained")
+    axes = figure.subplots(2, len(found), squeeze=False)
+    for j, one in enumerate(found):
+        gap_ax, time_ax = axes[0][j], axes[1][j]
+        for (solver, gap), style in zip(one["gaps"].items(), ("o-", "s--", "^:"), strict=False):
+            gap_ax.loglog(one["C"], np.maximum(gap, 1e-16), style, ms=3, label=solver)
+        for (solver, curve), style in zip(one["suboptimality"].items(), ("o-", "s--", "^:"), strict=False):
+            time_ax.loglog(*zip(*curve, strict=True), style, ms=2, label=solver)
+        gap_ax.axhline(BAR, color="0.6", lw=0.8)
+        gap_ax.set(title=one["problem"], xlabel="C", ylabel="certified relative gap")
+        time_ax.set(xlabel="seconds", ylabel="mean suboptimality of the path")
+        gap_ax.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def reckon(names: Sequence[str], parts: dict[str, tuple[str, ...]], patience: float | None, tiny: bool) -> str:
+    """How long it is going to take at most, as an order of magnitude, from figures of two cores."""
+    lines, total = [], 0.0
+    for name in names:
+        targets = {"warm": TARGETS[name]["warm"], "cold": COLD}
+        rival = {p: 1.25 * t if patience is None else patience for p, t in targets.items()}
+        factor = 1 + sum(
+            {**rival, "sets": 10.0, "folds": 13.0, "streaming": 2.0}.get(part, 0.2) for part in parts[name]
+        )
+        ours_s = 0.1 if tiny else EXPECTED_S[name]
+        total += factor * ours_s
+        lines.append(
+            f"  {name:17} ours about {ours_s:g} s, with {', '.join(parts[name])} at most about {factor * ours_s:.0f} s"
+        )
+    return "\n".join(["Order of magnitude, two cores:", *lines, f"  in all at most about {total / 60:.1f} minutes"])
+
+
+def run(problem: Problem, parts: Sequence[str], C: np.ndarray, options: Options) -> tuple[list[Row], dict[str, Any]]:
+    """All rows of a problem, printed as they come, and what is drawn of it."""
+    rows: list[Row] = []
+
+    def show(row: Row) -> None:
+        print(line(row), flush=True)
+        rows.append(row)
+
+    mine = ours(problem, C)
+    show(mine.row)
+    rivals: dict[str, Walked] = {}
+    for part in parts:
+        if part in ("warm", "cold"):
+            row, walked = against_sklearn(mine, options, warm=part == "warm")
+            show(row)
+            rivals[row.solver] = walked
+        elif part in ("sets", "folds"):
+            for row in together(mine, part):
+                show(row)
+        else:
+            show(streaming(mine) if part == "streaming" else again(mine))
+    drawn: dict[str, Any] = {"problem": problem.name, "C": C.tolist()}
+    if options.is_drawn:
+        every = {"probe": mine.walked, **rivals}
+        drawn["gaps"] = {name: [g if np.isfinite(g) else None for g in w.gaps] for name, w in every.items()}
+        drawn["suboptimality"] = suboptimality(mine, rivals)
+        drawn["attempts"] = {name: [asdict(event) for event in walked.events] for name, walked in rivals.items()}
+    return rows, drawn
+
+
+def warm_up() -> None:
+    """Import what both sides import at their first fit."""
+    X, y = np.eye(6, dtype=np.float32), np.arange(6) % 3
+    with quiet():
+        probe.fit_path(X, y, [1.0])
+    from sklearn.linear_model import LogisticRegression
+
+    LogisticRegression().fit(X, y)
+
+
+def keep(out: Path, rows: list[Row], drawn: list[dict[str, Any]], asked: argparse.Namespace, threads: int) -> None:
+    """Write what is known so far, whole or not at all."""
+    arguments = {key: str(value) if isinstance(value, Path) else value for key, value in vars(asked).items()}
+    found = {
+        "environment": environment(threads), "arguments": arguments, "rows": [asdict(r) for r in rows], "drawn": drawn
+    }  # fmt: skip
+    aside = out / "bench_path.json.partial"
+    aside.write_text(json.dumps(found, indent=1))
+    aside.replace(out / "bench_path.json")
+    draw(
+        [{**one, "gaps": {k: [g or np.nan for g in v] for k, v in one["gaps"].items()}} for one in drawn],
+        out / "bench_path.png",
     )
 
 
-def draw(rows: dict[str, dict[str, np.ndarray]], C: np.ndarray, path: Path) -> None:
-    """The certified gap along the path, one panel a problem."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(rows), 3.4), layout="constrained")
-    for ax, (name, by_solver) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows.items(), strict=True):
-        for (solver, gap), style in zip(by_solver.items(), ("o-", "s--", "^:"), strict=False):
-            shown = np.isfinite(gap)
-            ax.loglog(C[shown], np.maximum(gap[shown], 1e-16), style, markersize=3, label=solver)
-        ax.axhline(TARGET, color="0.6", linewidth=0.8)
-        ax.set(title=name, xlabel="C (inverse penalty, sum form)", ylabel="upper bound of (F − F*) / F")
-        ax.legend(fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
-
-
-def environment() -> dict[str, object]:
-    """What the figures depend on."""
-    import os
-
-    import scipy
-    import sklearn
-
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
-    return {**versions, "scikit-learn": sklearn.__version__, "cores": os.cpu_count(), "machine": platform.machine()}
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", nargs="+", choices=list(TARGETS), help="default: those whose features are there")
+    parser.add_argument("--parts", nargs="+", choices=EVERY_PART, help="of every problem; default: see PARTS")
+    parser.add_argument("--cold", action="store_true", help="also 45 independent cold fits, on every problem")
+    parser.add_argument("--prepare", action="store_true", help="make the features, and do nothing else")
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    parser.add_argument("--features", type=Path, default=Path("runs/bench/features"))
+    parser.add_argument("--patience", type=float, help="allowance of a rival, in multiples of our time")
+    parser.add_argument("--bar", type=float, default=BAR, help="gap a rival need not go below")
+    parser.add_argument("--threads", type=int, help="of BLAS, for both sides; default: what it takes by itself")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", nargs="+", help="default: those whose features are there")
-    parser.add_argument("--features", type=Path, default=Path("runs/real/features"))
-    parser.add_argument("--patience", type=float, default=20.0, help="allowance of the rival, in multiples of our time")
-    parser.add_argument("--cold", action="store_true", help="also 45 independent cold fits")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args(argv)
-    known = problems(options.features, options.tiny)
-    names = options.problems or [n for n in known if n == "digits" or options.features.is_dir()]
-    C = probe.C_GRID[::4] if options.tiny else probe.C_GRID
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    asked = arguments(argv)
+    if asked.prepare:
+        for name in asked.problems or SOURCES:
+            if name in SOURCES:
+                prepare(name, asked.shared, asked.features, tiny=asked.tiny)
+        return 0
+    absent = [name for name in asked.problems or TARGETS if not is_prepared(name, asked.features, asked.tiny)]
+    if absent:
+        print(f"no features of {', '.join(absent)} in {asked.features}; --prepare makes them", file=sys.stderr)
+        if asked.problems:
+            return 1
+    names = [name for name in asked.problems or TARGETS if name not in absent]
+    cold = ("cold",) if asked.cold else ()
+    parts = {name: tuple(dict.fromkeys((*(asked.parts or PARTS[name]), *cold))) for name in names}
+    print(reckon(names, parts, asked.patience, asked.tiny), flush=True)
+    C = probe.C_GRID[::4] if asked.tiny else probe.C_GRID
+    options = Options(asked.patience, asked.bar, asked.out is not None)
+    warm_up()  # BLAS libraries are limited once they are loaded
     rows: list[Row] = []
-    curves: dict[str, dict[str, np.ndarray]] = {}
-    for name in names:
-        problem = known[name]()
-        mine, gap = ours(problem, C)
-        print(line(mine, mine), flush=True)
-        rows.append(mine)
-        curves[name] = {"probe": gap}
-        target = np.maximum(gap, TARGET / 2)  # a value that we solve better than asked is not held against the rival
-        for warm in (True, False) if options.cold else (True,):
-            row, other = scikit_learn(problem, C, target, options.patience * mine.seconds, warm=warm)
-            print(line(row, mine), flush=True)
-            rows.append(row)
-            curves[name][row.solver] = other
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        found = {"environment": environment(), "rows": [asdict(row) for row in rows]}
-        (options.out / "bench_path.json").write_text(json.dumps(found, indent=1))
-        draw(curves, C, options.out / "bench_path.png")
+    drawn: list[dict[str, Any]] = []
+    with threadpool_limits(limits=asked.threads):
+        threads = max((found["num_threads"] for found in threadpool_info()), default=1)
+        print(f"{threads} threads\n{HEADER}", flush=True)
+        for name in names:
+            more, one = run(load_problem(name, asked.features, asked.tiny), parts[name], C, options)
+            rows += more
+            drawn.append(one)
+            if asked.out is not None:
+                asked.out.mkdir(parents=True, exist_ok=True)
+                keep(asked.out, rows, drawn, asked, threads)
     return 0
 
 
