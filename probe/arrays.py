@@ -184,6 +184,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return is_from_device and any(words.lower() in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
+def take(x: Array, lanes: np.ndarray) -> Array:
+    """Some entries along the first axis, on the host's word."""
+    xp = namespace(x)
+    return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
+
+
 def threads_for(X: Array, k: int) -> AbstractContextManager[object]:
     """One BLAS thread while small products are computed: handing them to several costs more than the products.
 
@@ -417,7 +423,7 @@ def _checked(X: Array) -> Array:
     return X
 
 
-def require_finite(X: Array, what: str = "X") -> None:
+def require_finite(X: Array, what: str = "X", first: int = 0) -> None:
     """Refuse NaN and infinity, naming where they are.
 
     Parameters
@@ -425,6 +431,8 @@ def require_finite(X: Array, what: str = "X") -> None:
     X : array of shape (n, d)
     what : str
         What to call it.
+    first : int
+        Number of its first row.
 
     Raises
     ------
@@ -440,7 +448,7 @@ def require_finite(X: Array, what: str = "X") -> None:
         if not bool(xp.any(bad)):
             continue
         r, c = np.nonzero(to_numpy(bad))
-        rows.extend(int(i) + a for i in np.unique(r))
+        rows.extend(int(i) + a + first for i in np.unique(r))
         columns.update(int(j) for j in c)
     if rows:
         raise BadInput(

@@ -15,7 +15,9 @@ from probe.engines import Aim, Answer, Fitter, Problem, cuml_part, cuml_walk, fi
 from probe.errors import BadInput
 from probe.labels import Labels, Loss
 from probe.solver import PathSolver, Solution
+from probe.sources import RowSource
 from probe.status import ending
+from probe.streamed import Streamed
 
 BACKENDS = ("auto", "numpy", "torch", "cupy", "cuml", "sklearn")
 """Names of `backend`: where the features are, a library that our solver computes with, or somebody else's solver."""
@@ -102,8 +104,8 @@ def solver_for(backend: str, X: Array, labels: Labels, fit_intercept: bool, tol:
     Parameters
     ----------
     backend : str
-    X : array of shape (n, d)
-        From `features_for`.
+    X : array of shape (n, d), or RowSource
+        From `features_for`; or what is read block by block.
     labels : Labels
     fit_intercept : bool
     tol : float
@@ -118,6 +120,13 @@ def solver_for(backend: str, X: Array, labels: Labels, fit_intercept: bool, tol:
     BadInput
         For a loss that the library's solver does not have.
     """
+    if isinstance(X, RowSource):
+        if backend != "auto":
+            raise BadInput(
+                f"backend={backend!r} needs all features in memory, but they take more than the {X.memory:,} bytes that `memory` "
+                "allows; leave out one of the two."
+            )
+        return PathSolver(Streamed(X, fit_intercept), labels, fit_intercept, tol, max_iter)
     if backend not in ("cuml", "sklearn"):
         return PathSolver(Whole(X, fit_intercept), labels, fit_intercept, tol, max_iter)
     if labels.kind is not Loss.LOGISTIC:

@@ -14,7 +14,7 @@ penalties are strong (F hardly depends on them).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class Certificate:
     grad_norm: np.ndarray
     gap: np.ndarray
     coef_error: np.ndarray
+
+    def reshaped(self, *shape: int) -> Certificate:
+        """The same, in arrays of another shape."""
+        return Certificate(*(getattr(self, f.name).reshape(shape) for f in fields(self)))
 
 
 def meets(grad_norm: np.ndarray, gap: np.ndarray, coef_error: np.ndarray, tol: float) -> np.ndarray:
@@ -153,22 +157,76 @@ def _certify(
         offset, decrement = _optimal_intercepts(lanes, Z, offset)
     value, R = lanes.evaluate(Z + offset[..., None])
     l2_all = np.repeat(l2, L)
-    W_all = xp.reshape(W, (g * L, k, d))
-    G = _adjoint(X, R) + like(W_all, l2_all)[:, None, None] * W_all
+    by_b = xp.sum(R, axis=2) if fit_intercept else None
+    found = bounds(value, _adjoint(X, R), by_b, decrement, xp.reshape(W, (g * L, k, d)), l2_all, np.tile(scale, g))
+    return found.reshaped(g, L), xp.reshape(offset, (g, L, k))
+
+
+def bounds(
+    value: np.ndarray,
+    by_W: Array,
+    by_b: Array | None,
+    decrement: np.ndarray,
+    W: Array,
+    l2: np.ndarray,
+    scale: np.ndarray,
+) -> Certificate:
+    """What sums over all rows prove of m fits.
+
+    Parameters
+    ----------
+    value : numpy.ndarray of shape (m,)
+        The loss.
+    by_W : array of shape (m, k, d), float64
+        Its derivative by the weights.
+    by_b : array of shape (m, k), or None without intercept
+    decrement : numpy.ndarray of shape (m,)
+        How far the intercepts are from their optimum given W, in the objective.
+    W : array of shape (m, k, d)
+    l2, scale : numpy.ndarray of shape (m,)
+
+    Returns
+    -------
+    Certificate
+        Arrays of shape (m,).
+    """
+    xp = namespace(W)
+    G = by_W + like(W, l2)[:, None, None] * W
     squared = to_numpy(xp.sum(G * G, axis=(1, 2)))
-    weights = to_numpy(xp.sum(W_all * W_all, axis=(1, 2)))
+    weights = to_numpy(xp.sum(W * W, axis=(1, 2)))
     largest = to_numpy(xp.max(xp.abs(G), axis=(1, 2)))
-    if fit_intercept:
-        largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
-    objective = value + 0.5 * l2_all * weights
+    if by_b is not None:
+        largest = np.maximum(largest, to_numpy(xp.max(xp.abs(by_b), axis=1)))
+    objective = value + 0.5 * l2 * weights
     with np.errstate(divide="ignore", invalid="ignore"):
-        gap = (squared / (2 * l2_all) + decrement) / objective
-        error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2_all * np.sqrt(weights)))
-    shape = (g, L)
-    found = Certificate(
-        objective.reshape(shape), (largest / np.tile(scale, g)).reshape(shape), gap.reshape(shape), error.reshape(shape)
-    )
-    return found, xp.reshape(offset, (g, L, k))
+        gap = (squared / (2 * l2) + decrement) / objective
+        error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2 * np.sqrt(weights)))
+    return Certificate(objective, largest / scale, gap, error)
+
+
+def intercept_step(gradient: Array, hessian: Array, has_gauge: bool) -> Array:
+    """Newton's step on the intercepts alone.
+
+    Parameters
+    ----------
+    gradient : array of shape (m, k)
+    hessian : array of shape (m, k, k)
+    has_gauge : bool
+        Whether adding one number to every intercept changes nothing.
+
+    Returns
+    -------
+    array of shape (m, k)
+        To be subtracted.
+    """
+    xp = namespace(gradient)
+    k = int(gradient.shape[1])
+    identity = xp.eye(k, dtype=gradient.dtype, device=gradient.device)
+    if has_gauge:
+        mean = xp.sum(xp.sum(hessian * identity, axis=2), axis=1) / k
+        hessian = hessian + (mean / k)[:, None, None]
+    jitter = 1e-14 * xp.max(xp.abs(hessian), axis=(1, 2), keepdims=True) + 1e-300
+    return xp.linalg.solve(hessian + jitter * identity, gradient[..., None])[..., 0]
 
 
 def gradients(X: Array, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray) -> Array:
@@ -188,19 +246,11 @@ def _repeated(loss: BatchedLoss, g: int, L: int) -> BatchedLoss:
 def _optimal_intercepts(loss: BatchedLoss, Z: Array, b: Array, most: int = 20) -> tuple[Array, np.ndarray]:
     """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,)."""
     xp = namespace(Z)
-    k = int(Z.shape[1])
     value, R = loss.evaluate(Z + b[..., None])
     decrement = np.zeros(int(Z.shape[0]))
     for _ in range(most):
         gradient = xp.sum(R, axis=2)
-        hessian = loss.intercept_hessian(R)
-        if loss.has_gauge:  # adding one number to every intercept changes nothing
-            mean = xp.sum(xp.sum(hessian * xp.eye(k, dtype=Z.dtype, device=Z.device), axis=2), axis=1) / k
-            hessian = hessian + (mean / k)[:, None, None]
-        jitter = 1e-14 * xp.max(xp.abs(hessian), axis=(1, 2), keepdims=True) + 1e-300
-        step = xp.linalg.solve(hessian + jitter * xp.eye(k, dtype=Z.dtype, device=Z.device), gradient[..., None])[
-            ..., 0
-        ]
+        step = intercept_step(gradient, loss.intercept_hessian(R), loss.has_gauge)
         decrement = np.abs(to_numpy(xp.sum(step * gradient, axis=1)))
         if (decrement <= 1e-20 * np.abs(value)).all():
             break

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, namespace
-from probe.minimize import Preconditioner, Problem, State, penalty, take
+from probe.arrays import Array, namespace, take
+from probe.minimize import Problem, State, penalty
 
 HISTORY = 10
 _REBUILD_AFTER = 20  # iterations a preconditioner serves
@@ -29,6 +29,9 @@ class LBFGS:
     def moved(self, s: State, S: Array, change: Array) -> None:
         """Keep the newest pairs."""
         s.memory = [*s.memory, (S, change)][-HISTORY:]
+
+    def kept(self, lanes: np.ndarray) -> None:
+        """Nothing of its own to forget."""
 
     @staticmethod
     def _refresh(s: State) -> None:
@@ -50,7 +53,7 @@ class Inverse:
     the second ``Rᵀ γ = diag(K) α − Y z``: a few products instead of two loops over the pairs.
     """
 
-    preconditioners: tuple[Preconditioner, ...]
+    preconditioners: tuple[Callable[[Array], Array], ...]
     _problem: Problem
     _S: Array | None = None  # (L, m, k r)
     _Y: Array | None = None
@@ -98,14 +101,34 @@ def inverse_of(s: State) -> Inverse:
     -------
     Inverse
     """
-    ready = tuple(p for p in s.preconditioners if p is not None)
-    if not s.memory:
-        return Inverse(ready, s.problem)
+    return _with_pairs(s, s.memory, tuple(p for p in s.preconditioners if p is not None))
+
+
+def around(s: State, pairs: Sequence[tuple[Array, Array]], solve: Callable[[Array], Array]) -> Inverse:
+    """The two-loop recursion with other pairs, around something that takes all lanes at once.
+
+    Parameters
+    ----------
+    s : State
+    pairs : sequence of (S, change), each of shape (L, k, r)
+    solve : callable
+        (L, k, r) → (L, k, r).
+
+    Returns
+    -------
+    Inverse
+    """
+    return _with_pairs(s, pairs, (solve,) * len(s.ids))
+
+
+def _with_pairs(s: State, pairs: Sequence[tuple[Array, Array]], inner: tuple[Callable[[Array], Array], ...]) -> Inverse:
+    if not pairs:
+        return Inverse(inner, s.problem)
     xp = namespace(s.Z)
-    L = len(ready)
-    S = _stacked([S for S, _ in s.memory], L)
-    Y = _stacked([Y for _, Y in s.memory], L)
-    scaled = xp.astype(xp.broadcast_to(penalty(s), s.memory[0][0].shape), S.dtype)
+    L = len(inner)
+    S = _stacked([S for S, _ in pairs], L)
+    Y = _stacked([Y for _, Y in pairs], L)
+    scaled = xp.astype(xp.broadcast_to(penalty(s), pairs[0][0].shape), S.dtype)
     Y = Y + xp.reshape(scaled, (L, 1, -1)) * S
     K = xp.astype(S @ xp.permute_dims(Y, (0, 2, 1)), xp.float64)
     curvature = xp.linalg.diagonal(K)
@@ -120,7 +143,7 @@ def inverse_of(s: State) -> Inverse:
     root = xp.sqrt(curvature)
     unit = xp.linalg.inv(R / root[..., None] / root[:, None, :])
     R = xp.astype(unit / root[..., None] / root[:, None, :], S.dtype)
-    return Inverse(ready, s.problem, S, Y, R, xp.astype(curvature, S.dtype))
+    return Inverse(inner, s.problem, S, Y, R, xp.astype(curvature, S.dtype))
 
 
 def _stacked(parts: Sequence[Array], L: int) -> Array:

@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from probe.arrays import Array, namespace, to_numpy
-from probe.objective import Bend, Curvature, columns_of, counts_of, lanes_of, own, piece, pieces
+from probe.objective import Bend, Curvature, columns_of, counts_of, lanes_of, own, piece, pieces, weights_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +109,14 @@ class MarginLoss(ABC):
         """Second derivative of every row, (L, n), on the host."""
         return to_numpy(self._second(R, self.weights))[:, 0, :]
 
-    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
-        """Second derivatives at the point whose derivative is R (L, 1, n), of some rows."""
-        return Bend(columns_of(self._second(R, self.weights), rows), None)
+    def bend(self, R: Array) -> Bend:
+        """Second derivatives at the point whose derivative is R (L, 1, n)."""
+        return Bend(self._second(R, self.weights), None)
+
+    def at_rows(self, rows: np.ndarray, times: np.ndarray | None = None) -> MarginLoss:
+        """The loss of some rows, each counted so many times."""
+        weights = weights_at(self.weights, self.sign, rows, times)
+        return replace(self, sign=columns_of(self.sign, rows), weights=weights)
 
     def curvature(self, R: Array, lane: int) -> Curvature:
         """Curvature of one lane at the point whose derivative is R (L, 1, n)."""

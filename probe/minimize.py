@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, to_numpy
+from probe.arrays import Array, like, namespace, take, to_numpy
 
 _ARMIJO, _CURVATURE = 1e-4, 0.9
 _ROUNDING = 1e-6  # relative differences of F below this are judged by the derivative instead (Hager & Zhang 2005)
@@ -60,6 +60,10 @@ class Hessian(Protocol):
     """Second derivatives of the loss of every lane, without the penalty."""
 
     @property
+    def is_part(self) -> bool:
+        """Whether the rows leave out curvature that matters, so that steps have something to teach."""
+
+    @property
     def share_of_rows(self) -> float:
         """Rows that are used, in parts of all."""
 
@@ -78,6 +82,9 @@ class Method(Protocol):
 
     def direction(self, s: State, G: Array) -> Array:
         """A direction of descent for every lane, (L, k, r), in the working dtype."""
+
+    def kept(self, lanes: np.ndarray) -> None:
+        """The other lanes have left."""
 
     def moved(self, s: State, S: Array, change: Array) -> None:
         """Learn from a step S, (L, k, r), and the change of the data's gradient along it."""
@@ -239,6 +246,7 @@ def minimize(
             if len(kept) == 0:
                 break
             s.keep(kept)
+            method.kept(kept)
             G, value = take(G, kept), value[kept]
         if not _advance(s, G, value, method):
             s.since += patience  # no direction left in this precision
@@ -381,11 +389,6 @@ def dot(a: Array, b: Array) -> np.ndarray:
     xp = namespace(a)
     L = int(a.shape[0])
     return to_numpy(xp.vecdot(xp.reshape(a, (L, -1)), xp.reshape(b, (L, -1)))).astype(np.float64)
-
-
-def take(x: Array, lanes: np.ndarray) -> Array:
-    xp = namespace(x)
-    return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
 
 
 def _stacked(memories: list[list[tuple[Array, Array]]]) -> list[tuple[Array, Array]]:

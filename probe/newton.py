@@ -11,16 +11,17 @@ made, are the memory of the next.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace
-from probe.lbfgs import inverse_of
-from probe.minimize import Hessian, Point, State, dot, objective, penalty, take
+from probe.arrays import Array, like, namespace, take
+from probe.lbfgs import around, inverse_of
+from probe.minimize import Hessian, Point, State, dot, objective, penalty
 
 HISTORY = 20
+_STEPS = 10
 _FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
 _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
@@ -39,10 +40,13 @@ class Newton:
     ----------
     scale : float
         Tightens the forcing term and the share of the curvature left out: 1 at first.
+    steps : list of (S, change) pairs
+        The last steps with the changes of the data's gradient.
     """
 
     patience: ClassVar[Mapping[int, int]] = {4: 4, 8: 6}
     scale: float = 1.0
+    steps: list[tuple[Array, Array]] = field(default_factory=list)
 
     def direction(self, s: State, G: Array) -> Array:
         """The step to the minimum of the quadratic model, as far as it helps."""
@@ -50,14 +54,25 @@ class Newton:
             self.scale = max(self.scale * _TIGHTER, 1e-3)
         self._refresh(s)
         H = s.problem.hessian(s.R, 1.0 - (1.0 - _SHARE) * self.scale)
-        D, pairs, count = _conjugate_gradients(s, G, H, _FORCING * self.scale)
-        s.products = s.products + 2 * count * H.share_of_rows
-        s.age = count
-        s.memory = _chosen(pairs, s.memory)
-        return D
+        G = namespace(G).astype(G, s.Z.dtype)
+
+        def solve(g: Array) -> Array:
+            D, pairs, count = _conjugate_gradients(s, -g, H, _FORCING * self.scale)
+            s.products = s.products + 2 * count * H.share_of_rows
+            s.memory, s.age = _chosen(pairs, s.memory), count
+            return D
+
+        if not (H.is_part and self.steps):
+            return solve(-G)
+        return -around(s, self.steps, solve)(G)
 
     def moved(self, s: State, S: Array, change: Array) -> None:
-        """Nothing: the conjugate directions are the memory."""
+        """The conjugate directions are the memory; the steps matter where rows count with their mean only."""
+        self.steps = [*self.steps, (S, change)][-_STEPS:]
+
+    def kept(self, lanes: np.ndarray) -> None:
+        """The other lanes have left."""
+        self.steps = [(take(S, lanes), take(change, lanes)) for S, change in self.steps]
 
     @staticmethod
     def _refresh(s: State) -> None:

@@ -26,7 +26,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from probe.arrays import Array, is_on_cpu, namespace, to_numpy
+from probe.arrays import Array, is_on_cpu, like, namespace, to_numpy
 
 _CACHE_ENTRIES = 1 << 16  # scores per piece of elementwise work on a CPU: 256 kB of float32
 
@@ -158,8 +158,11 @@ class BatchedLoss(Protocol):
     def row_curvature(self, R: Array) -> np.ndarray:
         """How much every row bends, (L, n), on the host: an estimate of the trace of its second derivative."""
 
-    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
-        """Second derivatives by the scores of some rows, or of all."""
+    def bend(self, R: Array) -> Bend:
+        """Second derivatives by the scores."""
+
+    def at_rows(self, rows: np.ndarray, times: np.ndarray | None = None) -> BatchedLoss:
+        """The loss of some rows, each counted so many times."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,14 +311,18 @@ class Softmax:
         relative = size if w is None else size / xp.where(w > 0, w, xp.ones_like(w))
         return to_numpy(xp.sum(size * (1 - relative), axis=1))
 
-    def bend(self, R: Array, rows: np.ndarray | None) -> Bend:
-        """Second derivatives at the point whose derivative is R (L, k, n), of some rows."""
+    def bend(self, R: Array) -> Bend:
+        """Second derivatives at the point whose derivative is R (L, k, n)."""
         xp = namespace(R)
-        R, hot, w = columns_of(R, rows), columns_of(self.hot, rows), columns_of(self.weights, rows)
-        weight = R + (hot if w is None else hot * w)
+        w = self.weights
+        weight = R + (self.hot if w is None else self.hot * w)
         weight = xp.where(weight > 0, weight, xp.zeros_like(weight))
         mass = xp.ones_like(weight[:1, :1, :]) if w is None else xp.where(w > 0, w, xp.ones_like(w))
         return Bend(weight, mass)
+
+    def at_rows(self, rows: np.ndarray, times: np.ndarray | None = None) -> Softmax:
+        """The loss of some rows, each counted so many times."""
+        return Softmax(columns_of(self.hot, rows), weights_at(self.weights, self.hot, rows, times))
 
     def curvature(self, R: Array, lane: int) -> Curvature:
         """Curvature of one lane at the point whose derivative is R (L, k, n)."""
@@ -382,6 +389,15 @@ def columns_of(x: Array | None, rows: np.ndarray | None) -> Array:
         return x
     xp = namespace(x)
     return xp.take(x, xp.asarray(rows, device=x.device), axis=2)
+
+
+def weights_at(weights: Array | None, example: Array, rows: np.ndarray, times: np.ndarray | None) -> Array | None:
+    """Weights of some rows, each counted so many times; None where all are one."""
+    chosen = columns_of(weights, rows)
+    if times is None:
+        return chosen
+    counted = like(example, times)[None, None, :]
+    return counted if chosen is None else chosen * counted
 
 
 def own(x: Array, lane: int) -> int:

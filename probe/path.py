@@ -11,14 +11,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from probe import memory
 from probe.arrays import Array, as_matrix, like, namespace, threads_for, to_numpy
 from probe.backends import check_backend, features_for, solver_for
 from probe.errors import BadInput, Interrupted, NotConverged
 from probe.grids import C_GRID
 from probe.labels import Labels, Loss, Task, decode, encode
+from probe.memory import said
 from probe.model import Model, linear_scores
 from probe.solver import Solution
+from probe.sources import RowSource, streamed
 from probe.status import Status
 
 _C_RANGE = (1e-30, 1e30)
@@ -118,6 +119,7 @@ def fit_path(
     max_iter: int = 1000,
     device: Any = None,
     backend: str = "auto",
+    memory: int | None = None,
 ) -> Path:
     """Fit L2-regularised logistic regression at every C of a grid, each with a certificate.
 
@@ -150,6 +152,10 @@ def fit_path(
         "numpy" on the host; "torch" where `X` is, sharing its memory; "cupy" on the GPU. "sklearn" (lbfgs, on the host) and
         "cuml" (``cuml.solvers.QN``, on the GPU) are other solvers, asked again until the certificate, which is ours, meets `tol`
         or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
+    memory : int, optional
+        Bytes that features may take, on the device that computes. Where `X` has more, it stays where it is and is read block by
+        block: the same answer in as few passes as possible, see `probe.streamed`; `Path.reads` says how many. The scores of
+        all rows (n · k numbers, several times) and a matrix of d × d come on top. Default: `X` is loaded.
 
     Returns
     -------
@@ -184,7 +190,7 @@ def fit_path(
     solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
         X, y, C, solve, Loss.LOGISTIC, X_val=X_val, y_val=y_val, sample_weight=sample_weight, class_weight=class_weight,
-        device=device,
+        device=device, memory=memory,
     )  # fmt: skip
 
 
@@ -200,12 +206,13 @@ def fitted(
     sample_weight: Any,
     class_weight: Any,
     device: Any,
+    memory: int | None = None,
 ) -> Path:
     """What the paths of all losses share: the checks at the door, the order of the grid, the warning, validation scores.
 
     Parameters
     ----------
-    X, y, C, X_val, y_val, sample_weight, class_weight, device
+    X, y, C, X_val, y_val, sample_weight, class_weight, device, memory
         As in `fit_path`.
     solve : callable
         (features, labels, λ falling) → Solution, in that order.
@@ -219,8 +226,9 @@ def fitted(
     grid = grid_of(C)
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
-    with memory.said(X, y, device):
-        A = as_matrix(X, device)
+    with said(X, y, device):
+        source = streamed(X, memory, device)
+        A = as_matrix(X, device) if source is None else source
         labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
         if loss is not Loss.LOGISTIC:
             labels = labels.against_rest(loss)
@@ -289,7 +297,7 @@ def walk(
     Stopped
         On Ctrl-C once a penalty is solved. What is solved is certified as it is, without repairs: a second Ctrl-C ends that.
     """
-    A = features_for(backend, X)
+    A = X if isinstance(X, RowSource) else features_for(backend, X)
     solver = solver_for(backend, A, labels, fit_intercept, tol, max_iter)
     try:
         solver.walk(l2)

@@ -152,7 +152,13 @@ def pairs_worth(n: int, r: int, k: int) -> int:
 
 
 def build(
-    A: Array, curvature: Curvature, spectrum: np.ndarray, penalised: np.ndarray, l2: float, is_hard: bool
+    A: Array,
+    curvature: Curvature,
+    spectrum: np.ndarray,
+    penalised: np.ndarray,
+    l2: float,
+    is_hard: bool,
+    n_all: int | None = None,
 ) -> StiffPairs | WholeHessian:
     """Invert the whole Hessian when that is cheap; else choose the pairs and factorise.
 
@@ -167,6 +173,8 @@ def build(
         λ.
     is_hard : bool
         Whether the preconditioner before this one was not enough.
+    n_all : int, optional
+        Number of the rows that `spectrum` sums over, where A holds some of them only.
 
     Returns
     -------
@@ -181,7 +189,7 @@ def build(
     floor = max(1e-4 * total / k, 1e-30)
 
     def diagonal(rest: float) -> np.ndarray:
-        c = max(rest, 1e-4 * total) / k / n
+        c = max(rest, 1e-4 * total) / k / (n if n_all is None else n_all)
         d: np.ndarray = c * spectrum + l2 * penalised
         bounded: np.ndarray = np.where(penalised > 0, np.maximum(d, 1e-300), np.maximum(d, floor))
         return bounded

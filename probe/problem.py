@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from probe import preconditioner
-from probe.arrays import Array, namespace
+from probe.arrays import Array, like, namespace
 from probe.objective import BatchedLoss, Bend
 from probe.preconditioner import StiffPairs, WholeHessian
-from probe.rows import Rows
+from probe.rows import Active, Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class RotatedProblem:
 
     def adjoint(self, R: Array) -> Array:
         """(L, k, n) → (L, k, r) in float64; one pass over the rows."""
-        return self.without_gauge(self.rows.adjoint(R))
+        return self.without_gauge(self.rows.adjoint(R, lambda: self.loss.row_curvature(R)))
 
     def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
         """Loss of every lane (L,), and its derivative by the scores (L, k, n)."""
@@ -60,40 +60,46 @@ class RotatedProblem:
 
     def hessian(self, R: Array, share: float) -> RowHessian:
         """Second derivatives of the loss from the rows that hold `share` of every lane's curvature."""
-        active = self.rows.active(self.loss.row_curvature(R), share)
-        return RowHessian(active.A, self.loss.bend(R, active.index), active.share, self)
+        active = self.rows.active(lambda: self.loss.row_curvature(R), share)
+        loss, R = self._part(active, R)
+        return RowHessian(active, loss.bend(R), active.share, self)
 
     def preconditioner(self, R: Array, lane: int, is_hard: bool) -> StiffPairs | WholeHessian:
         """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
-        A, spectrum = self.rows.of_lane(lane)
-        curvature = self.loss.curvature(R, lane)
-        return preconditioner.build(A, curvature, spectrum, self.penalised, float(self.l2[lane]), is_hard)
+        A, active, spectrum = self.rows.stiff(lane)
+        loss, R = self._part(active, R)
+        is_hard = is_hard and active.index is None
+        curvature, l2 = loss.curvature(R, lane), float(self.l2[lane])
+        return preconditioner.build(A, curvature, spectrum, self.penalised, l2, is_hard, self.rows.n)
+
+    def _part(self, active: Active, R: Array) -> tuple[BatchedLoss, Array]:
+        """The loss and its derivative for some rows, each as often as it stands for others."""
+        if active.index is None:
+            return self.loss, R
+        R = namespace(R).take(R, namespace(R).asarray(active.index, device=R.device), axis=2)
+        if active.weights is not None:
+            R = R * like(R, active.weights)
+        return self.loss.at_rows(active.index, active.weights), R
 
 
 @dataclass(frozen=True, eq=False)
 class RowHessian:
     """``Σ_i H_i ⊗ x_i x_iᵀ`` over some of the rows; call it with directions of shape (L, k, r)."""
 
-    A: Array  # (m, r), or (L, m, r)
+    active: Active
     bend: Bend
     share_of_rows: float
     _problem: RotatedProblem
 
+    @property
+    def is_part(self) -> bool:
+        """Whether the rows are a sample."""
+        return self.active.weights is not None
+
     def take(self, lanes: np.ndarray) -> RowHessian:
         """The same for some of the lanes."""
-        A = self.A
-        if A.ndim == 3:
-            xp = namespace(A)
-            A = xp.take(A, xp.asarray(lanes, device=A.device), axis=0)
-        return replace(self, A=A, bend=self.bend.take(lanes))
+        return replace(self, active=self.active.take(lanes), bend=self.bend.take(lanes))
 
     def __call__(self, P: Array) -> Array:
         """One product with the rows, one with their second derivatives, one back."""
-        xp = namespace(P)
-        L, k, r = (int(s) for s in P.shape)
-        if self.A.ndim == 3:
-            return self._problem.without_gauge(self.bend(P @ xp.permute_dims(self.A, (0, 2, 1))) @ self.A)
-        m = int(self.A.shape[0])
-        Z = xp.reshape(xp.reshape(P, (L * k, r)) @ self.A.T, (L, k, m))
-        back = xp.reshape(self.bend(Z), (L * k, m)) @ self.A
-        return self._problem.without_gauge(xp.reshape(back, (L, k, r)))
+        return self._problem.without_gauge(self.active.adjoint(self.bend(self.active.scores(P))))

@@ -140,11 +140,28 @@ def rotate(X: Array, fit_intercept: bool = True) -> Rotation:
         raise BadInput(
             f"X reaches {largest:.3g}, and its squares are beyond float64; divide the features by a constant."
         )
-    seen = squares > (np.finfo(np.float64).eps * n) ** 2 * (squares + n * to_numpy(mean) ** 2)
-    if seen.any() and squares[seen].max() > _GRADED**2 * np.median(squares[seen]):
+    if graded(squares, n, to_numpy(mean)):
         return Rotation(centre, None, np.concatenate([squares, tail]), fit_intercept)
     values, basis = eigenbasis(Xc)
     return Rotation(centre, basis, np.concatenate([values, tail]), fit_intercept)
+
+
+def graded(squares: np.ndarray, n: int, mean: np.ndarray) -> bool:
+    """Whether columns differ so much in scale that a Gram matrix would lose the ordinary ones.
+
+    Parameters
+    ----------
+    squares : numpy.ndarray of shape (d,)
+        Sums of squares of the columns about `mean`.
+    n : int
+    mean : numpy.ndarray of shape (d,)
+
+    Returns
+    -------
+    bool
+    """
+    seen = squares > (np.finfo(np.float64).eps * n) ** 2 * (squares + n * mean**2)
+    return bool(seen.any() and squares[seen].max() > _GRADED**2 * np.median(squares[seen]))
 
 
 def symmetric_eigen(gram: Array) -> tuple[np.ndarray, Array]:

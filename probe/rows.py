@@ -5,7 +5,8 @@ Shapes: coefficients T (L, k, r), scores and residuals (L, k, n). Every product 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -41,14 +42,14 @@ class Rows(Protocol):
     def scores(self, T: Array) -> Array:
         """(L, k, r) → (L, k, n)."""
 
-    def adjoint(self, R: Array) -> Array:
-        """(L, k, n) → (L, k, r), float64."""
+    def adjoint(self, R: Array, curvature: Callable[[], np.ndarray]) -> Array:
+        """(L, k, n) → (L, k, r), float64; the curvature (L, n) of the rows is there for the asking."""
 
-    def active(self, curvature: np.ndarray, share: float) -> Active:
-        """The rows that hold `share` of the curvature (L, n) of every lane."""
+    def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
+        """The rows that hold `share` of the curvature of every lane, after `adjoint`."""
 
-    def of_lane(self, lane: int) -> tuple[Array, np.ndarray]:
-        """Rows of one lane (n, r), and the sums of squares of their columns (r,)."""
+    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
+        """Rows of one lane to choose stiff ones from (m, r), which they are, and the squares of all rows' columns (r,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +62,40 @@ class Active:
     index : numpy.ndarray of shape (m,), or None for all rows
     share : float
         ``m / n``.
+    weights : numpy.ndarray of shape (m,), or None
+        How many rows each stands for, where they are a sample.
+    embed : array of shape (r, c), or None
+        What takes rotated coordinates to the columns of A, where A is not rotated.
     """
 
     A: Array
-    index: np.ndarray | None
-    share: float
+    index: np.ndarray | None = None
+    share: float = 1.0
+    weights: np.ndarray | None = None
+    embed: Array | None = None
+
+    def scores(self, P: Array) -> Array:
+        """(L, k, r) → (L, k, m)."""
+        xp = namespace(P)
+        L, k, _ = (int(s) for s in P.shape)
+        P = P if self.embed is None else P @ self.embed
+        if self.A.ndim == 3:
+            return P @ xp.permute_dims(self.A, (0, 2, 1))
+        return xp.reshape(xp.reshape(P, (L * k, -1)) @ self.A.T, (L, k, -1))
+
+    def adjoint(self, R: Array) -> Array:
+        """(L, k, m) → (L, k, r)."""
+        xp = namespace(R)
+        L, k, m = (int(s) for s in R.shape)
+        back = R @ self.A if self.A.ndim == 3 else xp.reshape(xp.reshape(R, (L * k, m)) @ self.A, (L, k, -1))
+        return back if self.embed is None else back @ self.embed.T
+
+    def take(self, lanes: np.ndarray) -> Active:
+        """The same for some of the lanes."""
+        if self.A.ndim == 2:
+            return self
+        xp = namespace(self.A)
+        return replace(self, A=xp.take(self.A, xp.asarray(lanes, device=self.A.device), axis=0))
 
 
 _MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than it saves
@@ -114,25 +144,25 @@ class Shared:
         self.reads.n += 1
         return xp.reshape(xp.astype(xp.reshape(T, (L * k, r)), self.A.dtype) @ self.A.T, (L, k, self.n))
 
-    def adjoint(self, R: Array) -> Array:
+    def adjoint(self, R: Array, curvature: Callable[[], np.ndarray]) -> Array:
         """(L, k, n) → (L, k, r), float64."""
         xp = namespace(self.A)
         L, k, n = (int(s) for s in R.shape)
         self.reads.n += 1
         return xp.reshape(xp.astype(xp.reshape(R, (L * k, n)) @ self.A, xp.float64), (L, k, int(self.A.shape[1])))
 
-    def active(self, curvature: np.ndarray, share: float) -> Active:
+    def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
         """Gather the rows that any lane needs."""
-        index = rows_holding(curvature, share)
+        index = rows_holding(curvature(), share)
         if len(index) >= _MOST_ACTIVE * self.n:
-            return Active(self.A, None, 1.0)
+            return Active(self.A)
         xp = namespace(self.A)
         A = xp.take(self.A, xp.asarray(index, device=self.A.device), axis=0)
         return Active(A, index, len(index) / self.n)
 
-    def of_lane(self, lane: int) -> tuple[Array, np.ndarray]:
-        """The same for every lane."""
-        return self.A, self.spectrum
+    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
+        """All rows, the same for every lane."""
+        return self.A, Active(self.A), self.spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,18 +206,19 @@ class Apart:
         self.reads.n += 1
         return xp.astype(T, self.A.dtype) @ xp.permute_dims(self.A, (0, 2, 1))
 
-    def adjoint(self, R: Array) -> Array:
+    def adjoint(self, R: Array, curvature: Callable[[], np.ndarray]) -> Array:
         """(L, k, n) → (L, k, r), float64."""
         self.reads.n += 1
         return namespace(self.A).astype(R @ self.A, namespace(self.A).float64)
 
-    def active(self, curvature: np.ndarray, share: float) -> Active:
+    def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
         """All: they are few, and every lane has others."""
-        return Active(self.A, None, 1.0)
+        return Active(self.A)
 
-    def of_lane(self, lane: int) -> tuple[Array, np.ndarray]:
-        """Rows and spectrum of one lane."""
-        return self.A[lane, ...], self.spectrum[lane]
+    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
+        """All rows of one lane."""
+        A = self.A[lane, ...]
+        return A, Active(A), self.spectrum[lane]
 
 
 def rows_holding(curvature: np.ndarray, share: float) -> np.ndarray:

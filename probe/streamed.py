@@ -1,0 +1,314 @@
+"""Features larger than memory: the same answer from blocks of rows, in as few passes over them as possible.
+
+Three things make passes few. Newton steps need two each; the rows that carry the curvature are gathered on the way of the pass
+that is made anyway, and the products of the conjugate gradients stay in memory. Penalties between two corners of the path
+advance together. Certificates of all fits take two passes.
+
+Where the rows that carry the curvature are more than fit, a sample stands for them: those with most of it are kept, and of the
+others each stands for several. Newton's method then learns from its own steps what the sample does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from probe.arrays import Array, namespace, require_finite, to_numpy
+from probe.certificate import Certificate, bounds, intercept_step
+from probe.errors import BadInput
+from probe.objective import BatchedLoss
+from probe.rotation import Rotation, graded, symmetric_eigen
+from probe.rows import Active, Reads, rows_holding
+from probe.sources import RowSource
+
+_SHARE = 0.999  # of the curvature, held by the rows that are gathered
+_BUFFERS = 4  # parts of the memory; one is for blocks on their way, the others for the rows that are kept
+_LEAST_ROWS = 64
+
+
+class Streamed:
+    """A feature matrix that is read block by block.
+
+    Parameters
+    ----------
+    source : RowSource
+        Its memory is for the blocks on their way and the rows that are kept. Scores, coefficients and the Gram matrix of the
+        columns come on top.
+    fit_intercept : bool
+    """
+
+    is_dear = True
+
+    def __init__(self, source: RowSource, fit_intercept: bool) -> None:
+        self.source, self.reads = source, Reads()
+        self._fit_intercept = fit_intercept
+        self.block_bytes = max(source.memory // (_BUFFERS * 4), 1 << 16)
+        self.rotation = self._rotate()
+
+    @property
+    def example(self) -> Array:
+        """An empty array where the computation lives."""
+        return self.source.example
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and features."""
+        return self.source.shape
+
+    @property
+    def penalised(self) -> np.ndarray:
+        """One where a rotated coordinate is penalised, (r,)."""
+        return self.rotation.penalised
+
+    def _rotate(self) -> Rotation:
+        """Mean and Gram matrix of the columns in one pass, about the mean of the first block, which is close enough."""
+        xp, (n, d) = namespace(self.example), self.shape
+        total = xp.zeros(d, dtype=xp.float64, device=self.example.device)
+        gram = xp.zeros((d, d), dtype=xp.float64, device=self.example.device)
+        shift = None
+        self.reads.n += 1
+        for where, block in self.source.blocks(self.block_bytes):
+            rows = xp.astype(block, xp.float64)
+            if shift is None:
+                shift = xp.sum(rows, axis=0) / int(rows.shape[0]) if self._fit_intercept else total * 0.0
+            rows = rows - shift
+            total, gram = total + xp.sum(rows, axis=0), gram + rows.T @ rows
+            if not bool(xp.all(xp.isfinite(total))):
+                require_finite(block, first=where.start)
+                raise BadInput("The sum of a column of X is beyond float64; divide the features by a constant.")
+        moved = total / n if self._fit_intercept else total * 0.0
+        # The mean as the blocks' dtype holds it: any centre is valid, if it is always the same.
+        centre = xp.astype(xp.astype(shift + moved, self.example.dtype), xp.float64)
+        gram = gram - n * (moved[:, None] * moved[None, :])
+        squares = to_numpy(xp.linalg.diagonal(gram))
+        if not np.isfinite(squares).all():
+            raise BadInput("The squares of X are beyond float64; divide the features by a constant.")
+        tail = [float(n)] if self._fit_intercept else []
+        if graded(squares, n, to_numpy(centre)):
+            return Rotation(centre, None, np.concatenate([np.maximum(squares, 0.0), tail]), self._fit_intercept)
+        values, basis = symmetric_eigen(gram)
+        kept = np.flatnonzero(values > max(values[-1], 0.0) * np.finfo(np.float64).eps * max(n, d))[::-1]
+        basis = xp.take(basis, xp.asarray(kept.copy(), device=basis.device), axis=1)
+        return Rotation(centre, basis, np.concatenate([values[kept], tail]), self._fit_intercept)
+
+    def rows(self, dtype: object) -> StreamedRows:
+        """The rows as the solver multiplies with them."""
+        xp, (_, d) = namespace(self.example), self.shape
+        width = d + 1 if self._fit_intercept else d
+        r = len(self.rotation.spectrum)
+        embed = xp.zeros((r, width), dtype=dtype, device=self.example.device)
+        basis = self.rotation.basis
+        m = r - 1 if self._fit_intercept else r
+        embed[:m, :d] = xp.eye(d, dtype=dtype, device=embed.device) if basis is None else xp.astype(basis.T, dtype)
+        if self._fit_intercept:
+            embed[-1, -1] = 1.0
+        itemsize = 8 if dtype == xp.float64 else 4
+        most = int(self.source.memory * (1 - 1 / _BUFFERS) / (width * itemsize))
+        return StreamedRows(self, embed, max(most, _LEAST_ROWS))
+
+    def centred(self, block: Array, dtype: object) -> Array:
+        """A block about the mean, with a column of ones for the intercept."""
+        xp = namespace(block)
+        rows = xp.astype(block, dtype) - xp.astype(self.rotation.mean, dtype)
+        if not self._fit_intercept:
+            return rows
+        return xp.concat([rows, xp.ones((int(rows.shape[0]), 1), dtype=dtype, device=rows.device)], axis=1)
+
+    def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
+        """Largest entry of the gradients by weights and intercepts, (m,)."""
+        xp = namespace(G)
+        return to_numpy(xp.max(xp.abs(self.rotation.gradient(G)), axis=(1, 2)))
+
+    def to_features(self, T: Array) -> tuple[Array, Array]:
+        """(b, L, k, r) → weights (b, L, k, d) and intercepts (b, L, k)."""
+        xp = namespace(T)
+        b, L, k, r = (int(s) for s in T.shape)
+        W, offset = self.rotation.to_features(xp.reshape(T, (b * L, k, r)))
+        return xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
+
+    def from_features(self, W: Array, b: Array) -> Array:
+        """Weights (L, k, d) and intercepts (L, k) → (L, k, r)."""
+        return self.rotation.from_features(W, b)
+
+    def scale(self, loss: BatchedLoss, k: int) -> np.ndarray:
+        """‖∇F‖∞ at zero, (L,); one pass."""
+        xp, (n, d) = namespace(self.example), self.shape
+        Z = xp.zeros((loss.n_lanes, k, n), dtype=xp.float64, device=self.example.device)
+        _, R = loss.evaluate(Z)
+        G = xp.zeros((loss.n_lanes * k, d), dtype=xp.float64, device=self.example.device)
+        self.reads.n += 1
+        for where, block in self.source.blocks(self.block_bytes):
+            G = G + xp.reshape(R[..., where], (loss.n_lanes * k, -1)) @ xp.astype(block, xp.float64)
+        largest = to_numpy(xp.max(xp.abs(xp.reshape(G, (loss.n_lanes, -1))), axis=1))
+        if self._fit_intercept:
+            largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
+        scale: np.ndarray = np.maximum(largest, np.finfo(np.float64).tiny)
+        return scale
+
+    def certify(
+        self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray
+    ) -> tuple[Certificate, Array]:
+        """Certificates of all fits in two passes, whatever their number: the first brings the intercepts to their optimum."""
+        xp = namespace(W)
+        p, L, k, d = (int(s) for s in W.shape)
+        lanes = np.tile(np.arange(L), p)
+        flat = xp.reshape(W, (p * L * k, d))
+        offset = xp.reshape(b, (p * L, k))
+        if self._fit_intercept:
+            sums = self._pass(loss, lanes, flat, offset, with_weights=False)
+            offset = offset - intercept_step(sums.by_b, sums.hessian, loss.has_gauge)
+        sums = self._pass(loss, lanes, flat, offset, with_weights=True)
+        by_b, decrement = None, np.zeros(p * L)
+        if self._fit_intercept:
+            by_b = sums.by_b
+            step = intercept_step(by_b, sums.hessian, loss.has_gauge)
+            decrement = np.abs(to_numpy(xp.sum(step * by_b, axis=1)))
+        weights = xp.reshape(W, (p * L, k, d))
+        found = bounds(sums.value, sums.by_W, by_b, decrement, weights, np.repeat(l2, L), np.tile(scale, p))
+        return found.reshaped(p, L), xp.reshape(offset, (p, L, k))
+
+    def _pass(self, loss: BatchedLoss, lanes: np.ndarray, flat: Array, offset: Array, with_weights: bool) -> _Sums:
+        """One pass: loss, derivative by the intercepts and its Hessian, and, asked to, the derivative by the weights."""
+        xp = namespace(flat)
+        m, k = (int(s) for s in offset.shape)
+        sums = _Sums(
+            np.zeros(m), xp.zeros((m, k, int(flat.shape[1])), dtype=xp.float64, device=flat.device),
+            xp.zeros((m, k), dtype=xp.float64, device=flat.device),
+            xp.zeros((m, k, k), dtype=xp.float64, device=flat.device),
+        )  # fmt: skip
+        self.reads.n += 1
+        for where, block in self.source.blocks(self.block_bytes):
+            rows = xp.astype(block, xp.float64)
+            Z = xp.reshape(flat @ rows.T, (m, k, int(rows.shape[0]))) + offset[..., None]
+            part = loss.at_rows(np.arange(where.start, where.stop)).take(lanes)
+            value, R = part.evaluate(Z)
+            sums.value += value
+            sums.by_b = sums.by_b + xp.sum(R, axis=2)
+            sums.hessian = sums.hessian + part.intercept_hessian(R)
+            if with_weights:
+                sums.by_W = sums.by_W + xp.reshape(xp.reshape(R, (m * k, -1)) @ rows, sums.by_W.shape)
+        return sums
+
+
+@dataclass
+class _Sums:
+    """Sums over all rows, for m fits."""
+
+    value: np.ndarray
+    by_W: Array
+    by_b: Array
+    hessian: Array
+
+
+@dataclass(eq=False)
+class StreamedRows:
+    """Rows that are multiplied as they come by; those that carry the curvature stay.
+
+    Attributes
+    ----------
+    design : Streamed
+    embed : array of shape (r, d + 1)
+        Rotated coordinates → centred features and the column of ones.
+    most : int
+        Rows that fit in memory.
+    """
+
+    design: Streamed
+    embed: Array
+    most: int
+    _kept: Active | None = field(default=None, repr=False)
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.design.shape[0]
+
+    @property
+    def dtype(self) -> object:
+        """Of the products."""
+        return self.embed.dtype
+
+    @property
+    def example(self) -> Array:
+        """An array where the computation lives."""
+        return self.embed
+
+    def pick(self, lanes: np.ndarray) -> StreamedRows:
+        """Itself: one matrix for all lanes."""
+        return self
+
+    def scores(self, T: Array) -> Array:
+        """(L, k, r) → (L, k, n); one pass."""
+        xp = namespace(self.embed)
+        L, k, r = (int(s) for s in T.shape)
+        W = xp.astype(xp.reshape(T, (L * k, r)), self.dtype) @ self.embed
+        out = xp.empty((L * k, self.n), dtype=self.dtype, device=W.device)
+        self.design.reads.n += 1
+        for where, block in self.design.source.blocks(self.design.block_bytes):
+            out[:, where] = W @ self.design.centred(block, self.dtype).T
+        return xp.reshape(out, (L, k, self.n))
+
+    def adjoint(self, R: Array, curvature: Callable[[], np.ndarray]) -> Array:
+        """(L, k, n) → (L, k, r), float64; one pass, which keeps the rows with most of the curvature (L, n)."""
+        xp = namespace(self.embed)
+        L, k, n = (int(s) for s in R.shape)
+        flat = xp.reshape(R, (L * k, n))
+        index, weights = sampled(curvature(), _SHARE, self.most)
+        G = xp.zeros((L * k, int(self.embed.shape[1])), dtype=xp.float64, device=R.device)
+        A = xp.empty((len(index), int(self.embed.shape[1])), dtype=self.dtype, device=R.device)
+        self._kept = None
+        self.design.reads.n += 1
+        for where, block in self.design.source.blocks(self.design.block_bytes):
+            rows = self.design.centred(block, self.dtype)
+            G = G + xp.astype(flat[:, where] @ rows, xp.float64)
+            a, b = np.searchsorted(index, [where.start, where.stop])
+            if b > a:
+                A[a:b, :] = xp.take(rows, xp.asarray(index[a:b] - where.start, device=rows.device), axis=0)
+        self._kept = Active(A, index, len(index) / n, weights, self.embed)
+        return xp.reshape(G @ xp.astype(self.embed, xp.float64).T, (L, k, -1))
+
+    def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
+        """The rows that the last pass has kept."""
+        assert self._kept is not None, "the minimiser always asks for a gradient first"
+        return self._kept
+
+    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
+        """The kept rows in rotated coordinates, and the sums of squares of the columns over all rows."""
+        assert self._kept is not None, "the minimiser always asks for a gradient first"
+        return self._kept.A @ self.embed.T, self._kept, self.design.rotation.spectrum
+
+
+def sampled(curvature: np.ndarray, share: float, most: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows that hold a share of the curvature of every lane; or, where they do not fit, a sample, and what each row stands for.
+
+    Rows are drawn with a chance proportional to their curvature, those that would be drawn more than once for certain; a row
+    stands for the inverse of its chance. The draw is systematic, along a fixed permutation: the same every time.
+
+    Parameters
+    ----------
+    curvature : numpy.ndarray of shape (L, n)
+    share : float
+    most : int
+
+    Returns
+    -------
+    index : numpy.ndarray of shape (m,), ascending
+    weights : numpy.ndarray of shape (m,), or None where all fit
+    """
+    index = rows_holding(curvature, share)
+    if len(index) <= most:
+        return index, None
+    held = curvature[:, index]
+    size = (held / np.maximum(held.sum(axis=1, keepdims=True), 1e-300)).max(axis=0)
+    certain = np.zeros(len(index), dtype=bool)
+    chance = size * (most / size.sum())
+    while ((chance >= 1.0) & ~certain).any():
+        certain |= chance >= 1.0
+        chance = np.where(certain, 1.0, size * ((most - certain.sum()) / size[~certain].sum()))
+    order = np.random.default_rng(0).permutation(len(index))
+    steps = np.floor(np.cumsum(np.where(certain, 0.0, chance)[order]) + 0.5)
+    drawn = certain.copy()
+    drawn[order] |= np.diff(steps, prepend=0.0) >= 1.0
+    return index[drawn], 1.0 / chance[drawn]
