@@ -28,7 +28,7 @@ _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
 _LOOK_EVERY = 3  # products: asking costs a rotation
 _MOST_WAITING = 0.75  # share of the lanes below which the stopped ones leave
-_REBUILD_AFTER = 30  # products: the preconditioner no longer fits, and a better one pays where there is one
+_REBUILD_AFTER = 70  # products: the preconditioner no longer fits, and a better one pays where there is one
 _REBUILD_RATIO = 8.0  # change of λ
 
 
@@ -44,7 +44,7 @@ class Newton:
         The last steps with the changes of the data's gradient.
     """
 
-    patience: ClassVar[Mapping[int, int]] = {4: 4, 8: 6}
+    patience: ClassVar[Mapping[int, int]] = {4: 8, 8: 12}
     scale: float = 1.0
     steps: list[tuple[Array, Array]] = field(default_factory=list)
 

@@ -218,6 +218,10 @@ class Bend:
         """The same for some of the lanes."""
         return Bend(lanes_of(self.weight, lanes), None if self.mass is None else lanes_of(self.mass, lanes))
 
+    def rows(self, part: slice) -> Bend:
+        """The same for some of the rows."""
+        return Bend(self.weight[..., part], None if self.mass is None else self.mass[..., part])
+
     def __call__(self, Z: Array) -> Array:
         """(L, k, m) → (L, k, m)."""
         xp = namespace(Z)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from probe.objective import Curvature
+    from probe.rows import Candidates
 
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
@@ -152,7 +153,7 @@ def pairs_worth(n: int, r: int, k: int) -> int:
 
 
 def build(
-    A: Array,
+    candidates: Candidates,
     curvature: Curvature,
     spectrum: np.ndarray,
     penalised: np.ndarray,
@@ -164,8 +165,8 @@ def build(
 
     Parameters
     ----------
-    A : array of shape (n, r)
-        Rotated rows.
+    candidates : Candidates
+        Rows, (n, r) once they are rotated.
     curvature : Curvature
         Of one lane.
     spectrum, penalised : numpy.ndarray of shape (r,)
@@ -180,10 +181,11 @@ def build(
     -------
     StiffPairs or WholeHessian
     """
+    A = candidates.example
     xp = namespace(A)
-    n, r = (int(s) for s in A.shape)
+    n, r = candidates.shape
     k = int(curvature.trace.shape[0])
-    if is_small(n, r, k, is_hard):
+    if is_small(n, r, k, is_hard) and candidates.embed is None:
         return whole(A, curvature, penalised, l2)
     total = float(xp.sum(xp.astype(curvature.trace, xp.float64)))
     floor = max(1e-4 * total / k, 1e-30)
@@ -198,7 +200,7 @@ def build(
     trace = xp.reshape(curvature.trace, (-1,))
     most, m, chosen = pairs_worth(n, r, k), 0, None
     for _ in range(2):  # what is left for the mean depends on the choice, and the choice on the mean
-        reach = _reach(A, like(A, 1.0 / d))
+        reach = candidates.reach(like(A, 1.0 / d))
         leverage = xp.reshape(curvature.trace * reach[None, :], (-1,))
         m = min(int(xp.sum(xp.astype(leverage > _LEVERAGE, xp.int64))), most)
         if m == 0:
@@ -208,18 +210,18 @@ def build(
     inverse_diagonal = like(A, 1.0 / d)
     if m == 0 or chosen is None:
         return StiffPairs(l2, 0, inverse_diagonal)
-    return StiffPairs(l2, m, inverse_diagonal, _pairs(A, curvature, to_numpy(chosen), inverse_diagonal))
+    return StiffPairs(l2, m, inverse_diagonal, _pairs(candidates, curvature, to_numpy(chosen), inverse_diagonal))
 
 
-def _pairs(A: Array, curvature: Curvature, chosen: np.ndarray, inverse_diagonal: Array) -> _Pairs:
+def _pairs(candidates: Candidates, curvature: Curvature, chosen: np.ndarray, inverse_diagonal: Array) -> _Pairs:
     """Gather and factorise the chosen pairs; their numbers are ``class · n + row``."""
+    A, (n, _) = candidates.example, candidates.shape
     xp = namespace(A)
-    n = int(A.shape[0])
     order = chosen[np.argsort(chosen % n, kind="stable")]
     different, begin, row_of = np.unique(order % n, return_index=True, return_inverse=True)
     flat = like(A, order, xp.int64)
     i = like(A, row_of, xp.int64)
-    rows = xp.take(A, like(A, different, xp.int64), axis=0)
+    rows = candidates.rows(like(A, different, xp.int64))
     weight = xp.take(xp.reshape(curvature.weight, (-1,)), flat)
     vectors = curvature.vectors(flat // n, flat % n)
     vectors = vectors * xp.sqrt(xp.where(weight > 0, weight, xp.zeros_like(weight)))[:, None]
@@ -229,12 +231,3 @@ def _pairs(A: Array, curvature: Curvature, chosen: np.ndarray, inverse_diagonal:
     diagonal = xp.arange(len(order), device=A.device)
     B[diagonal, diagonal] += 1.0
     return _Pairs(rows, vectors, i, like(A, begin, xp.int64), spd_solver(B))
-
-
-def _reach(A: Array, inverse_diagonal: Array) -> Array:
-    """``x_iᵀ D⁻¹ x_i`` of every row, in pieces that fit the cache: a stored square of A would double the memory."""
-    xp = namespace(A)
-    n, r = (int(s) for s in A.shape)
-    step = max(64, (1 << 18) // r)
-    parts = [A[a : a + step, :] for a in range(0, n, step)]
-    return xp.concat([(p * p) @ inverse_diagonal for p in parts])

@@ -66,11 +66,11 @@ class RotatedProblem:
 
     def preconditioner(self, R: Array, lane: int, is_hard: bool) -> StiffPairs | WholeHessian:
         """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
-        A, active, spectrum = self.rows.stiff(lane)
+        active, spectrum = self.rows.stiff(lane)
         loss, R = self._part(active, R)
         is_hard = is_hard and active.index is None
         curvature, l2 = loss.curvature(R, lane), float(self.l2[lane])
-        return preconditioner.build(A, curvature, spectrum, self.penalised, l2, is_hard, self.rows.n)
+        return preconditioner.build(active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n)
 
     def _part(self, active: Active, R: Array) -> tuple[BatchedLoss, Array]:
         """The loss and its derivative for some rows, each as often as it stands for others."""
@@ -102,4 +102,4 @@ class RowHessian:
 
     def __call__(self, P: Array) -> Array:
         """One product with the rows, one with their second derivatives, one back."""
-        return self._problem.without_gauge(self.active.adjoint(self.bend(self.active.scores(P))))
+        return self._problem.without_gauge(self.active.product(P, self.bend))

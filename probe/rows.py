@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from probe.arrays import Array, namespace
+from probe.arrays import Array, is_on_cpu, namespace, take
+
+if TYPE_CHECKING:
+    from probe.objective import Bend
 
 
 @dataclass
@@ -48,8 +51,8 @@ class Rows(Protocol):
     def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
         """The rows that hold `share` of the curvature of every lane, after `adjoint`."""
 
-    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
-        """Rows of one lane to choose stiff ones from (m, r), which they are, and the squares of all rows' columns (r,)."""
+    def stiff(self, lane: int) -> tuple[Active, np.ndarray]:
+        """Rows of one lane to choose stiff ones from, and the sums of squares of all rows' columns (r,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,7 @@ class Active:
     Attributes
     ----------
     A : array of shape (m, r), or (L, m, r) where every lane has its own
+        Rotated rows; or, with `embed`, rows in other columns (m, c), of any dtype that is exact in the working one.
     index : numpy.ndarray of shape (m,), or None for all rows
     share : float
         ``m / n``.
@@ -74,30 +78,76 @@ class Active:
     weights: np.ndarray | None = None
     embed: Array | None = None
 
-    def scores(self, P: Array) -> Array:
-        """(L, k, r) → (L, k, m)."""
-        xp = namespace(P)
-        L, k, _ = (int(s) for s in P.shape)
-        P = P if self.embed is None else P @ self.embed
-        if self.A.ndim == 3:
-            return P @ xp.permute_dims(self.A, (0, 2, 1))
-        return xp.reshape(xp.reshape(P, (L * k, -1)) @ self.A.T, (L, k, -1))
+    def product(self, P: Array, bend: Bend) -> Array:
+        """``Σ_i x_i ⊗ H_i (P x_i)``: (L, k, r) → (L, k, r).
 
-    def adjoint(self, R: Array) -> Array:
-        """(L, k, m) → (L, k, r)."""
-        xp = namespace(R)
-        L, k, m = (int(s) for s in R.shape)
-        back = R @ self.A if self.A.ndim == 3 else xp.reshape(xp.reshape(R, (L * k, m)) @ self.A, (L, k, -1))
-        return back if self.embed is None else back @ self.embed.T
+        Rows of other columns go by in blocks, which exist in the working dtype only while they are used.
+        """
+        xp = namespace(P)
+        if self.A.ndim == 3:
+            return bend(P @ xp.permute_dims(self.A, (0, 2, 1))) @ self.A
+        L, k, _ = (int(s) for s in P.shape)
+        m = int(self.A.shape[0])
+        if self.embed is None:
+            Z = xp.reshape(xp.reshape(P, (L * k, -1)) @ self.A.T, (L, k, m))
+            return xp.reshape(xp.reshape(bend(Z), (L * k, m)) @ self.A, (L, k, -1))
+        flat = xp.reshape(P @ self.embed, (L * k, -1))
+        total = xp.zeros_like(flat)
+        step = m if not is_on_cpu(P) else _BLOCK_ROWS
+        for a in range(0, m, step):
+            part = slice(a, min(a + step, m))
+            rows = xp.astype(self.A[part, :], P.dtype)
+            Z = bend.rows(part)(xp.reshape(flat @ rows.T, (L, k, -1)))
+            total = total + xp.reshape(Z, (L * k, -1)) @ rows
+        return xp.reshape(total, (L, k, -1)) @ self.embed.T
 
     def take(self, lanes: np.ndarray) -> Active:
         """The same for some of the lanes."""
-        if self.A.ndim == 2:
-            return self
-        xp = namespace(self.A)
-        return replace(self, A=xp.take(self.A, xp.asarray(lanes, device=self.A.device), axis=0))
+        return self if self.A.ndim == 2 else replace(self, A=take(self.A, lanes))
+
+    def candidates(self) -> Candidates:
+        """The rows as the preconditioner chooses among them; rotated when they are needed."""
+        return Candidates(self.A, self.embed)
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Rows of one lane to choose stiff ones from: (n, r), once they are rotated."""
+
+    A: Array
+    embed: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and rotated columns."""
+        return int(self.A.shape[0]), int(self.A.shape[1] if self.embed is None else self.embed.shape[0])
+
+    @property
+    def example(self) -> Array:
+        """An array where the rows are, in the working dtype."""
+        return self.A if self.embed is None else self.embed
+
+    def rows(self, index: Array) -> Array:
+        """Some rows, (m, r)."""
+        xp = namespace(self.example)
+        chosen = xp.take(self.A, index, axis=0)
+        return chosen if self.embed is None else xp.astype(chosen, self.embed.dtype) @ self.embed.T
+
+    def reach(self, inverse_diagonal: Array) -> Array:
+        """``x_iᵀ D⁻¹ x_i`` of every row, in pieces that fit the cache: a stored square of A would double the memory."""
+        xp = namespace(self.example)
+        n, r = self.shape
+        step = max(64, (1 << 18) // r)
+        parts = []
+        for a in range(0, n, step):
+            rows = self.A[a : a + step, :]
+            if self.embed is not None:
+                rows = xp.astype(rows, self.embed.dtype) @ self.embed.T
+            parts.append((rows * rows) @ inverse_diagonal)
+        return xp.concat(parts)
+
+
+_BLOCK_ROWS = 1024
 _MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than it saves
 
 
@@ -160,9 +210,9 @@ class Shared:
         A = xp.take(self.A, xp.asarray(index, device=self.A.device), axis=0)
         return Active(A, index, len(index) / self.n)
 
-    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
+    def stiff(self, lane: int) -> tuple[Active, np.ndarray]:
         """All rows, the same for every lane."""
-        return self.A, Active(self.A), self.spectrum
+        return Active(self.A), self.spectrum
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,10 +265,9 @@ class Apart:
         """All: they are few, and every lane has others."""
         return Active(self.A)
 
-    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
+    def stiff(self, lane: int) -> tuple[Active, np.ndarray]:
         """All rows of one lane."""
-        A = self.A[lane, ...]
-        return A, Active(A), self.spectrum[lane]
+        return Active(self.A[lane, ...]), self.spectrum[lane]
 
 
 def rows_holding(curvature: np.ndarray, share: float) -> np.ndarray:

@@ -22,6 +22,7 @@ from probe.stopping import stopping_rule
 
 _COLUMNS = 256  # of a product that fills an accelerator
 _MOST_STRIDE = 4  # penalties per corner where a pass is dear; a decade of the papers' grid
+_EFFORT = 40  # products in memory, in passes over all rows, after which leaps cost more than they save
 _MOST_CORNERS = 4  # that a guess is made from
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
 _REPAIRS = 2
@@ -91,6 +92,7 @@ class PathSolver:
         self._problem = self._build(xp.float64 if is_double else xp.float32)
         self._fits: list[_Fit] = []
         self._corners: list[Known] = []
+        self._is_hard = False
 
     @property
     def n_done(self) -> int:
@@ -116,10 +118,9 @@ class PathSolver:
         l2 : numpy.ndarray of shape (b,)
             λ, falling, and weaker than what was solved before.
         """
-        stride = self._stride(len(l2))
         begin = 0
         while begin < len(l2):
-            corner = min(begin + stride - 1, len(l2) - 1) if self._corners else begin
+            corner = min(begin + self._stride(len(l2)) - 1, len(l2) - 1) if self._corners else begin
             self.step(float(l2[corner]))
             if corner > begin:
                 self._between(l2[begin:corner])
@@ -128,11 +129,16 @@ class PathSolver:
             lane.memory, lane.preconditioner = [], None
 
     def _stride(self, n: int) -> int:
-        """Every how many penalties one is a corner.
+        """How far the next corner is.
 
-        Leaps of a decade cost more products with the rows in memory than small steps, and fewer passes over all rows.
+        Leaps of a decade take fewer passes over all rows than small steps. They take more products with the rows in memory,
+        which is what matters where the features are in memory, and at weak penalties, where a leap falls far from its goal.
         """
-        if not self._design.is_dear or n < _MOST_STRIDE:
+        if not self._design.is_dear or n <= _MOST_STRIDE:
+            return 1
+        effort = max((lane.products for lane in self._fits[-1].lanes), default=0.0) if self._fits else 0.0
+        self._is_hard = self._is_hard or effort > _EFFORT
+        if self._is_hard:
             return 1
         return int(np.clip(_COLUMNS // (self._labels.n_lanes * self._labels.k), 1, _MOST_STRIDE))
 
@@ -242,8 +248,9 @@ class PathSolver:
                 break
             if not self._is_double():
                 self._problem = self._build(xp.float64)
-            for i in short:
-                self._repair(c, int(i), float(l2[i]), attempt)
+            at_once = max(1, _COLUMNS // (self._labels.n_lanes * self._labels.k))
+            for a in range(0, len(short), at_once):
+                self._repair(c, short[a : a + at_once], l2, attempt)
             index = xp.asarray(short, device=W.device)
             again, moved = self._design.certify(
                 self._loss64, xp.take(W, index, axis=0), xp.take(b, index, axis=0), l2[short], self._scale
@@ -254,16 +261,19 @@ class PathSolver:
                     getattr(certificate, name)[i] = getattr(again, name)[j]
         return c
 
-    def _repair(self, c: Certified, i: int, l2: float, attempt: int) -> None:
-        """Go on with one penalty in float64, to a tighter tolerance."""
-        start = self._design.from_features(c.W[i, ...], c.b[i, ...])
+    def _repair(self, c: Certified, short: np.ndarray, l2: np.ndarray, attempt: int) -> None:
+        """Go on with some penalties in float64, to a tighter tolerance, all at once."""
+        xp, L = self._xp, self._labels.n_lanes
+        start = xp.concat([self._design.from_features(c.W[int(i), ...], c.b[int(i), ...]) for i in short], axis=0)
         method = Newton() if attempt == 0 else LBFGS()
-        lanes = self._minimize(np.array([l2]), start, None, None, _MARGIN * 0.1**attempt, method)
-        c.n_iter[i] += [lane.n_iter for lane in lanes]
-        c.passes[i] += [lane.passes + 2 for lane in lanes]
-        c.precision[i] = "float64"
-        W, b = self._design.to_features(self._xp.stack([lane.T for lane in lanes], axis=0)[None, ...])
-        c.W[i, ...], c.b[i, ...] = W[0, ...], b[0, ...]
+        lanes = self._minimize(l2[short], start, None, None, _MARGIN * 0.1**attempt, method)
+        for j, i in enumerate(short):
+            mine = lanes[j * L : (j + 1) * L]
+            c.n_iter[i] += [lane.n_iter for lane in mine]
+            c.passes[i] += [lane.passes + 2 for lane in mine]
+            c.precision[i] = "float64"
+            W, b = self._design.to_features(xp.stack([lane.T for lane in mine], axis=0)[None, ...])
+            c.W[int(i), ...], c.b[int(i), ...] = W[0, ...], b[0, ...]
 
 
 @dataclass(frozen=True, eq=False)

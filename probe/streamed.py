@@ -10,8 +10,10 @@ others each stands for several. Newton's method then learns from its own steps w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -26,6 +28,10 @@ from probe.sources import RowSource
 _SHARE = 0.999  # of the curvature, held by the rows that are gathered
 _BUFFERS = 4  # parts of the memory; one is for blocks on their way, the others for the rows that are kept
 _LEAST_ROWS = 64
+_LEVELS, _BYTES_KEPT = (
+    32767,
+    2,
+)  # rows are kept as whole numbers of 16 bits: twice as many fit, and products cost no more
 
 
 class Streamed:
@@ -67,7 +73,7 @@ class Streamed:
         xp, (n, d) = namespace(self.example), self.shape
         total = xp.zeros(d, dtype=xp.float64, device=self.example.device)
         gram = xp.zeros((d, d), dtype=xp.float64, device=self.example.device)
-        shift = None
+        shift, reach = None, xp.zeros(d, dtype=xp.float64, device=self.example.device)
         self.reads.n += 1
         for where, block in self.source.blocks(self.block_bytes):
             rows = xp.astype(block, xp.float64)
@@ -75,12 +81,14 @@ class Streamed:
                 shift = xp.sum(rows, axis=0) / int(rows.shape[0]) if self._fit_intercept else total * 0.0
             rows = rows - shift
             total, gram = total + xp.sum(rows, axis=0), gram + rows.T @ rows
+            reach = xp.maximum(reach, xp.max(xp.abs(rows), axis=0))
             if not bool(xp.all(xp.isfinite(total))):
                 require_finite(block, first=where.start)
                 raise BadInput("The sum of a column of X is beyond float64; divide the features by a constant.")
         moved = total / n if self._fit_intercept else total * 0.0
         # The mean as the blocks' dtype holds it: any centre is valid, if it is always the same.
         centre = xp.astype(xp.astype(shift + moved, self.example.dtype), xp.float64)
+        self._reach = reach + xp.abs(moved)
         gram = gram - n * (moved[:, None] * moved[None, :])
         squares = to_numpy(xp.linalg.diagonal(gram))
         if not np.isfinite(squares).all():
@@ -104,9 +112,11 @@ class Streamed:
         embed[:m, :d] = xp.eye(d, dtype=dtype, device=embed.device) if basis is None else xp.astype(basis.T, dtype)
         if self._fit_intercept:
             embed[-1, -1] = 1.0
-        itemsize = 8 if dtype == xp.float64 else 4
-        most = int(self.source.memory * (1 - 1 / _BUFFERS) / (width * itemsize))
-        return StreamedRows(self, embed, max(most, _LEAST_ROWS))
+        unit = xp.astype(xp.where(self._reach > 0, self._reach, xp.ones_like(self._reach)) / _LEVELS, dtype)
+        if self._fit_intercept:
+            unit = xp.concat([unit, xp.ones(1, dtype=dtype, device=unit.device) / _LEVELS])
+        most = int(self.source.memory * (1 - 1 / _BUFFERS) / (width * _BYTES_KEPT))
+        return StreamedRows(self, embed, unit, max(most, _LEAST_ROWS))
 
     def centred(self, block: Array, dtype: object) -> Array:
         """A block about the mean, with a column of ones for the intercept."""
@@ -211,12 +221,16 @@ class StreamedRows:
     design : Streamed
     embed : array of shape (r, d + 1)
         Rotated coordinates → centred features and the column of ones.
+    unit : array of shape (d + 1,)
+        What one step of a kept row's whole numbers is worth in each column. Only the model of Newton's method is made of them;
+        gradients and scores are not rounded.
     most : int
         Rows that fit in memory.
     """
 
     design: Streamed
     embed: Array
+    unit: Array
     most: int
     _kept: Active | None = field(default=None, repr=False)
 
@@ -257,7 +271,7 @@ class StreamedRows:
         flat = xp.reshape(R, (L * k, n))
         index, weights = sampled(curvature(), _SHARE, self.most)
         G = xp.zeros((L * k, int(self.embed.shape[1])), dtype=xp.float64, device=R.device)
-        A = xp.empty((len(index), int(self.embed.shape[1])), dtype=self.dtype, device=R.device)
+        A = xp.empty((len(index), int(self.embed.shape[1])), dtype=xp.int16, device=R.device)
         self._kept = None
         self.design.reads.n += 1
         for where, block in self.design.source.blocks(self.design.block_bytes):
@@ -265,8 +279,9 @@ class StreamedRows:
             G = G + xp.astype(flat[:, where] @ rows, xp.float64)
             a, b = np.searchsorted(index, [where.start, where.stop])
             if b > a:
-                A[a:b, :] = xp.take(rows, xp.asarray(index[a:b] - where.start, device=rows.device), axis=0)
-        self._kept = Active(A, index, len(index) / n, weights, self.embed)
+                chosen = xp.take(rows, xp.asarray(index[a:b] - where.start, device=rows.device), axis=0)
+                A[a:b, :] = xp.astype(xp.round(chosen / self.unit), xp.int16)
+        self._kept = Active(A, index, len(index) / n, weights, self.embed * self.unit)
         return xp.reshape(G @ xp.astype(self.embed, xp.float64).T, (L, k, -1))
 
     def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
@@ -274,17 +289,18 @@ class StreamedRows:
         assert self._kept is not None, "the minimiser always asks for a gradient first"
         return self._kept
 
-    def stiff(self, lane: int) -> tuple[Array, Active, np.ndarray]:
-        """The kept rows in rotated coordinates, and the sums of squares of the columns over all rows."""
+    def stiff(self, lane: int) -> tuple[Active, np.ndarray]:
+        """The kept rows, and the sums of squares of the columns over all rows."""
         assert self._kept is not None, "the minimiser always asks for a gradient first"
-        return self._kept.A @ self.embed.T, self._kept, self.design.rotation.spectrum
+        return self._kept, self.design.rotation.spectrum
 
 
 def sampled(curvature: np.ndarray, share: float, most: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Rows that hold a share of the curvature of every lane; or, where they do not fit, a sample, and what each row stands for.
 
     Rows are drawn with a chance proportional to their curvature, those that would be drawn more than once for certain; a row
-    stands for the inverse of its chance. The draw is systematic, along a fixed permutation: the same every time.
+    stands for the inverse of its chance. Every row has its lot, always the same: from step to step the sample hardly changes,
+    and a preconditioner made from it goes on fitting.
 
     Parameters
     ----------
@@ -303,12 +319,17 @@ def sampled(curvature: np.ndarray, share: float, most: int) -> tuple[np.ndarray,
     held = curvature[:, index]
     size = (held / np.maximum(held.sum(axis=1, keepdims=True), 1e-300)).max(axis=0)
     certain = np.zeros(len(index), dtype=bool)
-    chance = size * (most / size.sum())
+    room = most - 3 * math.sqrt(most)  # how many are drawn is up to chance
+    chance = size * (room / size.sum())
     while ((chance >= 1.0) & ~certain).any():
         certain |= chance >= 1.0
-        chance = np.where(certain, 1.0, size * ((most - certain.sum()) / size[~certain].sum()))
-    order = np.random.default_rng(0).permutation(len(index))
-    steps = np.floor(np.cumsum(np.where(certain, 0.0, chance)[order]) + 0.5)
-    drawn = certain.copy()
-    drawn[order] |= np.diff(steps, prepend=0.0) >= 1.0
+        chance = np.where(certain, 1.0, size * max((room - certain.sum()) / max(size[~certain].sum(), 1e-300), 0.0))
+    drawn = certain | (_lots(curvature.shape[1])[index] < chance)
     return index[drawn], 1.0 / chance[drawn]
+
+
+@cache
+def _lots(n: int) -> np.ndarray:
+    """Numbers between 0 and 1, evenly spread, one for every row."""
+    lots: np.ndarray = (np.random.default_rng(0).permutation(n) + 0.5) / n
+    return lots
