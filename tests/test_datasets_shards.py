@@ -201,6 +201,24 @@ def test_parquet_as_hugging_face_stores_it(pq: Any, tmp_path: Path) -> None:
         load_split(f"parquet:{tmp_path / 'nowhere'}")
 
 
+def test_parquet_of_several_configurations_is_not_mixed(pq: Any, tmp_path: Path) -> None:
+    for config in ("fine", "coarse"):
+        (tmp_path / "set" / config).mkdir(parents=True)
+        pq.write_table(table([photo(0)], [1]), tmp_path / "set" / config / "train-00000-of-00001.parquet")
+    with pytest.raises(BadInput, match="holds 'train' in several folders"):
+        load_split(f"parquet:{tmp_path / 'set'}:train")
+    assert len(load_split(f"parquet:{tmp_path / 'set/fine'}:train")) == 1
+
+
+def test_parquet_without_labels(pq: Any, tmp_path: Path) -> None:
+    """Labels of -1 in every row are no labels."""
+    pq.write_table(table([photo(0), photo(1)], [-1, -1]), tmp_path / "a.parquet")
+    assert load_split(f"parquet:{tmp_path / 'a.parquet'}").labels is None
+    pq.write_table(table([photo(0), photo(1)], [-1, 1]), tmp_path / "a.parquet")
+    with pytest.raises(BadLabels, match="run from -1"):
+        load_split(f"parquet:{tmp_path / 'a.parquet'}")
+
+
 def test_parquet_keeps_paths_as_ids_where_they_are_names(pq: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table([photo(0), photo(1)], [0, 1], paths=["x/1.jpg", "x/2.jpg"]), path)
