@@ -264,12 +264,12 @@ def test_help_of_every_command(command: str, capsys: Output) -> None:
 def test_interruption_is_one_line_and_130(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    from probe import sweeps
+    from probe import jobs
 
     def interrupted(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "run", interrupted)
+    monkeypatch.setattr(jobs, "run", interrupted)
     monkeypatch.setattr("signal.signal", lambda *args: None)  # this process goes on after the command
     assert sweep(store, tmp_path, GRID) == 130
     err = capsys.readouterr().err

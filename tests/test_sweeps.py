@@ -14,7 +14,7 @@ from stored_digits import NAMES, UNITS, digits, digits_store, features, split, w
 
 import featstore
 import probe
-from probe import sweeps
+from probe import jobs
 from probe.errors import BadInput
 from probe.numbering import absent_classes, common_labels
 from probe.records import ResultFolder
@@ -163,7 +163,7 @@ def test_ctrl_c_keeps_what_is_finished(
     store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted in the second unit: the first stays, and the same call computes only the others."""
-    real, n_calls = sweeps.run, 0
+    real, n_calls = jobs.run, 0
 
     def interrupted(*args: Any) -> Any:
         nonlocal n_calls
@@ -172,7 +172,7 @@ def test_ctrl_c_keeps_what_is_finished(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(sweeps, "run", interrupted)
+    monkeypatch.setattr(jobs, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(store, tmp_path, progress=True)
     assert f"interrupted; 1 of 3 results are kept in {tmp_path}" in capsys.readouterr().err
