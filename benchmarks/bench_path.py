@@ -125,9 +125,9 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return float(np.median(took)), found
 
 
-def reads(path: probe.Path) -> int:
-    """Passes over X that a path took in all: what was read of it where that is counted, else the sum over its fits."""
-    return int(getattr(path, "reads", path.passes.sum()))
+def reads(paths: Sequence[probe.Path]) -> int:
+    """Products with X in all. Paths of one batch share theirs, and its seconds tell which these are."""
+    return sum(n for n, _ in {(path.reads, path.seconds) for path in paths})
 
 
 def proofs_of(path: probe.Path, certify: Certifier) -> tuple[Proof, ...]:
@@ -140,7 +140,7 @@ def ours(problem: Problem, C: np.ndarray) -> Measured:
     certify = certifier(problem.X, problem.y)
     seconds, path = timed(lambda: probe.fit_path(problem.X, problem.y, C))
     choice = probe.select(path, problem.X_val, problem.y_val)
-    walked = Walked(seconds, reads(path), proofs_of(path, certify), choice.scores)
+    walked = Walked(seconds, reads([path]), proofs_of(path, certify), choice.scores)
     row = row_of(problem.name, "probe", problem.shape, walked, C)
     return Measured(problem, C, path, walked, row, certify)
 
@@ -179,9 +179,7 @@ def together(mine: Measured, part: str) -> list[Row]:
         what, sets = "stratified folds, 90 % of the rows each", [problem.y] * len(rows)
     count = f"{len(sets)} {'label sets' if part == 'sets' else 'folds'}"
     shape = (*problem.shape[:2], max(len(np.unique(y)) for y in sets))
-    missing = Row(problem.name, f"probe, {count}, one call", *shape, target=ONE_CALL, verdict="not available")
-    if not hasattr(probe, "fit_paths"):
-        return [replace(missing, note="probe.fit_paths is not there")]
+    blank = Row(problem.name, "", *shape)
 
     def one_call() -> tuple[probe.Path, ...]:
         chosen: Any = None if part == "sets" else rows
@@ -194,12 +192,12 @@ def together(mine: Measured, part: str) -> list[Row]:
 
     found = []
     certifiers = [certifier(problem.X[r], y[r]) for y, r in zip(sets, rows, strict=True)]
-    for solver, call in ((f"probe, {count}, ten calls", ten_calls), (missing.solver, one_call)):
+    for solver, call in ((f"probe, {count}, ten calls", ten_calls), (f"probe, {count}, one call", one_call)):
         seconds, paths = timed(call)
         proofs = [p for path, certify in zip(paths, certifiers, strict=True) for p in proofs_of(path, certify)]
         found.append(
             replace(
-                missing, solver=solver, seconds=round(seconds, 4), passes=reads_together(paths), verdict="", target=None,
+                blank, solver=solver, seconds=round(seconds, 4), passes=reads(paths),
                 worst_grad=max(p.grad_norm for p in proofs), worst_gap=max(p.gap for p in proofs),
                 n_certified=sum(p.gap <= BAR for p in proofs), n_values=len(proofs),
             )
@@ -208,11 +206,6 @@ def together(mine: Measured, part: str) -> list[Row]:
     ratio = (ten.seconds or 0.0) / (one.seconds or 1.0)
     ruling = verdict(ratio, ONE_CALL, is_bound=False, is_certified=one.n_certified == one.n_values)
     return [replace(ten, note=what), replace(one, ratio=ratio, target=ONE_CALL, verdict=ruling)]
-
-
-def reads_together(paths: Sequence[probe.Path]) -> int | None:
-    """Passes of several paths: what they share is counted once, where that is known; else their sum."""
-    return sum(reads(path) for path in paths)
 
 
 def streaming(mine: Measured) -> Row:
@@ -226,7 +219,7 @@ def streaming(mine: Measured) -> Row:
         matrix = write_matrix(Path(root), problem)
         keywords: dict[str, Any] = {"memory": problem.X.nbytes // 4}
         seconds, path = timed(lambda: probe.fit_path(matrix, problem.y, mine.C, **keywords))
-    walked = Walked(seconds, reads(path), proofs_of(path, mine.certify), mine.walked.accuracy)
+    walked = Walked(seconds, reads([path]), proofs_of(path, mine.certify), mine.walked.accuracy)
     ratio = mine.walked.seconds / seconds
     found = row_of(problem.name, row.solver, shape, walked, mine.C)
     is_certified = found.n_certified == found.n_values
@@ -460,7 +453,7 @@ def main(argv: list[str] | None = None) -> int:
     cold = ("cold",) if asked.cold else ()
     parts = {name: tuple(dict.fromkeys((*(asked.parts or PARTS[name]), *cold))) for name in names}
     print(reckon(names, parts, asked.patience, asked.tiny), flush=True)
-    C = probe.C_GRID[::4] if asked.tiny else probe.C_GRID
+    C = probe.C_GRID[::6] if asked.tiny else probe.C_GRID
     options = Options(asked.patience, asked.bar, asked.out is not None)
     warm_up()  # BLAS libraries are limited once they are loaded
     rows: list[Row] = []

@@ -28,7 +28,7 @@ BAR = 1e-4
 
 _MOST_ITERATIONS = 20_000
 _FIRST_ITERATIONS = 1_000  # before it is known how long one takes
-_IN_VAIN = 2  # attempts without progress after which rounding has the better of a rival
+_IN_VAIN = 2  # attempts that miss their tolerance and get no closer: rounding has the better of the rival
 
 
 @dataclass(frozen=True)
@@ -265,13 +265,13 @@ class _State:
             self._spread = proof.norm / proof.stopped
             if proof.gap <= task.asked[i]:
                 break
-            is_closer = before is None or answer.n_iter == 0 or proof.gap < 0.7 * before.gap
+            is_closer = before is None or proof.gap < 0.9 * before.gap or proof.stopped <= 1.1 * n * gradient
             in_vain = 0 if is_closer else in_vain + 1
             if in_vain >= _IN_VAIN:
                 if self._precision + 1 == len(self._given):
                     break
                 self._precision, in_vain = self._precision + 1, 0
-            gradient = proof.stopped / n * min(0.7, max(0.02, 0.9 * (task.asked[i] / proof.gap) ** 0.5))
+            gradient = proof.stopped / n * min(0.5, max(0.02, 0.9 * (task.asked[i] / proof.gap) ** 0.5))
         self._last = answer
         return (None, None) if proof is None else (answer, proof)
 
