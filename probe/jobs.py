@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from probe.arrays import require_finite
 from probe.classifiers import LOGISTIC
 from probe.errors import BadInput
 from probe.numbering import absent_classes
@@ -194,11 +195,22 @@ def _fitted(batch: Batch, parts: dict[str, Part], loading_s: float) -> list[Resu
     try:
         found = run(train, val, test, batch.drawn, protocol, source.labels.classes)
     except BadInput as error:
-        split = source.features["train"].split
-        raise BadInput(f"Unit '{source.unit}' of '{split}' cannot be probed: {error}") from error
+        part, reason = _reason(parts, error)
+        split = source.features[part].split
+        raise BadInput(f"Unit '{source.unit}' of '{split}' cannot be probed: {reason}") from error
     seconds = loading_s + (time.perf_counter() - started) / len(batch.jobs)
     each = zip(batch.jobs, batch.drawn, found, strict=True)
     return [_result(job, drawn, {**said, "seconds": seconds}, len(batch.jobs)) for job, drawn, said in each]
+
+
+def _reason(parts: dict[str, Part], error: BadInput) -> tuple[str, str]:
+    """The part that cannot be used, and why: with rows as they are stored, where the fit saw a subset of them."""
+    for part, data in parts.items():
+        try:
+            require_finite(data.X)
+        except BadInput as found:
+            return part, str(found)
+    return "train", str(error)
 
 
 def _result(job: Job, drawn: Drawn, found: dict[str, Any], n_together: int) -> Result:

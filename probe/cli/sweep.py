@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from probe.classifiers import CLASSIFIERS
 from probe.cli import output
 
 
@@ -40,7 +41,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--seeds", type=output.whole_numbers, help="how many, or which: 5 or 0,3,7")
     sub.add_argument("--per-class", type=int, metavar="K", help="few-shot: train on K rows of each class")
     sub.add_argument("--widen", action="store_true", help="try values beyond the grid while the best is at its edge")
-    sub.add_argument("--classifier", choices=("logistic", "svm", "ridge"), help="what is fitted (default: logistic)")
+    sub.add_argument("--classifier", choices=tuple(CLASSIFIERS), help="what is fitted (default: logistic)")
     sub.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics")
     refit = sub.add_mutually_exclusive_group()
     refit.add_argument("--refit", action="store_true", help="fit the chosen penalty again on train + val")
