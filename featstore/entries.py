@@ -37,7 +37,7 @@ class Entry:
     is_complete : bool
         False while it is being written, or after that was interrupted.
     created : str
-        When it became complete, UTC, ``"2025-01-31 12:00:00"``; empty for one that is not.
+        When it became complete, UTC, ``"2025-01-31 12:00:00"``; empty for one that is not, and where that is not known.
     pass_id, array_id : str
         Digests; `array_id` is empty where a whole pass is damaged.
     share : float
@@ -165,11 +165,12 @@ def _rank(array: ArrayKey | None, array_id: str, place: dict[str, int]) -> tuple
 
 def _of_committed(folder: PassFolder, array_id: str, manifest: Manifest) -> dict[str, Any]:
     path = folder.array_path(array_id) / MANIFEST
-    created = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    seconds = path.stat().st_mtime
+    created = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}" if seconds else ""  # a URL may not tell
     return {
         "array_id": array_id,
         "is_complete": True,
-        "created": f"{created:%Y-%m-%d %H:%M:%S}",
+        "created": created,
         "made_by": _made_by(path, manifest.provenance),
     }
 
