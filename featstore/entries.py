@@ -80,6 +80,7 @@ class Glance:
 
     def __init__(self) -> None:
         self._keys: dict[str, PassKey] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         self._manifests: dict[tuple[str, str], Manifest] = {}
         self.errors: dict[tuple[str, str], FeatstoreError] = {}
         """(pass, array) of damaged entries, and what reading them raised."""
@@ -89,6 +90,12 @@ class Glance:
         if folder.id not in self._keys:
             self._keys[folder.id] = folder.key()
         return self._keys[folder.id]
+
+    def names(self, folder: PassFolder) -> tuple[str, ...]:
+        """See `PassFolder.names`."""
+        if folder.id not in self._names:
+            self._names[folder.id] = folder.names()
+        return self._names[folder.id]
 
     def manifest(self, folder: PassFolder, array_id: str) -> Manifest:
         """See `PassFolder.manifest`."""
@@ -121,7 +128,7 @@ def entries_of(folder: PassFolder, glance: Glance, *, damaged: bool = False) -> 
         yield _unreadable_pass(folder, error, glance)
         return
     try:
-        names = folder.names()
+        names = glance.names(folder)
     except FeatstoreError:
         if not damaged:
             raise
