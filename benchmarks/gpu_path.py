@@ -39,25 +39,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from path_measures import (
-    BAR,
-    HEADER,
-    Certifier,
-    Rival,
-    Row,
-    Task,
-    Walked,
-    certifier,
-    environment,
-    line,
-    row_of,
-    val_accuracy,
-    verdict,
-    walk,
-)
+from gpu_features import base_of, extracted, made_up, resampled
+from gpu_roofline import peaks, roofline, synchronizer
+from path_certificates import BAR, Certifier, certifier, val_accuracy
+from path_rivals import Rival, Task, Walked, walk
+from path_tables import HEADER, Row, environment, line, row_of, verdict
 
 import probe
 from probe.engines import Aim, Answer, Fitter, cuml_walk, fit_cuml_estimator, fit_sklearn
@@ -65,10 +54,8 @@ from probe.engines import Problem as Given
 
 SECONDS, COLD = 3.0, 40.0
 """Targets: seconds of our path in float32, and times our seconds for 45 cold fits."""
-N, D, K, N_UNITS = 50_000, 2_048, 100, 6
+N, D, K = 50_000, 2_048, 100
 NOT_MEASURED = "not measured"
-Data: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""X, y, X_val, y_val."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,56 +76,6 @@ class Setting:
         return int(self.X.shape[0]), int(self.X.shape[1]), len(np.unique(self.y))
 
 
-# ---- features
-
-
-def made_up(n: int, n_val: int, d: int, k: int) -> Data:
-    """Rectified mixtures with a spectrum that falls like a power law: X, y, X_val, y_val."""
-    draw = np.random.default_rng(0)
-    r = min(256, d)
-    spectrum = np.arange(1, r + 1, dtype=np.float32) ** -0.5
-    means = draw.standard_normal((k, r), np.float32)
-    mixing = draw.standard_normal((r, d), np.float32) / r**0.5
-    y = np.concatenate([np.arange(k), draw.integers(0, k, n + n_val - k)])
-    Z = (means[y] + 1.5 * draw.standard_normal((len(y), r), np.float32)) * spectrum
-    X = np.maximum(Z @ mixing + 0.02 * draw.standard_normal((len(y), d), np.float32), 0.0).astype(np.float32)
-    return X[:n], y[:n], X[n:], y[n:]
-
-
-def resampled(X: np.ndarray, y: np.ndarray, n: int) -> Data:
-    """X, y of n rows between real ones of a class, and a fifth of the real ones, left alone, as X_val, y_val."""
-    draw = np.random.default_rng(0)
-    order = draw.permutation(len(y))
-    val, base = order[: len(y) // 5], order[len(y) // 5 :]
-    by_class = {c: base[y[base] == c] for c in np.unique(y[base])}
-    first = base[np.arange(n) % len(base)]
-    second = np.array([draw.choice(by_class[y[i]]) for i in first])
-    t = draw.uniform(0, 0.5, (n, 1)).astype(np.float32)
-    noise = 0.05 * X[base].std(axis=0) * draw.standard_normal((n, X.shape[1]), np.float32)
-    return (X[first] + t * (X[second] - X[first]) + noise).astype(np.float32), y[first], X[val], y[val]
-
-
-def base_of(features: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Real features (m, 2048) float32 and labels (m,) from a store of `bench_path.py`, or from an npz of `--export`."""
-    if features.suffix == ".npz":
-        with np.load(features) as file:
-            return file["X"].astype(np.float32), file["y"]
-    from path_problems import SOURCES, read_units
-
-    return read_units(SOURCES["pairs"], features, N_UNITS)
-
-
-def extracted(shared: Path, features: Path, n: int, device: str) -> Data:
-    """Real features of n images to fit and a fifth of that to choose C, extracted on the device."""
-    from path_problems import SOURCES, extract_units, pairs, read_units
-
-    images = pairs(shared, n + n // 5)
-    root = features / "gpu"
-    extract_units(SOURCES["pairs"], images, shared, root, device)
-    X, y = read_units(SOURCES["pairs"], root, N_UNITS)
-    return X[:n], y[:n], X[n:], y[n:]
-
-
 def setting(asked: argparse.Namespace, device: str) -> Setting:
     """What is fitted, by what is at hand."""
     if asked.quick:
@@ -154,9 +91,6 @@ def setting(asked: argparse.Namespace, device: str) -> Setting:
         X, y = base_of(asked.features)
         return Setting(*resampled(X, y, asked.n), probe.C_GRID, f"resampled from {len(y)} real rows", device)
     return Setting(*made_up(asked.n, asked.n // 5, D, K), probe.C_GRID, "made up, no real features", device)
-
-
-# ---- the other solvers
 
 
 def fit_torch(problem: Given, aim: Aim, max_iter: int, start: Answer | None = None) -> Answer:
@@ -194,16 +128,6 @@ def fit_sklearn_on_tensors(problem: Given, aim: Aim, max_iter: int, start: Answe
 
     with sklearn.config_context(array_api_dispatch=True):
         return fit_sklearn(problem, aim, max_iter, start)
-
-
-# ---- measuring
-
-
-def synchronizer(device: str) -> Callable[[], None]:
-    """What waits for a device."""
-    import torch
-
-    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def ours(name: str, s: Setting, X: Any, certify: Certifier, repeats: int) -> tuple[Row, probe.Path, Walked]:
@@ -278,57 +202,8 @@ def against(s: Setting, rival: Rival, mine: tuple[Row, probe.Path, Walked], targ
     return replace(row, ratio=ratio, is_bound=is_bound, target=target, verdict=ruling, note=note)
 
 
-def rate(call: Callable[[], object], work: float, device: str, at_least_s: float) -> float:
-    """Work per second of a call that is repeated for a while."""
-    synchronize = synchronizer(device)
-    call()
-    synchronize()
-    n, started = 0, time.perf_counter()
-    while True:
-        call()
-        n += 1
-        if n % 4 == 0:
-            synchronize()
-            took = time.perf_counter() - started
-            if took > at_least_s:
-                return n * work / took
-
-
-def peaks(device: str, n: int, d: int, k: int) -> dict[str, float]:
-    """FLOP/s of products and bytes/s of a copy, as measured on this device."""
-    import torch
-
-    size, at_least_s = (8192, 0.5) if device == "cuda" else (128, 0.01)
-    found: dict[str, float] = {}
-    for name in ("float32", "float64"):
-        A = torch.randn(size, size, device=device, dtype=getattr(torch, name))
-        found[f"gemm_{name}_flops"] = rate(lambda A=A: A @ A, 2.0 * size**3, device, at_least_s)  # type: ignore[misc]
-    X, W = torch.randn(n, d, device=device), torch.randn(k, d, device=device)
-    found["own_product_flops"] = rate(lambda: X @ W.T, 2.0 * n * d * k, device, at_least_s)
-    source = torch.randn(size * size * 4, device=device)
-    target = torch.empty_like(source)
-    found["bandwidth_bytes"] = rate(lambda: target.copy_(source), 2.0 * source.nbytes, device, at_least_s)
-    return found
-
-
-def roofline(seconds: float, reads: int, shape: tuple[int, int, int], peak: dict[str, float]) -> dict[str, float]:
-    """Counted work, the least seconds it takes at the measured peaks, and the share of that in the seconds measured."""
-    n, d, k = shape
-    products, X_bytes = 2.0 * n * d * k * reads, 4.0 * n * d * reads
-    gram, rotation = 2.0 * n * d * min(n, d), 2.0 * n * d * min(n, d)
-    by_flops = products / peak["gemm_float32_flops"]
-    by_bytes = X_bytes / peak["bandwidth_bytes"]
-    setup = gram / peak["gemm_float64_flops"] + rotation / peak["gemm_float32_flops"]
-    least = max(by_flops, by_bytes) + setup
-    return {
-        "reads": reads, "product_flops": products, "X_bytes": X_bytes, "gram_flops": gram, "rotation_flops": rotation,
-        "least_by_flops_s": by_flops, "least_by_bytes_s": by_bytes, "setup_s": setup, "least_s": least,
-        "share": least / seconds,
-    }  # fmt: skip
-
-
-def measure(s: Setting, asked: argparse.Namespace, show: Callable[[Row], None]) -> dict[str, Any]:
-    """Every row, shown as it comes; what else goes into the JSON."""
+def measure(s: Setting, asked: argparse.Namespace, found: dict[str, Any], show: Callable[[Row], None]) -> None:
+    """Every row, shown as it comes; what else goes into the JSON is put into `found`."""
     import torch
 
     single = torch.from_numpy(s.X).to(s.device)
@@ -339,7 +214,7 @@ def measure(s: Setting, asked: argparse.Namespace, show: Callable[[Row], None]) 
     ruling = "means nothing" if asked.quick else "pass" if is_fast else "falls short"
     show(replace(row, ratio=row.seconds, target=SECONDS, verdict=ruling, note=f"seconds, at most; {row.note}"))
     peak = peaks(s.device, *s.shape)
-    found = {"peaks": peak, "roofline": roofline(walked.seconds, walked.passes, s.shape, peak)}
+    found |= {"peaks": peak, "roofline": roofline(walked.seconds, walked.passes, s.shape, peak)}
     half = single.half()
     others: dict[str, Callable[[], tuple[Any, Certifier]]] = {
         "probe, torch, float16 features": lambda: (half, certifier(half, s.y)),
@@ -361,7 +236,6 @@ def measure(s: Setting, asked: argparse.Namespace, show: Callable[[Row], None]) 
             show(against(s, make(single, double), mine, None if asked.quick else target, task))
         except Exception as error:  # a rival that is absent, or refuses, is a line of the table: it says why
             show(unmeasured(row.problem, name, s.shape, target, why(error)))
-    return found
 
 
 def why(error: Exception) -> str:
@@ -398,7 +272,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=N, help="rows")
     parser.add_argument("--repeats", type=int, default=3, help="of our own paths, after one that is not counted")
     parser.add_argument("--patience", type=float, help="allowance of a rival, in multiples of our time")
-    parser.add_argument("--most-s", type=float, default=120.0, help="allowance of a rival in seconds, at most")
+    parser.add_argument("--most-s", type=float, default=90.0, help="allowance of a rival in seconds, at most")
     parser.add_argument(
         "--quick", action="store_true", help="tiny, on the CPU: the script runs, the figures mean nothing"
     )
@@ -422,27 +296,38 @@ def main(argv: list[str] | None = None) -> int:
     def show(row: Row) -> None:
         print(line(row), flush=True)
         rows.append(row)
+        keep(asked.out, found, rows)  # a machine may be taken away in the middle
 
     if not asked.quick and not torch.cuda.is_available():
         print(f"no CUDA device\n{HEADER}")
         for row in absent(asked):
             show(row)
-    else:
-        s = setting(asked, device)
-        name = torch.cuda.get_device_name() if device == "cuda" else "CPU, quick: the figures mean nothing"
-        budget = 0.0 if asked.quick else 4 * asked.most_s + 20
-        print(f"{name}; features: {s.what}; rivals take at most about {budget:.0f} s\n{HEADER}", flush=True)
-        found = {"device": name, "features": s.what, **measure(s, asked, show)}
-        share = found["roofline"]
-        print(
-            f"roofline: at least {share['least_s']:.3g} s, {share['share']:.1%} of the time; {share['reads']} products with X"
-        )
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        versions = {**environment(), "torch": torch.__version__, "cuda": torch.version.cuda}
-        kept = {"environment": versions, **found, "rows": [asdict(row) for row in rows]}
-        (asked.out / "gpu_path.json").write_text(json.dumps(kept, indent=1))
+        return 0
+    s = setting(asked, device)
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU, quick: the figures mean nothing"
+    found |= {"device": name, "features": s.what}
+    most_s = 0.0 if asked.quick else len(rivals(s)) * asked.most_s
+    print(f"{name}; features: {s.what}; rivals take at most about {most_s:.0f} s\n{HEADER}", flush=True)
+    measure(s, asked, found, show)
+    bound = found["roofline"]
+    print(
+        f"roofline: at least {bound['least_s']:.3g} s, {bound['share']:.1%} of ours; {bound['reads']} products with X"
+    )
     return 0
+
+
+def keep(out: Path | None, found: dict[str, Any], rows: list[Row]) -> None:
+    """Write what is known so far, whole or not at all."""
+    if out is None:
+        return
+    import torch
+
+    out.mkdir(parents=True, exist_ok=True)
+    versions = {**environment(), "torch": torch.__version__, "cuda": torch.version.cuda}
+    kept = {"environment": versions, **found, "rows": [asdict(row) for row in rows]}
+    aside = out / "gpu_path.json.partial"
+    aside.write_text(json.dumps(kept, indent=1))
+    aside.replace(out / "gpu_path.json")
 
 
 if __name__ == "__main__":
