@@ -158,7 +158,8 @@ class _State:
             self.counted_s = (self.counted_s if self._rival.resumes else base_s) + took
             before, proof = proof, task.certify(C, answer.W, answer.b)
             self.events.append(Event(self.counted_s, i, proof.objective, proof.gap))
-            self._spread = proof.norm / proof.stopped
+            if proof.stopped > 0 and proof.norm > 0:
+                self._spread = proof.norm / proof.stopped
             if proof.gap <= task.asked[i]:
                 break
             is_closer = before is None or proof.gap < 0.9 * before.gap or proof.stopped <= 1.1 * n * gradient
