@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from probe import jobs
 from probe.errors import BadInput, ClusterFailed, MissingExtra, NotConverged
 from probe.jobs import PROTOCOL_VERSION, Batch, Result
+from probe.records import digest_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -91,7 +92,9 @@ def _submitted(
         for i, batches in enumerate(tasks):
             # Parts of one unit are asked onto different workers, so that none loads it twice; others may take them over.
             home = [addresses[i % len(addresses)]] if addresses and len(tasks) <= len(addresses) else None
-            key = f"probe-{batches[0].source.unit}-{batches[0].jobs[0].digest}"
+            # Of all that is asked: two clients that ask one scheduler for the same share the answer, others never.
+            asked = digest_of({"jobs": [job.digest for batch in batches for job in batch.jobs]})
+            key = f"probe-{batches[0].source.unit}-{asked}"
             future = client.submit(
                 _fit,
                 batches,

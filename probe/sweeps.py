@@ -134,7 +134,7 @@ def sweep(
     -----
     Interrupting keeps every finished record; the same call goes on where it stopped.
     """
-    store = featstore.open_store(store) if isinstance(store, str | Path) else store
+    store = _opened(store, for_others=scheduler is not None)
     if not 0 < tol < 1:
         raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
     draw, chosen = _draw(val, per_class), named_classifier(classifier)
@@ -165,6 +165,13 @@ def sweep(
         raise
     _warn_widened([records[job.digest] for job in missing])
     return Results(tuple(records[job.digest] for job in jobs), folder, len(missing), len(jobs) - len(missing))
+
+
+def _opened(store: Store | str | Path, *, for_others: bool) -> Store:
+    """The store; for workers, who may run in another folder, by its absolute path. A URL is one already."""
+    store = featstore.open_store(store) if isinstance(store, str | Path) else store
+    is_relative = "://" not in str(store.root) and not store.root.is_absolute()
+    return featstore.open_store(store.root.absolute()) if for_others and is_relative else store
 
 
 def _fitted(

@@ -102,6 +102,20 @@ def test_the_records_are_those_of_a_sweep_here(
     assert (again.n_fitted, again.n_reused) == (0, 9)
 
 
+def test_a_store_is_found_from_another_folder(
+    store: featstore.Store, cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means the client's folder, not the one a worker runs in; records too are written here."""
+    monkeypatch.chdir(store.root.parent)
+    for i, relative in enumerate((store.root.name, featstore.open_store(store.root.name))):
+        found = probe.sweep(
+            relative, train="train", out=f"results{i}", units="coarse", C=[0.01], scheduler=cluster.scheduler_address,
+            progress=False,
+        )  # fmt: skip
+        assert found.n_fitted == 1
+        assert len(ResultFolder(store.root.parent / f"results{i}").records()[0]) == 1
+
+
 def test_few_units_and_many_seeds_are_dealt_to_different_workers(
     store: featstore.Store, cluster: LocalCluster, tmp_path: Path
 ) -> None:

@@ -446,6 +446,19 @@ def test_bad_features_are_named_with_their_unit(tmp_path: Path, monkeypatch: pyt
     assert len(ResultFolder(tmp_path / "r").records()[0]) == 1
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"val": "val"}, {"val": 0.2, "seeds": 2, "classifier": "svm"}, {"per_class": 8, "refit": True, "seeds": 2}],
+    ids=["plain", "svm", "few-shot"],
+)
+def test_torch_tensors_give_the_same_choice(store: featstore.Store, tmp_path: Path, more: dict[str, Any]) -> None:
+    """A device means torch: seeds together, the scaling to length one, the refit on train + val."""
+    a, b = (run(store, tmp_path / str(device), units=["middle"], device=device, **more) for device in (None, "cpu"))
+    for one, other in zip(a, b, strict=True):
+        assert (one.C, one.val_scores, one.digest) == (other.C, other.val_scores, other.digest)
+        assert one.test_score == pytest.approx(other.test_score, abs=0.01)
+
+
 @pytest.mark.gpu
 def test_features_on_a_device_give_the_same_choice(store: featstore.Store, tmp_path: Path) -> None:
     a, b = run(store, tmp_path / "cpu"), run(store, tmp_path / "cuda", device="cuda")

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         description="For every unit and seed: fit the path of penalties on train, choose one on val, fit it again on "
         "both, read test once, and keep a record.",
     )
-    sub.add_argument("store", type=Path, metavar="STORE", help="folder that `featstore extract` filled")
+    sub.add_argument("store", metavar="STORE", help="folder that `featstore extract` filled")
     sub.add_argument("--train", required=True, metavar="SPLIT", help="name of a stored split")
     sub.add_argument(
         "--val",
@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
     sub.set_defaults(command=command)
 
 
-def command(store: Path, *, as_json: bool = False, plot: Path | None = None, **options: Any) -> int:
+def command(store: str, *, as_json: bool = False, plot: Path | None = None, **options: Any) -> int:
     """Sweep, print the table, draw it where asked."""
     from probe import plots, results, sweeps
 
