@@ -197,7 +197,10 @@ def _fitted(batch: Batch, parts: dict[str, Part], loading_s: float) -> list[Resu
     except BadInput as error:
         part, reason = _reason(parts, error)
         split = source.features[part].split
-        raise BadInput(f"Unit '{source.unit}' of '{split}' cannot be probed: {reason}") from error
+        # An error of one problem among several has its number; whoever asked knows seeds.
+        seeds = [job.seed for job in batch.jobs]
+        of = f" (the problems are the seeds {', '.join(map(str, seeds))})" if reason.startswith("Problem ") else ""
+        raise BadInput(f"Unit '{source.unit}' of '{split}' cannot be probed{of}: {reason}") from error
     seconds = loading_s + (time.perf_counter() - started) / len(batch.jobs)
     each = zip(batch.jobs, batch.drawn, found, strict=True)
     return [_result(job, drawn, {**said, "seconds": seconds}, len(batch.jobs)) for job, drawn, said in each]

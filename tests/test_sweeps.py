@@ -446,6 +446,17 @@ def test_bad_features_are_named_with_their_unit(tmp_path: Path, monkeypatch: pyt
     assert len(ResultFolder(tmp_path / "r").records()[0]) == 1
 
 
+def test_a_seed_that_cannot_be_fitted_is_told_from_the_others(tmp_path: Path) -> None:
+    """A label that one image has is held out by some seeds: what is left of it cannot be fitted."""
+    store = featstore.create_store(tmp_path / "store")
+    y = digits()[1][:60]
+    labels = np.stack([y % 2, np.arange(60) == 7], axis=1).astype(np.uint8)
+    write(store, replace(split("train", slice(0, 60)), labels=labels, classes=("odd", "rare")))
+    message = r"cannot be probed \(the problems are the seeds 3, 4, 5, 6, 7\): Problem \d of 5: .*label"
+    with pytest.raises(BadInput, match=message):
+        run(store, tmp_path / "r", val=0.5, test=None, metric="map11", seeds=[3, 4, 5, 6, 7])
+
+
 @pytest.mark.parametrize(
     "more",
     [{"val": "val"}, {"val": 0.2, "seeds": 2, "classifier": "svm"}, {"per_class": 8, "refit": True, "seeds": 2}],
