@@ -26,8 +26,7 @@ import numpy as np
 import featstore
 from featstore import Split
 
-TINY_IMAGES = 240
-TINY_CLASSES = 20
+TINY_IMAGES = 160
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +186,9 @@ def _images(source: Source, shared: Path, tiny: bool) -> Split:
     if not tiny:
         return images
     assert images.labels is not None
-    some = np.flatnonzero(images.labels < TINY_CLASSES)
+    some = np.arange(len(images))
+    if len(images.classes) == 100:  # a few digits on either side: five rows of a hundred classes would fit nothing
+        some = np.flatnonzero((images.labels // 10 < 5) & (images.labels % 10 < 4))
     chosen = np.sort(np.random.default_rng(0).permutation(some)[:TINY_IMAGES])
     return images.subset(chosen, images.name)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from featstore.rechecking import Recheck, recheck
     from featstore.removing import Collected
     from featstore.repairing import Repair, repair
-    from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows
+    from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows, versioned
     from featstore.store import Entry, Store, create_store, open_store
     from featstore.verifying import Problem
 
@@ -95,6 +95,7 @@ __all__ = [
     "recheck",
     "repair",
     "shifted",
+    "versioned",
 ]
 
 _ERRORS = (
@@ -107,7 +108,7 @@ _HOMES = {
     **dict.fromkeys(("Pooling", "channel_axis", "mean_pool", "pooling"), "poolings"),
     **dict.fromkeys(("extract", "plan"), "extraction"),
     **dict.fromkeys(("ArrayKey", "PassKey", "differences"), "manifest"),
-    **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows"), "splits"),
+    **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows", "versioned"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
     **dict.fromkeys(("Merged", "merge"), "merging"),
     "Collected": "removing",

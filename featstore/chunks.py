@@ -152,14 +152,28 @@ def read_chunk(
         tail = os.pread(fd, CRC_BYTES, grid.chunk_bytes)
     finally:
         os.close(fd)
+    _compare(path.name, found, tail, crc)
+    return found, (status.st_ino, status.st_mtime_ns)
+
+
+def checked_bytes(raw: bytes, name: str, grid: Grid, crc: int) -> np.ndarray:
+    """Return the rows of a chunk that was read whole, flat uint8; see `read_chunk`."""
+    if len(raw) != grid.file_bytes:
+        raise BadChunk(f"its file {name} has {len(raw)} bytes and should have {grid.file_bytes}")
+    data = np.frombuffer(raw, np.uint8, grid.chunk_bytes)
+    _compare(name, int(google_crc32c.value(data)), raw[-CRC_BYTES:], crc)
+    return data
+
+
+def _compare(name: str, found: int, tail: bytes, crc: int | None) -> None:
+    """Raise `BadChunk` unless a checksum is the one at the end of the file and the one of the manifest."""
     written = struct.unpack("<I", tail)[0] if len(tail) == CRC_BYTES else -1
     if found != written:
-        raise BadChunk(f"its file {path.name} has the checksum {found:08x} and was written with {written:08x}")
+        raise BadChunk(f"its file {name} has the checksum {found:08x} and was written with {written:08x}")
     if crc is not None and found != crc:
         raise BadChunk(
-            f"its file {path.name} has the checksum {found:08x} and the manifest says {crc:08x}: another chunk's bytes"
+            f"its file {name} has the checksum {found:08x} and the manifest says {crc:08x}: another chunk's bytes"
         )
-    return found, (status.st_ino, status.st_mtime_ns)
 
 
 def _read_checked(fd: int, n_bytes: int, out: np.ndarray | None, skip: int) -> int:

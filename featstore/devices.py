@@ -102,17 +102,20 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def repeatable(wanted: bool) -> Iterator[None]:
-    """Have cuDNN choose algorithms that give the same sums every time, not the fastest; False changes nothing."""
+    """Have sums in the same order every time: cuDNN's algorithms that keep it, and one thread on the CPU, since several
+    share sums among themselves by their number. False changes nothing."""
     import torch
 
-    backend = torch.backends.cudnn
+    backend, n_threads = torch.backends.cudnn, torch.get_num_threads()
     before = backend.deterministic, backend.benchmark
     try:
         if wanted:
             backend.deterministic, backend.benchmark = True, False
+            torch.set_num_threads(1)
         yield
     finally:
         backend.deterministic, backend.benchmark = before
+        torch.set_num_threads(n_threads)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,8 +133,31 @@ def digest_split(split: Split, cache: DigestCache | None = None, *, threads: int
     if cache and len(missing):
         cache.remember(keys[missing], stats[missing], rows[missing], seen_at)
     if split.transforms:
-        rows = _shifted(rows, canonical_json([{"name": t.name, "params": t.params} for t in split.transforms]))
+        rows = _shifted(rows, canonical_json([described(t) for t in split.transforms]))
     return SplitDigest(split.ids, rows)
+
+
+def described(transform: Any) -> dict[str, Any]:
+    """Return name and parameters of a transform: what identifies it.
+
+    Raises
+    ------
+    IdentityError
+        If it has none that last: a lambda, a bare function.
+    """
+    name, params = getattr(transform, "name", None), getattr(transform, "params", None)
+    try:
+        if not isinstance(name, str) or not name:
+            raise IdentityError("it has no name")
+        said = {"name": name, "params": params}
+        canonical_json(said)
+    except IdentityError as error:
+        raise IdentityError(
+            f"the transform {transform!r} cannot be identified ({str(error).rstrip('.')}), so that features of images changed "
+            "by it could be taken for others. Give it a name and params in text and numbers, or wrap it as "
+            "featstore.versioned(transform, version='…') and change that text whenever it does something else."
+        ) from error
+    return said
 
 
 def _hash_rows(

@@ -37,7 +37,7 @@ class Entry:
     is_complete : bool
         False while it is being written, or after that was interrupted.
     created : str
-        When it became complete, UTC, ``"2025-01-31 12:00:00"``; empty for one that is not.
+        When it became complete, UTC, ``"2025-01-31 12:00:00"``; empty for one that is not, and where that is not known.
     pass_id, array_id : str
         Digests; `array_id` is empty where a whole pass is damaged.
     share : float
@@ -80,6 +80,7 @@ class Glance:
 
     def __init__(self) -> None:
         self._keys: dict[str, PassKey] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         self._manifests: dict[tuple[str, str], Manifest] = {}
         self.errors: dict[tuple[str, str], FeatstoreError] = {}
         """(pass, array) of damaged entries, and what reading them raised."""
@@ -89,6 +90,12 @@ class Glance:
         if folder.id not in self._keys:
             self._keys[folder.id] = folder.key()
         return self._keys[folder.id]
+
+    def names(self, folder: PassFolder) -> tuple[str, ...]:
+        """See `PassFolder.names`."""
+        if folder.id not in self._names:
+            self._names[folder.id] = folder.names()
+        return self._names[folder.id]
 
     def manifest(self, folder: PassFolder, array_id: str) -> Manifest:
         """See `PassFolder.manifest`."""
@@ -121,7 +128,7 @@ def entries_of(folder: PassFolder, glance: Glance, *, damaged: bool = False) -> 
         yield _unreadable_pass(folder, error, glance)
         return
     try:
-        names = folder.names()
+        names = glance.names(folder)
     except FeatstoreError:
         if not damaged:
             raise
@@ -165,11 +172,12 @@ def _rank(array: ArrayKey | None, array_id: str, place: dict[str, int]) -> tuple
 
 def _of_committed(folder: PassFolder, array_id: str, manifest: Manifest) -> dict[str, Any]:
     path = folder.array_path(array_id) / MANIFEST
-    created = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    seconds = path.stat().st_mtime
+    created = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}" if seconds else ""  # a URL may not tell
     return {
         "array_id": array_id,
         "is_complete": True,
-        "created": f"{created:%Y-%m-%d %H:%M:%S}",
+        "created": created,
         "made_by": _made_by(path, manifest.provenance),
     }
 

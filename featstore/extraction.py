@@ -89,9 +89,9 @@ def extract(
         Arithmetic of the forward pass: ``"fp32"``, ``"tf32"``, ``"amp-fp16"`` or ``"amp-bf16"``. Pooling is always in
         float32.
     deterministic : bool
-        Run every image through the network alone, so that its features do not depend on the batch size, on its neighbours or
-        on what was there already: on one machine and device they are the same to the bit. Slower, above all on a GPU; such
-        features are entries of their own (precision ``"fp32-deterministic"``).
+        Run every image through the network alone, on the CPU with one thread, so that its features do not depend on the
+        batch size, the number of cores, its neighbours or what was there already: they are the same to the bit (tested on
+        the CPU in float32). Slower; such features are entries of their own (precision ``"fp32-deterministic"``).
     workers : int or None
         Threads that decode and preprocess; None takes the cores, at most 16.
     skip_unreadable : bool

@@ -24,6 +24,9 @@ DTYPES = {"float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
 """What a matrix may be stored as, and what its bytes are: those of bfloat16 are bits, since numpy and zarr have no such type."""
 
 
+_SCALARS = frozenset({type(None), str, bool, int, float})
+
+
 def plain(value: Any) -> Any:
     """Return `value` as what JSON has: dict, list, str, int, float, bool, None; tuples become lists, numpy scalars numbers.
 
@@ -32,14 +35,15 @@ def plain(value: Any) -> Any:
     IdentityError
         If something in `value` is none of these: an object without a stable text has no identity.
     """
-    if value is None or isinstance(value, str | bool | int | float):
+    kind = type(value)
+    if kind in _SCALARS or isinstance(value, str | bool | int | float):
         return value
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):
             raise IdentityError(f"the keys {sorted(map(repr, value))} must all be text to be part of an identity.")
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
-        return [plain(v) for v in value]
+        return {k: v if type(v) in _SCALARS else plain(v) for k, v in value.items()}
+    if kind is list or (isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview)):
+        return [v if type(v) in _SCALARS else plain(v) for v in value]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return plain(value.item())
     raise IdentityError(

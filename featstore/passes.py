@@ -116,6 +116,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file holds; ``"self"`` is the digest of everything else, so that an edit is noticed."""
+        return dict(self._said)
+
+    @cached_property
+    def _said(self) -> dict[str, Any]:
         said = {
             "format": self.array.format,
             "array": self.array.to_json(),
@@ -154,6 +158,7 @@ class Manifest:
             raise IdentityError(
                 f"{path} lists {len(manifest.crcs)} chunks and an array of its shape has {manifest.grid.n_chunks}."
             )
+        manifest.__dict__["_said"] = said  # it was just checked
         return manifest
 
 
@@ -204,13 +209,17 @@ class PassFolder:
         if not DIGEST.fullmatch(self.id):
             raise BadInput(f"'{self.id}' is not the digest of a pass: 32 hexadecimal digits.")
 
-    @property
+    @cached_property
     def path(self) -> Path:
         return self.root / self.id
 
+    @cached_property
+    def _arrays(self) -> Path:
+        return self.path / "arrays"
+
     def array_path(self, array_id: str) -> Path:
         """Folder of a committed array."""
-        return self.path / "arrays" / _digest(array_id)
+        return self._arrays / _digest(array_id)
 
     def staging_path(self, array_id: str) -> Path:
         """Folder of an array that is being written."""

@@ -25,7 +25,7 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -169,6 +169,10 @@ def _as_pooling(pool: PoolingLike) -> Pooling:
     from featstore.naming import function_named, is_function_name
 
     if isinstance(pool, Pooling):
+        if (pool.name in _BUILT_IN or GRID.fullmatch(pool.name)) and pool != _as_pooling(pool.name):
+            raise IdentityError(
+                f"a pooling that is called '{pool.name}' and is not featstore's would be stored as the same; give it another name."
+            )
         return pool
     if not isinstance(pool, str):
         return pooling(pool)
@@ -176,7 +180,7 @@ def _as_pooling(pool: PoolingLike) -> Pooling:
         return _BUILT_IN[pool]
     grid = GRID.fullmatch(pool)
     if grid:
-        return Pooling(pool, partial(_grid_pool, size=int(grid[1])))
+        return _grid(int(grid[1]))
     if is_function_name(pool):
         named: Callable[..., torch.Tensor] = function_named(pool, "pooling", _BUILT_IN)
         return pooling(named)
@@ -267,6 +271,11 @@ def _grid_pool(x: torch.Tensor, axis: int, *, size: int) -> torch.Tensor:
     if x.ndim == 2 or x.shape[1:].numel() == x.shape[axis + 1]:
         return x.flatten(1)
     return F.adaptive_avg_pool2d(x.movedim(axis + 1, 1), size).flatten(1)
+
+
+@cache
+def _grid(size: int) -> Pooling:
+    return Pooling(f"grid{size}", partial(_grid_pool, size=size))
 
 
 def _check_grid(size: int, unit: str, output: tuple[int, ...], axis: int) -> None:

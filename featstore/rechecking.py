@@ -49,11 +49,11 @@ class Recheck:
     n : int
         Images that were run through the network again; 0 where that was not possible.
     difference : float
-        The largest, as part of the unit's largest feature.
+        The largest, beyond `STORED_ROUNDING`, as part of the unit's largest feature.
     tolerance : float
         What is allowed of it: `TOLERANCE`.
     wrong : tuple of str
-        Ids of the images whose stored features differ by more, after `STORED_ROUNDING`.
+        Ids of the images whose stored features differ by more.
     reason : str
         Why it was not possible; empty where it was.
     """
@@ -73,7 +73,8 @@ class Recheck:
     def __str__(self) -> str:
         if self.reason:
             return f"{self.where}: not computed again: {self.reason}"
-        text = f"{self.where}: {self.n} images again, largest difference {self.difference:.1e} of the largest feature"
+        found = f"largest difference beyond rounding {self.difference:.1e} of the largest feature"
+        text = f"{self.where}: {self.n} images again, {found}"
         if not self.wrong:
             return f"{text} (allowed: {self.tolerance:g})"
         ids = ", ".join(f"'{name}'" for name in self.wrong[:5]) + (", …" if len(self.wrong) > 5 else "")
@@ -173,6 +174,7 @@ def _compared(entry: Entry, kept: np.ndarray, anew: np.ndarray, ids: np.ndarray)
     largest = float(np.abs(anew).max()) or 1.0
     difference = np.abs(kept.astype(np.float64) - anew)
     rounding = STORED_ROUNDING[entry.dtype] * np.abs(anew) + (FLOAT16_SMALLEST if entry.dtype == "float16" else 0.0)
-    over = ~(difference <= tolerance * largest + rounding)  # NaN is over
+    beyond = np.maximum(difference - rounding, 0)
+    over = ~(beyond <= tolerance * largest)  # NaN is over
     wrong = tuple(str(name) for name in ids[over.reshape(len(over), -1).any(1)])
-    return Recheck(_label(entry), len(ids), float(difference.max()) / largest, tolerance, wrong)
+    return Recheck(_label(entry), len(ids), float(beyond.max()) / largest, tolerance, wrong)

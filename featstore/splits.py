@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from featstore.errors import BadInput, BadLabels, UnknownName, UnreadableImage
+from featstore.errors import BadInput, BadLabels, IdentityError, UnknownName, UnreadableImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,6 +57,38 @@ class Shift(Protocol):
     def params(self) -> Mapping[str, Any]: ...
 
     def __call__(self, image: Image.Image, sample_id: str) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class _Versioned:
+    """A transform that its user vouches for."""
+
+    transform: Callable[[Image.Image, str], Image.Image]
+    params: Mapping[str, Any]
+    name: str = "versioned"
+
+    def __call__(self, image: Image.Image, sample_id: str) -> Image.Image:
+        return self.transform(image, sample_id)
+
+
+def versioned(transform: Callable[[Image.Image, str], Image.Image], *, version: str) -> Shift:
+    """Return a transform that is identified by a text of yours alone, for `Split.transforms`.
+
+    Parameters
+    ----------
+    transform : callable
+        (image, id) -> image. Nobody looks into it.
+    version : str
+        Say in it what it does, and change it whenever that changes: features are found again by this text.
+
+    Raises
+    ------
+    IdentityError
+        If the text is empty.
+    """
+    if not version:
+        raise IdentityError("an empty version identifies nothing; say in it what the transform does.")
+    return _Versioned(transform, {"version": version})
 
 
 @dataclass(frozen=True, eq=False)

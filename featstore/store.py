@@ -360,7 +360,7 @@ class Store:
         manifest, key = glance.manifest(folder, array_id), glance.key(folder)
         names: tuple[str, ...] = ()
         with suppress(FeatstoreError):
-            names = folder.names()
+            names = glance.names(folder)
         label = f"unit '{manifest.array.unit}' of {key.backbone} over '{(*names, 'an unnamed split')[0]}'"
         path, checked = folder.array_path(array_id), self._checked.setdefault(array_id, {})
         remote = isinstance(self.root, RemotePath)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
-from featstore.chunks import CRC_BYTES, Grid
+from featstore.chunks import BadChunk, checked_bytes
 from featstore.reading import StoredArray
 
 __all__ = ["StreamedArray"]
@@ -72,16 +70,9 @@ class StreamedArray(StoredArray):
             raw = path.read_bytes()
         except FileNotFoundError:
             return f"its file {path.name} is missing"
-        return _checked(raw, path.name, self.grid, self.crcs[k])
-
-
-def _checked(raw: bytes, name: str, grid: Grid, crc: int) -> np.ndarray | str:
-    if len(raw) != grid.file_bytes:
-        return f"its file {name} has {len(raw)} bytes and should have {grid.file_bytes}"
-    data = np.frombuffer(raw, np.uint8, grid.chunk_bytes)
-    found, (written,) = google_crc32c.value(data), struct.unpack("<I", raw[-CRC_BYTES:])
-    if found != written:
-        return f"its file {name} has the checksum {found:08x} and was written with {written:08x}"
-    if found != crc:
-        return f"its file {name} has the checksum {found:08x} and the manifest says {crc:08x}: another chunk's bytes"
-    return data
+        except OSError as error:
+            return f"its file {path.name} could not be fetched ({error})"
+        try:
+            return checked_bytes(raw, path.name, self.grid, self.crcs[k])
+        except BadChunk as bad:
+            return str(bad)

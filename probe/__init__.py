@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probe.comparison import Comparison, compare
     from probe.errors import (
         BadInput,
+        ClusterFailed,
         DamagedRecord,
         Interrupted,
         MissingExtra,
@@ -44,6 +45,7 @@ _HOME = {
     "CLIP_GRID": "grids",
     "C_GRID": "grids",
     "Choice": "selection",
+    "ClusterFailed": "errors",
     "Comparison": "comparison",
     "DamagedRecord": "errors",
     "FoldChoice": "validation",
@@ -95,6 +97,7 @@ __all__ = [
     "SVM_GRID",
     "BadInput",
     "Choice",
+    "ClusterFailed",
     "Comparison",
     "DamagedRecord",
     "FoldChoice",

@@ -2,6 +2,7 @@
 
 ProbeError
 ├── BadInput (also a ValueError)     what was passed cannot be fitted, scored or compared
+├── ClusterFailed                    a Dask cluster cannot be reached, or lost what it was fitting
 ├── DamagedRecord                    a result on disk is not what was written
 ├── MissingExtra (also ImportError)  an optional library is not installed
 └── OutOfMemory (also MemoryError)   the host or the device has less memory than a fit needs
@@ -27,6 +28,10 @@ class ProbeError(Exception):
 
 class BadInput(ProbeError, ValueError):
     """What was passed cannot be used: the message has what is wrong, both values, and what to do."""
+
+
+class ClusterFailed(ProbeError):
+    """A Dask cluster cannot be reached, or has lost its scheduler or too many workers; what is finished is kept."""
 
 
 class DamagedRecord(ProbeError):

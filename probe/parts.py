@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,55 @@ class Part:
 
     def scores(self, path: Path) -> np.ndarray:
         return select(path, rows_of(self.X, self.val), self.y[self.val], self.rule).scores
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Rows to fit on, and rows of their own to score on."""
+
+    X: Any
+    y: Any
+    X_val: Any
+    y_val: Any
+    rule: Metric
+    fitter: Callable[..., Path]
+
+    def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
+        return self.fitter(self.X, self.y, C, **options)
+
+    def scores(self, path: Path) -> np.ndarray:
+        return select(path, self.X_val, self.y_val, self.rule).scores
+
+
+def fit_all(parts: Sequence[Part | Given], C: np.ndarray, options: dict[str, Any]) -> list[Path]:
+    """The path of every part: in one batch that shares its passes over the features, where that is possible.
+
+    Parameters
+    ----------
+    parts : sequence of Part or Given
+        Those of one call of `parts_of`.
+    C : numpy.ndarray of shape (b,)
+    options : dict
+        Those of the function that fits.
+
+    Returns
+    -------
+    list of Path
+    """
+    together = [part for part in parts if isinstance(part, Part) and _can_share(part, options)]
+    if len(together) < max(2, len(parts)):
+        return [part.fit(C, options) for part in parts]
+    from probe.batch import fit_paths
+
+    shared = {name: value for name, value in options.items() if name != "backend"}
+    first, rows = together[0], [part.train for part in together]
+    return list(fit_paths(first.X, first.y, C, rows=rows, sample_weight=first.weight, **shared))
+
+
+def _can_share(part: Part, options: dict[str, Any]) -> bool:
+    """Whether a part can be a problem of `probe.fit_paths`: of our logistic solver, with no row twice."""
+    is_ours = part.fitter is fit_path and options.get("backend", "auto") == "auto"
+    return is_ours and len(np.unique(part.train)) == len(part.train)
 
 
 def fitter_of(loss: Loss) -> Callable[..., Path]:

@@ -59,7 +59,8 @@ class Record:
     at_edge : bool
         Whether it is the first or last of the grid, so that a better one may lie outside.
     grid, val_scores : tuple of float
-        All inverse penalties, and the validation score of each.
+        All inverse penalties that were tried, and the validation score of each; where the grid was widened, ascending and
+        longer than what was asked for, which is in the key.
     val_score, test_score : float
         Of the chosen model; `test_score` is NaN where there was no test split.
     val_interval, test_interval : Interval or None
@@ -77,7 +78,8 @@ class Record:
     n_iter, passes : int
         Iterations, and passes over the features, of the path.
     seconds : float
-        Wall time of loading, fitting and scoring.
+        Wall time of loading, fitting and scoring. Of results that were fitted together each says an equal share, so that
+        the sum over records is the time that was spent.
     absent : mapping of str to list of str
         Classes of val or test that train lacks: their rows cannot be right.
     predictions_of : str
@@ -85,6 +87,12 @@ class Record:
     versions : mapping of str to str
     predictions_file, predictions_sha256 : str
         Filled in by `ResultFolder.write`.
+    classifier : str
+        One of `probe.classifiers.CLASSIFIERS`.
+    widened : str
+        What the grid was widened by, and why; empty where it was not.
+    n_together : int
+        Results that were fitted together: this one, and other seeds of the same unit.
     """
 
     key: Mapping[str, Any] = field(repr=False)
@@ -125,6 +133,10 @@ class Record:
     versions: Mapping[str, str]
     predictions_file: str = ""
     predictions_sha256: str = ""
+    # Those in `_LATER` are missing in records that were written before there was a choice.
+    classifier: str = "logistic"
+    widened: str = ""
+    n_together: int = 1
 
     @property
     def digest(self) -> str:
@@ -147,7 +159,7 @@ class Record:
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Record:
         """The record that `to_json` wrote; KeyError, TypeError or ValueError where it is another thing."""
-        values = {f.name: said[f.name] for f in fields(cls)}
+        values = {f.name: said[f.name] for f in fields(cls) if f.name in said or f.name not in _LATER}
         for name in ("val_interval", "test_interval"):
             values[name] = None if values[name] is None else Interval(*(float(x) for x in values[name]))
         for name in ("grid", "val_scores"):
@@ -155,6 +167,9 @@ class Record:
         for name in ("val_score", "test_score", "worst_grad_norm", "worst_gap"):
             values[name] = _number(values[name])
         return cls(**values)
+
+
+_LATER = frozenset({"classifier", "widened", "n_together"})
 
 
 class ResultFolder:

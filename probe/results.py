@@ -83,9 +83,9 @@ def table(records: Sequence[Record]) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns: backbone, unit, depth, d, k, train, val, test (names), seed, per_class, metric, C, at_edge, val_score,
-        val_low, val_high, test_score, test_low, test_high, n_train, n_val, n_test, is_refitted, status, n_converged,
-        n_penalties, worst_grad_norm, worst_gap, n_iter, passes, seconds, digest.
+        Columns: backbone, unit, depth, d, k, train, val, test (names), seed, per_class, classifier, metric, C, at_edge,
+        val_score, val_low, val_high, test_score, test_low, test_high, n_train, n_val, n_test, is_refitted, status,
+        n_converged, n_penalties, worst_grad_norm, worst_gap, n_iter, passes, seconds, digest, widened.
     """
     import pandas
 
@@ -95,7 +95,8 @@ def table(records: Sequence[Record]) -> pandas.DataFrame:
 def row(record: Record) -> dict[str, Any]:
     """The row of `table` for one record, as plain values; JSON can hold it but for NaN."""
     names = [
-        "backbone", "unit", "depth", "d", "k", "train", "val", "test", "seed", "per_class", "metric", "C", "at_edge",
+        "backbone", "unit", "depth", "d", "k", "train", "val", "test", "seed", "per_class", "classifier", "metric", "C",
+        "at_edge",
     ]  # fmt: skip
     out = {name: getattr(record, name) for name in names}
     for split in ("val", "test"):
@@ -104,7 +105,7 @@ def row(record: Record) -> dict[str, Any]:
     names = ["n_train", "n_val", "n_test", "is_refitted", "status", "n_converged"]
     out |= {name: getattr(record, name) for name in names}
     out["n_penalties"] = len(record.grid)
-    names = ["worst_grad_norm", "worst_gap", "n_iter", "passes", "seconds", "digest"]
+    names = ["worst_grad_norm", "worst_gap", "n_iter", "passes", "seconds", "digest", "widened"]
     return out | {name: getattr(record, name) for name in names}
 
 
@@ -122,7 +123,9 @@ def text(records: Sequence[Record]) -> str:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         data = (record.backbone, record.train, record.val, record.test)
-        how = (record.metric, record.per_class, record.is_refitted, record.grid, record.key.get("tol"))
+        # What was asked for: a grid that was widened differs from seed to seed.
+        grid = tuple(record.key.get("C", record.grid)) if record.key.get("widen") else record.grid
+        how = (record.classifier, record.metric, record.per_class, record.is_refitted, grid, record.key.get("tol"))
         groups.setdefault((*data, *how), []).append(record)
     parts = []
     for members in groups.values():
@@ -130,7 +133,8 @@ def text(records: Sequence[Record]) -> str:
         few = f", {r.per_class} per class" if r.per_class else ""
         sizes = f"train {r.train} (n = {r.n_train:,}{few}), val {r.val} ({r.n_val:,})"
         sizes += f", test {r.test} ({r.n_test:,})" if r.test else ""
-        parts.append(f"{r.backbone}: {sizes}; metric {r.metric}\n{_group_text(members)}{_absent_text(members)}")
+        what = "" if r.classifier == "logistic" else f"{r.classifier}, "
+        parts.append(f"{r.backbone}: {sizes}; {what}metric {r.metric}\n{_group_text(members)}{_absent_text(members)}")
     return "\n\n".join(parts) if parts else "no results"
 
 
@@ -151,7 +155,7 @@ def _group_text(members: list[Record]) -> str:
 
 def _line(r: Record) -> list[str]:
     ends = r.test_interval if r.test else r.val_interval
-    edge = " at the edge" if r.at_edge else ""
+    edge = " at the edge" if r.at_edge else " widened" if r.widened else ""
     return [
         r.unit,
         str(r.d),

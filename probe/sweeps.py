@@ -5,29 +5,33 @@ The one file of this package, beside the command line, that knows featstore.
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 import featstore
+from probe import jobs as work
 from probe import metrics
+from probe.classifiers import Classifier, named_classifier
 from probe.errors import BadInput, DamagedRecord
+from probe.grids import named_grid
+from probe.jobs import Draw, Features, Job, Labels, Source
 from probe.metrics import Metric
 from probe.numbering import absent_classes, common_labels, labels_digest
 from probe.progress import Progress
-from probe.records import Record, ResultFolder, digest_of
+from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
-from probe.trial import Part, Protocol, run
+from probe.trial import Drawn, Protocol
+from probe.widening import GridWidened
 
 if TYPE_CHECKING:
-    from featstore import Backbone, FeatureMatrix, Split, Store
+    from distributed import Client
 
-PROTOCOL_VERSION = 1
-"""Part of every record's key; raised when this package changes a number that a record holds."""
+    from featstore import Backbone, FeatureMatrix, Split, Store
 
 SplitLike: TypeAlias = "str | Split"
 
@@ -40,16 +44,19 @@ def sweep(
     test: SplitLike | None = None,
     out: str | Path,
     units: str | Sequence[str] = "all",
-    C: Sequence[float] | np.ndarray | None = None,
+    C: Sequence[float] | np.ndarray | str | None = None,
     seeds: int | Sequence[int] = 1,
     per_class: int | None = None,
+    classifier: str = "logistic",
     metric: Metric | str = "accuracy",
+    widen: bool = False,
     refit: bool | None = None,
     backbone: str | Backbone | None = None,
     pool: str | None = None,
     dtype: str | None = None,
     tol: float = 1e-6,
     device: str | None = None,
+    scheduler: str | Client | None = None,
     progress: bool = True,
 ) -> Results:
     """Probe every unit of a stored network along a path of penalties.
@@ -69,14 +76,22 @@ def sweep(
         Folder of the records. Several processes may share one.
     units : "all" or sequence of str
         "all" is every stored unit but the network's own classifier, "head".
-    C : sequence of float, optional
-        Inverse penalties; None is `probe.C_GRID`, the 45 values of Kornblith, Shlens and Le (2019).
+    C : sequence of float or str, optional
+        Inverse penalties, or the name of a grid, see `probe.named_grid`; None is the classifier's own: `probe.C_GRID`, the 45
+        values of Kornblith, Shlens and Le (2019), or, for "svm", their 26 of `probe.SVM_GRID`.
     seeds : int or sequence of int
-        How many, or which. A seed draws the hold-out and the few-shot subset.
+        How many, or which. A seed draws the hold-out and the few-shot subset. Seeds of a unit are fitted together, up to 16
+        at a time, and share every pass over its features.
     per_class : int, optional
         Few-shot: train on this many rows of each class. A held-out fraction is then taken out of these.
+    classifier : {"logistic", "svm", "ridge"}
+        What is fitted. "svm": the squared hinge on rows of length one, as Kornblith, Shlens and Le (2019, Supp. G); "ridge": in
+        closed form, for screening.
     metric : Metric or str
         Chooses C, and is reported; see `probe.metrics`.
+    widen : bool
+        Whether values beyond the grid are tried while the best one lies at its edge, see `probe.widen`; the record then
+        holds the longer grid, and a sentence on it.
     refit : bool, optional
         None refits, except for few-shot subsets with a val split of its own, which would make them larger.
     backbone : str or Backbone, optional
@@ -87,6 +102,8 @@ def sweep(
         See `probe.fit_path`.
     device : str, optional
         Where to fit, for example "cuda"; None stays with numpy.
+    scheduler : str or distributed.Client, optional
+        Address of a Dask scheduler, "tcp://host:8786", whose workers fit the units, see `probe.cluster`; None fits here.
     progress : bool
         Whether to say on stderr what is finished.
 
@@ -99,152 +116,158 @@ def sweep(
     ------
     BadInput
         On arguments that do not fit each other, and features or labels that cannot be used.
+    ClusterFailed
+        When there is no such scheduler, it is lost, or a unit keeps killing the workers that fit it.
+    MissingExtra
+        When `scheduler` is given and distributed is not installed.
     featstore.FeatstoreError
         On splits or units that are not stored.
+
+    Warns
+    -----
+    GridWidened
+        Once, naming the results.
+    NotConverged
+        Naming penalties whose certificate falls short.
 
     Notes
     -----
     Interrupting keeps every finished record; the same call goes on where it stopped.
     """
-    store = featstore.open_store(store) if isinstance(store, str | Path) else store
+    store = _opened(store, for_others=scheduler is not None)
     if not 0 < tol < 1:
         raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
-    if isinstance(val, float) and not 0 < val < 1:
-        raise BadInput(f"The fraction of train to hold out as val is {val}; it must lie strictly between 0 and 1.")
-    protocol = Protocol(_grid(C), _metric(metric), _refits(refit, per_class, val), float(tol))
-    draw = _Draw(0.2 if val is None else val if isinstance(val, float) else None, per_class)
-    val_split = val if draw.fraction is None and not isinstance(val, float) else None
-    names: dict[str, SplitLike | None] = {"train": train, "val": val_split, "test": test}
+    draw, chosen = _draw(val, per_class), named_classifier(classifier)
+    protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), float(tol), chosen, widen)
+    splits: dict[str, SplitLike | None] = {"train": train, "val": None, "test": test}
+    if draw.fraction is None and not isinstance(val, float):
+        splits["val"] = val
     which = {"backbone": backbone, "pool": pool, "dtype": dtype}
-    sources = _sources(store, _units(store, units, train, backbone), names, which)
+    sources = _sources(store, _units(store, units, train, backbone), splits, which)
     folder = ResultFolder(out)
-    jobs = [_Job(source, seed, draw, protocol) for seed in _seeds(seeds, draw) for source in sources]
+    jobs = [Job(source, seed, draw, protocol) for seed in _seeds(seeds, draw) for source in sources]
     report = Progress(len(jobs), "probe", enabled=progress)
-    records: dict[str, Record] = {}
-    for job in jobs:
-        record = _kept(folder, job, report)
-        if record is not None:
-            records[job.digest] = record
+    records = _kept(folder, jobs, report)
     missing = [job for job in jobs if job.digest not in records]
     _announce(report, len(jobs), len(missing), folder, sources)
-    # Unit by unit, so that each feature matrix is loaded once for all its seeds.
-    missing.sort(key=lambda job: (job.source.depth, job.seed))
     report = Progress(len(missing), "probe", enabled=progress)
     try:
-        for source, data, job in _loaded(missing, device):
-            record, predictions = _result(source, data, job)
-            records[job.digest] = folder.write(record, predictions)
-            report.finished(_words(record))
+        with closing(_fitted(missing, device, scheduler, report)) as found:
+            for results in found:
+                for record, predictions in results:
+                    records[record.digest] = folder.write(record, predictions)
+                    report.finished(_words(record))
     except KeyboardInterrupt:
         n_kept = sum(job.digest in records for job in jobs)
         report.say(
             f"interrupted; {n_kept} of {len(jobs)} results are kept in {folder.path}, the same call goes on there."
         )
         raise
+    _warn_widened([records[job.digest] for job in missing])
     return Results(tuple(records[job.digest] for job in jobs), folder, len(missing), len(jobs) - len(missing))
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """What a seed draws: a held-out fraction of train, a few-shot subset of it, both, or nothing."""
-
-    fraction: float | None
-    per_class: int | None
-
-    @property
-    def is_random(self) -> bool:
-        return self.fraction is not None or self.per_class is not None
+def _opened(store: Store | str | Path, *, for_others: bool) -> Store:
+    """The store; for workers, who may run in another folder, by its absolute path. A URL is one already."""
+    store = featstore.open_store(store) if isinstance(store, str | Path) else store
+    is_relative = "://" not in str(store.root) and not store.root.is_absolute()
+    return featstore.open_store(store.root.absolute()) if for_others and is_relative else store
 
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """One unit's stored features over the splits, with labels in one common numbering."""
+def _fitted(
+    missing: Sequence[Job], device: str | None, scheduler: str | Client | None, report: Progress
+) -> Generator[list[work.Result], None, None]:
+    """Results as they are finished, here or on a cluster; unit by unit, so that each feature matrix is loaded once."""
+    units = work.batches_by_unit(missing, _drawer())
+    if scheduler is None or not missing:
+        for batches in units:
+            yield from work.fitted(batches, device)
+        return
+    from probe import cluster
 
-    unit: str
-    depth: int
-    features: dict[str, FeatureMatrix]
-    labels: dict[str, np.ndarray]
-    classes: tuple[str, ...]
-    identity: dict[str, dict[str, str]] = field(repr=False)
+    yield from cluster.fitted(list(units), device, scheduler, report)
 
-    @classmethod
-    def of(cls, unit: str, depth: int, found: dict[str, FeatureMatrix]) -> _Source:
-        said: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
-        for part, matrix in found.items():
-            if matrix.labels is None:
-                raise BadInput(
-                    f"The {part} split '{matrix.split}' has no labels in the store; add them with Store.set_targets."
-                )
+
+def _drawer() -> Callable[[Job], Drawn]:
+    """A function that draws the rows of jobs; what a seed draws is the same for all units, and drawn once."""
+    known: dict[tuple[Labels, int], Drawn] = {}
+
+    def drawn(job: Job) -> Drawn:
+        where = (job.source.labels, job.seed if job.draw.is_random else 0)
+        if where not in known:
+            known[where] = _drawn(job)
+        return known[where]
+
+    return drawn
+
+
+def _drawn(job: Job) -> Drawn:
+    """Rows of the train split to fit on, and those held out as val (None where val is a split of its own)."""
+    matrix, labels, draw = job.source.features["train"], job.source.labels.of["train"], job.draw
+    if not draw.is_random:
+        return Drawn(None, None)
+    ids, rows = matrix.ids, np.arange(len(labels))
+    if draw.per_class is not None:
+        classes = job.source.labels.classes
+        rows = np.flatnonzero(
+            featstore.per_class_rows(ids, labels, draw.per_class, job.seed, name=matrix.split, classes=classes)
+        )
+    if draw.fraction is None:
+        return Drawn(rows, None)
+    held = featstore.holdout_rows(ids[rows], labels[rows], draw.fraction, job.seed)
+    if not held.any():
+        raise BadInput(
+            f"Holding out {draw.fraction:g} of {len(rows)} rows of '{matrix.split}' leaves none for "
+            "validation, as every class has one row only; name a val split."
+        )
+    return Drawn(rows[~held], rows[held])
+
+
+def _sources(
+    store: Store, units: list[tuple[int, str]], splits: dict[str, SplitLike | None], which: dict[str, Any]
+) -> list[Source]:
+    wanted = [unit for _, unit in units]
+    stored = {part: store.matrices(wanted, split, **which) for part, split in splits.items() if split is not None}
+    known: dict[tuple[int, ...], Labels] = {}
+    sources = []
+    for depth, unit in units:
+        found = {part: matrices[unit] for part, matrices in stored.items()}
+        # Units of one forward pass share its samples: their labels are read, numbered and digested once.
+        where = tuple(id(matrix.stored) for matrix in found.values())
+        if where not in known:
+            known[where] = _labels(found)
+        for matrix in found.values():
             if len(matrix.shape) != 2:
                 raise BadInput(
                     f"Unit '{unit}' holds maps of shape {matrix.shape[1:]}; probe pooled features, for example mean."
                 )
-            said[part] = (matrix.labels, matrix.classes)
-        classes, labels = common_labels(said)
-        identity = {p: {"features": m.key, "labels": labels_digest(*said[p])} for p, m in found.items()}
-        return cls(unit, depth, found, labels, classes, identity)
+        labels = known[where]
+        identity = {part: {"features": m.key, "labels": labels.digests[part]} for part, m in found.items()}
+        sources.append(Source(unit, depth, dict(found), labels, identity))
+    return sources
 
 
-def _sources(
-    store: Store, units: list[tuple[int, str]], names: dict[str, SplitLike | None], which: dict[str, Any]
-) -> list[_Source]:
-    wanted = [unit for _, unit in units]
-    stored = {part: store.matrices(wanted, name, **which) for part, name in names.items() if name is not None}
-    return [_Source.of(unit, depth, {part: m[unit] for part, m in stored.items()}) for depth, unit in units]
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """One record to be: a unit, a seed, and how to fit."""
-
-    source: _Source
-    seed: int
-    draw: _Draw
-    protocol: Protocol
-    key: dict[str, Any] = field(init=False, repr=False)
-    digest: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        key = {
-            "protocol_version": PROTOCOL_VERSION,
-            **self.source.identity,
-            "held_out": self.draw.fraction,
-            "per_class": self.draw.per_class,
-            "seed": self.seed if self.draw.is_random else None,
-            "C": list(self.protocol.C),
-            "tol": self.protocol.tol,
-            "metric": self.protocol.metric.name,
-            "refit": self.protocol.refit and "test" in self.source.features,
-        }
-        object.__setattr__(self, "key", key)
-        object.__setattr__(self, "digest", digest_of(key))
-
-    def rows(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows of the train split to fit on, and those held out as val (None where val is a split of its own)."""
-        matrix, labels = self.source.features["train"], self.source.labels["train"]
-        rows = np.arange(len(matrix))
-        if self.draw.per_class is not None:
-            chosen = featstore.per_class_rows(
-                matrix.ids, labels, self.draw.per_class, self.seed, name=matrix.split, classes=self.source.classes
-            )
-            rows = np.flatnonzero(chosen)
-        if self.draw.fraction is None:
-            return rows, None
-        held = featstore.holdout_rows(matrix.ids[rows], labels[rows], self.draw.fraction, self.seed)
-        if not held.any():
+def _labels(found: dict[str, FeatureMatrix]) -> Labels:
+    said: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {}
+    for part, matrix in found.items():
+        if matrix.labels is None:
             raise BadInput(
-                f"Holding out {self.draw.fraction:g} of {len(rows)} rows of '{matrix.split}' leaves none for "
-                "validation, as every class has one row only; name a val split."
+                f"The {part} split '{matrix.split}' has no labels in the store; add them with Store.set_targets."
             )
-        return rows[~held], rows[held]
+        said[part] = (matrix.labels, matrix.classes)
+    classes, labels = common_labels(said)
+    return Labels(labels, classes, {part: labels_digest(*one) for part, one in said.items()})
 
 
-def _grid(C: Sequence[float] | np.ndarray | None) -> tuple[float, ...]:
-    if C is None:
-        from probe.grids import C_GRID
+def _draw(val: SplitLike | float | None, per_class: int | None) -> Draw:
+    if isinstance(val, float) and not 0 < val < 1:
+        raise BadInput(f"The fraction of train to hold out as val is {val}; it must lie strictly between 0 and 1.")
+    return Draw(0.2 if val is None else val if isinstance(val, float) else None, per_class)
 
-        C = C_GRID
-    values = tuple(float(c) for c in np.asarray(C, dtype=np.float64).ravel())
+
+def _grid(C: Sequence[float] | np.ndarray | str | None, classifier: Classifier) -> tuple[float, ...]:
+    given = classifier.grid if C is None else named_grid(C) if isinstance(C, str) else C
+    values = tuple(float(c) for c in np.asarray(given, dtype=np.float64).ravel())
     if not values or not all(np.isfinite(values)) or min(values) <= 0:
         raise BadInput(f"C must be positive numbers, at least one, but is {values[:5]}.")
     return values
@@ -254,12 +277,12 @@ def _metric(metric: Metric | str) -> Metric:
     return metrics.get(metric) if isinstance(metric, str) else metrics.as_metric(metric)
 
 
-def _refits(refit: bool | None, per_class: int | None, val: object) -> bool:
+def _refits(refit: bool | None, draw: Draw) -> bool:
     """Few-shot with a val split of its own: training on val as well would no longer be few-shot."""
-    return refit if refit is not None else per_class is None or val is None or isinstance(val, float)
+    return refit if refit is not None else draw.per_class is None or draw.fraction is not None
 
 
-def _seeds(seeds: int | Sequence[int], draw: _Draw) -> list[int]:
+def _seeds(seeds: int | Sequence[int], draw: Draw) -> list[int]:
     chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise BadInput(f"seeds is {seeds!r} but must be a number of at least 1, or different seeds.")
@@ -285,17 +308,23 @@ def _units(
     return sorted((order.get(unit, len(order)), unit) for unit in wanted)
 
 
-def _kept(folder: ResultFolder, job: _Job, report: Progress) -> Record | None:
-    try:
-        return folder.read(job.digest)
-    except DamagedRecord as error:
-        report.say(str(error))
-        return None
+def _kept(folder: ResultFolder, jobs: Sequence[Job], report: Progress) -> dict[str, Record]:
+    """The records that are there, by digest; those that are damaged are said, and are not there."""
+    found = {}
+    for job in jobs:
+        try:
+            record = folder.read(job.digest)
+        except DamagedRecord as error:
+            report.say(str(error))
+            continue
+        if record is not None:
+            found[job.digest] = record
+    return found
 
 
-def _announce(report: Progress, n: int, n_missing: int, folder: ResultFolder, sources: Sequence[_Source]) -> None:
+def _announce(report: Progress, n: int, n_missing: int, folder: ResultFolder, sources: Sequence[Source]) -> None:
     first = sources[0]  # the labels are those of the splits, the same for every unit
-    for part, absent in absent_classes(first.labels, first.classes).items():
+    for part, absent in absent_classes(first.labels.of, first.labels.classes).items():
         report.say(absent_sentence(part, absent))
     if n_missing == 0:
         report.say(f"all {n} results are in {folder.path}; nothing to fit.")
@@ -306,7 +335,7 @@ def _announce(report: Progress, n: int, n_missing: int, folder: ResultFolder, so
         report.say(sentence)
 
 
-def _shared_images(features: dict[str, FeatureMatrix]) -> Iterable[str]:
+def _shared_images(features: Mapping[str, Features]) -> Iterable[str]:
     """Say which splits hold the same images, by content: a score on an image that was fitted or chosen on says nothing."""
     contents = {part: {row.tobytes() for row in matrix.samples.rows} for part, matrix in features.items()}
     for part, other in (("val", "train"), ("test", "train"), ("test", "val")):
@@ -316,81 +345,22 @@ def _shared_images(features: dict[str, FeatureMatrix]) -> Iterable[str]:
             yield f"warning: {shared:,} of {len(contents[part]):,} images of {where} as well; the {part} scores are too good."
 
 
-def _loaded(jobs: Iterable[_Job], device: str | None) -> Iterable[tuple[_Source, dict[str, Any], _Job]]:
-    """Load each source's features once, just before its first job."""
-    source: _Source | None = None
-    data: dict[str, Any] = {}
-    for job in jobs:
-        if job.source is not source:
-            source, data = job.source, {}
-            data = {p: m.numpy() if device is None else m.load(device) for p, m in source.features.items()}
-        yield source, data, job
-
-
-def _result(source: _Source, data: dict[str, Any], job: _Job) -> tuple[Record, Any]:
-    rows, held = job.rows()
-    matrix, labels = source.features["train"], source.labels["train"]
-    whole = held is None and len(rows) == len(matrix)
-    train = Part(data["train"] if whole else data["train"][rows], labels[rows], matrix.ids[rows])
-    if held is None:
-        val = _part(source, data, "val")
-    else:
-        val = Part(data["train"][held], labels[held], matrix.ids[held])
-    test = _part(source, data, "test") if "test" in data else None
-    try:
-        found = run(train, val, test, job.protocol, source.classes)
-    except BadInput as error:
-        raise BadInput(f"Unit '{source.unit}' of '{matrix.split}' cannot be probed: {error}") from error
-    predictions = found.pop("predictions")
-    name = source.unit if not job.draw.is_random else f"{source.unit}, seed {job.seed}"
-    described = {part: m.split for part, m in source.features.items()}
-    trained_on = {"train": train.y, "val": val.y, **({} if test is None else {"test": test.y})}
-    record = Record(
-        key=job.key,
-        backbone=matrix.backbone,
-        unit=source.unit,
-        depth=source.depth,
-        train=described["train"],
-        val=described.get("val", f"{job.draw.fraction or 0:g} of train"),
-        test=described.get("test", ""),
-        seed=job.seed,
-        per_class=job.draw.per_class,
-        metric=job.protocol.metric.name,
-        higher_is_better=job.protocol.metric.higher_is_better,
-        n_train=len(train.y),
-        n_val=len(val.y),
-        n_test=0 if test is None else len(test.y),
-        d=int(matrix.shape[1]),
-        absent=absent_classes(trained_on, source.classes),
-        versions=_versions(),
-        **found,
-    )
-    return record, _renamed(predictions, name)
-
-
-def _part(source: _Source, data: dict[str, Any], part: str) -> Part:
-    return Part(data[part], source.labels[part], source.features[part].ids)
-
-
-def _renamed(predictions: Any, name: str) -> Any:
-    from dataclasses import replace
-
-    return replace(predictions, name=name)
-
-
 def _words(r: Record) -> str:
     seed = f" seed {r.seed}" if r.key.get("seed") is not None else ""
     test = f", test {r.test_score:.4f}" if r.test else ""
     sizes = f"{r.n_train:,} × {r.d:,}"
-    return f"{r.unit}{seed} ({sizes}): val {r.val_score:.4f} at C = {r.C:.2e}{test}, {r.seconds:.1f} s"
+    wide = " (widened)" if r.widened else ""
+    return f"{r.unit}{seed} ({sizes}): val {r.val_score:.4f} at C = {r.C:.2e}{wide}{test}, {r.seconds:.1f} s"
 
 
-def _versions() -> dict[str, str]:
-    names = ("featprobe", "numpy", "scipy", "torch")
-    out = {}
-    for name in names:
-        try:
-            out[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return out
+def _warn_widened(records: Sequence[Record]) -> None:
+    wide = [r for r in records if r.widened]
+    if not wide:
+        return
+    named = [f"{r.unit}{f' seed {r.seed}' if r.key.get('seed') is not None else ''}: {r.widened}" for r in wide[:3]]
+    more = f" And {len(wide) - 3} more." if len(wide) > 3 else ""
+    warnings.warn(
+        f"The grid was widened for {len(wide)} of {len(records)} results. {' '.join(named)}{more}",
+        GridWidened,
+        stacklevel=3,
+    )

@@ -14,9 +14,9 @@ from probe.backends import check_backend
 from probe.errors import BadInput
 from probe.grids import C_GRID
 from probe.joining import joined, reordered
-from probe.parts import Part, fitter_of, host, parts_of
+from probe.parts import Given, Part, fit_all, fitter_of, host, parts_of
 from probe.path import Path, fit_path
-from probe.selection import Choice, select
+from probe.selection import Choice
 from probe.widening import DECADES, Searched, say, search
 
 if TYPE_CHECKING:
@@ -45,24 +45,6 @@ class FoldChoice(Choice):
     split_scores: np.ndarray
     paths: tuple[Path, ...]
     sentence: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """Validation data of one's own."""
-
-    X: Any
-    y: Any
-    X_val: Any
-    y_val: Any
-    rule: Metric
-    fitter: Callable[..., Path]
-
-    def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
-        return self.fitter(self.X, self.y, C, **options)
-
-    def scores(self, path: Path) -> np.ndarray:
-        return select(path, self.X_val, self.y_val, self.rule).scores
 
 
 def select_holdout(
@@ -190,7 +172,7 @@ def select_splits(
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
     parts = parts_of(as_matrix(X, device), host(y), splits, rule, sample_weight, val_weight, fit)
     grid = np.atleast_1d(np.asarray(host(C), dtype=np.float64))
-    paths = [part.fit(grid, options) for part in parts]
+    paths = fit_all(parts, grid, options)
     paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
     say(found)
     mean = scores.mean(axis=0)
@@ -270,18 +252,40 @@ def widen(
     >>> wide.choice.at_edge, len(wide.path) > 2
     (False, True)
     """
+    wide, found = _widened(path, X, y, X_val, y_val, metric, decades, options)
+    say(found)
+    return wide
+
+
+def widened(
+    path: Path,
+    X: Any,
+    y: Any,
+    *,
+    X_val: Any,
+    y_val: Any,
+    metric: Metric | Callable[[Any, Any], float] | None = None,
+    decades: float = DECADES,
+    **options: Any,
+) -> Widened:
+    """As `widen`, for callers that say themselves what was added: there is no warning."""
+    return _widened(path, X, y, X_val, y_val, metric, decades, options)[0]
+
+
+def _widened(
+    path: Path, X: Any, y: Any, X_val: Any, y_val: Any, metric: Any, decades: float, options: dict[str, Any]
+) -> tuple[Widened, Searched]:
     if not decades >= 0:
         raise BadInput(f"decades is {decades}, but how far to look beyond the grid cannot be negative.")
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
-    part = _Given(X, y, X_val, y_val, rule, fitter_of(path.loss))
+    part = Given(X, y, X_val, y_val, rule, fitter_of(path.loss))
     paths, scores, found = _search([part], [path], options, decades)
-    say(found)
     choice = Choice(float(found.C[found.index]), found.index, scores[0], found.at_edge)
-    return Widened(paths[0], choice, found.sentence)
+    return Widened(paths[0], choice, found.sentence), found
 
 
 def _search(
-    parts: Sequence[Part | _Given], paths: list[Path], options: dict[str, Any], decades: float
+    parts: Sequence[Part | Given], paths: list[Path], options: dict[str, Any], decades: float
 ) -> tuple[list[Path], np.ndarray, Searched]:
     """Score the paths, extend them where that is wanted, and put everything into one order."""
     sign = 1.0 if parts[0].rule.higher_is_better else -1.0
@@ -289,7 +293,7 @@ def _search(
 
     def more(values: np.ndarray) -> np.ndarray:
         nonlocal scores
-        fresh = [part.fit(values, options) for part in parts]
+        fresh = fit_all(parts, values, options)
         new = np.array([part.scores(path) for part, path in zip(parts, fresh, strict=True)])
         paths[:] = [joined(old, path) for old, path in zip(paths, fresh, strict=True)]
         scores = np.concatenate([scores, new], axis=1)

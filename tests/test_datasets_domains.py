@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from featstore.datasets.drawings import DRAWN, read_idx
 
 def pacs(root: Path) -> None:
     names = ["dog/1.jpg", "dog/2.jpg", "horse/1.jpg", "horse/2.jpg"]
-    write(root, {f"kfold/{d}/{n}": photo(hash((d, n)) % 2**31) for d in ("photo", "sketch") for n in names})
+    write(root, {f"kfold/{d}/{n}": photo(zlib.crc32(f"{d}{n}".encode())) for d in ("photo", "sketch") for n in names})
     lists = {"train": ["dog/1.jpg 1", "horse/1.jpg 5"], "crossval": ["dog/2.jpg 1"], "test": [f"{n} 1" for n in names]}
     for d in ("photo", "sketch"):
         write(root / "pacs_label", {f"{d}_{k}_kfold.txt": "".join(f"{d}/{n}\n" for n in v) for k, v in lists.items()})

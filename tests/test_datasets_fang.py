@@ -55,6 +55,9 @@ def test_aptos_and_cassava(tmp_path: Path, name: str, folder: str, head: str, en
     write(tmp_path / folder, {"train.csv": f"{head}\nx,mild\n"})
     with pytest.raises(BadLabels, match="'mild', which is not a whole number"):
         load_split(f"{name}:all", data_root=tmp_path)
+    write(tmp_path / folder, {"train.csv": f"{head}\nx,999999999999\ny,0\n"})
+    with pytest.raises(BadLabels, match="run from 0 to 999999999999"):
+        load_split(f"{name}:all", data_root=tmp_path)
     write(tmp_path / folder, {"train.csv": "id,grade\nx,0\n"})
     with pytest.raises(BadInput, match=r"has the columns id, grade, and .* is missing"):
         load_split(f"{name}:all", data_root=tmp_path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +203,24 @@ def test_parquet_as_hugging_face_stores_it(pq: Any, tmp_path: Path) -> None:
         load_split(f"parquet:{tmp_path / 'nowhere'}")
 
 
+def test_parquet_of_several_configurations_is_not_mixed(pq: Any, tmp_path: Path) -> None:
+    for config in ("fine", "coarse"):
+        (tmp_path / "set" / config).mkdir(parents=True)
+        pq.write_table(table([photo(0)], [1]), tmp_path / "set" / config / "train-00000-of-00001.parquet")
+    with pytest.raises(BadInput, match="holds 'train' in several folders"):
+        load_split(f"parquet:{tmp_path / 'set'}:train")
+    assert len(load_split(f"parquet:{tmp_path / 'set/fine'}:train")) == 1
+
+
+def test_parquet_without_labels(pq: Any, tmp_path: Path) -> None:
+    """Labels of -1 in every row are no labels."""
+    pq.write_table(table([photo(0), photo(1)], [-1, -1]), tmp_path / "a.parquet")
+    assert load_split(f"parquet:{tmp_path / 'a.parquet'}").labels is None
+    pq.write_table(table([photo(0), photo(1)], [-1, 1]), tmp_path / "a.parquet")
+    with pytest.raises(BadLabels, match="run from -1"):
+        load_split(f"parquet:{tmp_path / 'a.parquet'}")
+
+
 def test_parquet_keeps_paths_as_ids_where_they_are_names(pq: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table([photo(0), photo(1)], [0, 1], paths=["x/1.jpg", "x/2.jpg"]), path)
@@ -277,6 +297,29 @@ try:
 except MissingExtra as error:
     print(error)
 """
+
+
+def test_splits_of_every_kind_can_be_sent_to_another_process(tmp_path: Path, pq: Any) -> None:
+    """Open archives, locks and functions inside functions stay behind; images, labels and identity do not change."""
+    shards(tmp_path / "wds")
+    hub(pq, tmp_path / "hub")
+    write(tmp_path / "folder", {"a/1.jpg": photo(0), "b/2.jpg": photo(1)})
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "folder/a/1.jpg", "a/1.jpg")
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), np.uint8), labels=[0, 1])
+    specs = [
+        f"webdataset:{tmp_path}/wds",
+        f"parquet:{tmp_path}/hub:train",
+        *(f"{tmp_path}/{n}" for n in ("folder", "a.zip", "a.npz")),
+    ]
+    shifts = "+noise(30)+blur(1)+affine()+yuv()+invert()"
+    for spec in [*specs, "digits:val"]:
+        split = load_split(spec + shifts)
+        split.image(0)
+        again = pickle.loads(pickle.dumps(split))
+        assert again.ids.tolist() == split.ids.tolist()
+        assert again.image(0).tobytes() == split.image(0).tobytes()
+        assert again.digest().content_digest == split.digest().content_digest
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path) -> None:

@@ -185,6 +185,14 @@ def test_a_pooling_is_identified_by_what_it_does() -> None:
     assert len({featstore.pooling(own_pool, version=v).name for v in changed.values()}) == 2
 
 
+def test_featstores_names_are_featstores() -> None:
+    for name in ("mean", "grid2"):
+        with pytest.raises(IdentityError, match=f"called '{name}' and is not featstore's"):
+            as_poolings(Pooling(name, own_pool))
+        (known,) = as_poolings(name)
+        assert as_poolings([known, name]) == (known,)
+
+
 def _closing_over(factor: float) -> Any:
     def scaled(x: torch.Tensor, axis: int) -> torch.Tensor:
         return x.flatten(1) * factor

@@ -84,7 +84,30 @@ def test_sweep_passes_every_option_on(store: Path, tmp_path: Path, capsys: Outpu
     assert (found.n_fitted, found.n_reused) == (0, 4)
 
 
+@pytest.mark.filterwarnings("default::probe.GridWidened")
+def test_sweep_takes_grids_by_name_classifiers_and_widening(store: Path, tmp_path: Path, capsys: Output) -> None:
+    """Typed, and found again under the same keys by the library; what was widened is said on stderr."""
+    how = ["--units", "coarse", "--C", "kornblith", "--classifier", "ridge"]
+    assert sweep(store, tmp_path, *how) == 0
+    splits = {"train": "train", "val": "val", "test": "test"}
+    found = probe.sweep(store, **splits, out=tmp_path, units=["coarse"], classifier="ridge", progress=False)
+    assert found.n_reused == 1
+    capsys.readouterr()
+    assert sweep(store, tmp_path, "--units", "middle", "--C", "1e-4,1e-3", "--widen") == 0
+    said = capsys.readouterr()
+    assert (
+        "probe: warning: The grid was widened for 1 of 1 results. middle: The best C was the largest of 2" in said.err
+    )
+    assert "widened" in said.out
+
+
 # ----------------------------------------------------------------------------------------------------------- path
+
+
+def test_path_takes_a_grid_by_name(npz: Path, capsys: Output) -> None:
+    assert main(["path", str(npz / "train.npz"), "--C", "svm", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["path"]
+    assert [row["C"] for row in rows] == probe.SVM_GRID.tolist()
 
 
 def test_path_prints_a_certificate_per_penalty(npz: Path, capsys: Output) -> None:
@@ -264,12 +287,12 @@ def test_help_of_every_command(command: str, capsys: Output) -> None:
 def test_interruption_is_one_line_and_130(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    from probe import sweeps
+    from probe import jobs
 
     def interrupted(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "run", interrupted)
+    monkeypatch.setattr(jobs, "run", interrupted)
     monkeypatch.setattr("signal.signal", lambda *args: None)  # this process goes on after the command
     assert sweep(store, tmp_path, GRID) == 130
     err = capsys.readouterr().err

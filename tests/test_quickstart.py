@@ -84,7 +84,7 @@ def test_the_second_run_does_nothing_again(
     first: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No forward pass and no fit: both are made to fail. The same tables, and it says so."""
-    from probe import sweeps
+    from probe import jobs
 
     out, said = first
 
@@ -92,7 +92,7 @@ def test_the_second_run_does_nothing_again(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(featstore, "extract", refuse)
-    monkeypatch.setattr(sweeps, "run", refuse)
+    monkeypatch.setattr(jobs, "run", refuse)
     assert main(["quickstart", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "nothing had to be extracted and nothing had to be refitted" in text

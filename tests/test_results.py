@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -147,6 +148,24 @@ def test_a_record_under_another_name_and_one_of_a_later_version_are_refused(tmp_
     later = {**written.to_json(), "format": FORMAT + 1}
     (tmp_path / f"{written.digest}.json").write_text(json.dumps(later))
     with pytest.raises(BadInput, match=f"format {FORMAT + 1} but this version reads formats up to {FORMAT}"):
+        folder.read(written.digest)
+
+
+def test_records_from_before_there_was_a_choice_are_read(tmp_path: Path) -> None:
+    """Written without the fields that came later: a logistic path, not widened, fitted alone."""
+    folder = ResultFolder(tmp_path)
+    written = folder.write(record(), predictions())
+    later = {"self", "classifier", "widened", "n_together"}
+    old = {name: value for name, value in written.to_json().items() if name not in later}
+    checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    (tmp_path / f"{written.digest}.json").write_text(json.dumps({**old, "self": checksum}))
+    read = folder.read(written.digest)
+    assert read == written
+    assert (written.classifier, written.widened, written.n_together) == ("logistic", "", 1)
+    del old["seconds"]
+    checksum = hashlib.sha256(json.dumps(old, sort_keys=True).encode()).hexdigest()
+    (tmp_path / f"{written.digest}.json").write_text(json.dumps({**old, "self": checksum}))
+    with pytest.raises(DamagedRecord, match="seconds"):
         folder.read(written.digest)
 
 

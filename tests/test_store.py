@@ -223,6 +223,12 @@ def test_loading_to_a_gpu_is_numpy(tmp_path: Path) -> None:
         wide = matrix.load("cuda", dtype=torch.float32)
         assert (wide.dtype, wide.device.type) == (torch.float32, "cuda")
         assert np.array_equal(wide.cpu().numpy(), expected.astype("f4"))
+    late = array_key(made.key, "neck", 3, "bfloat16")
+    bits = features_of(late, 300)
+    fill(made.store, made.split, {late: bits}, block_rows=16)
+    tensor = made.store.features("neck", "toy/train").load("cuda")
+    assert (tensor.dtype, tensor.device.type) == (torch.bfloat16, "cuda")
+    assert np.array_equal(tensor.cpu().view(torch.uint16).numpy(), bits)
 
 
 def test_a_matrix_travels_to_another_process(tmp_path: Path) -> None:

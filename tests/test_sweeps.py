@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from stored_digits import NAMES, UNITS, digits, digits_store, features, split, w
 
 import featstore
 import probe
-from probe import sweeps
+from probe import jobs, results, sweeps
+from probe.classifiers import LOGISTIC
 from probe.errors import BadInput
 from probe.numbering import absent_classes, common_labels
 from probe.records import ResultFolder
+from probe.trial import Drawn, Protocol
 
 GRID = (1e-3, 1e-2, 1e-1)
 
@@ -103,6 +106,8 @@ print(min(seconds), *({{"torch", "zarr", "dask", "scipy", "sklearn", "pandas", "
         {"test": "val", "val": 0.2},
         {"val": 0.2, "seeds": [7]},
         {"per_class": 5},
+        {"classifier": "ridge"},
+        {"widen": True},
     ],
 )
 def test_every_argument_that_changes_a_result_makes_another_record(
@@ -162,8 +167,8 @@ def test_few_shot_subsets_have_k_rows_a_class_and_are_not_refitted_on_val(
 def test_ctrl_c_keeps_what_is_finished(
     store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Interrupted in the second unit: the first stays, and the same call computes only the others."""
-    real, n_calls = sweeps.run, 0
+    """Interrupted in the second unit: both seeds of the first stay, and the same call computes only the others."""
+    real, n_calls = jobs.run, 0
 
     def interrupted(*args: Any) -> Any:
         nonlocal n_calls
@@ -172,14 +177,151 @@ def test_ctrl_c_keeps_what_is_finished(
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(sweeps, "run", interrupted)
+    monkeypatch.setattr(jobs, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(store, tmp_path, progress=True)
-    assert f"interrupted; 1 of 3 results are kept in {tmp_path}" in capsys.readouterr().err
+        run(store, tmp_path, val=0.2, seeds=2, progress=True)
+    assert f"interrupted; 2 of 6 results are kept in {tmp_path}" in capsys.readouterr().err
     monkeypatch.undo()
-    found = run(store, tmp_path, progress=True)
-    assert (found.n_fitted, found.n_reused) == (2, 1)
-    assert "1 of 3 results are in" in capsys.readouterr().err
+    found = run(store, tmp_path, val=0.2, seeds=2, progress=True)
+    assert (found.n_fitted, found.n_reused) == (4, 2)
+    assert "2 of 6 results are in" in capsys.readouterr().err
+
+
+def test_seeds_fitted_together_are_those_fitted_alone(store: featstore.Store, tmp_path: Path) -> None:
+    """Few-shot subsets with a hold-out, and hold-outs of all rows: the same choice, scores and predictions, up to `tol`."""
+    for name, more in (("few", {"per_class": 8, "val": 0.25}), ("all", {"val": 0.25}), ("val", {"per_class": 8})):
+        together = run(store, tmp_path / name, units=["middle"], seeds=3, **more)
+        assert [r.n_together for r in together] == [3, 3, 3]
+        for seed, record in enumerate(together):
+            alone = run(store, tmp_path / f"{name}{seed}", units=["middle"], seeds=[seed], **more)
+            (other,) = alone
+            assert other.n_together == 1
+            assert other.digest == record.digest
+            assert (other.C, other.val_scores, other.n_train) == (record.C, record.val_scores, record.n_train)
+            assert (other.statuses, other.is_refitted) == (record.statuses, record.is_refitted)
+            differ = together.predictions(record).y_pred != alone.predictions(other).y_pred
+            assert differ.mean() < 0.01
+
+
+def test_the_seconds_of_a_batch_are_divided(store: featstore.Store, tmp_path: Path) -> None:
+    """Summed over records they are what was spent, never several times the same batch."""
+    started = time.perf_counter()
+    found = run(store, tmp_path, seeds=4, val=0.2)
+    spent = time.perf_counter() - started
+    assert sum(r.seconds for r in found) < spent
+    assert len({r.seconds for r in found if r.unit == "pixels"}) == 1
+
+
+def test_units_share_the_label_side(store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a seed draws is drawn once for all units, and labels are numbered once."""
+    calls: list[str] = []
+
+    def counted(name: str, real: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return real(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(featstore, "holdout_rows", counted("holdout", featstore.holdout_rows))
+    monkeypatch.setattr(sweeps, "common_labels", counted("labels", sweeps.common_labels))
+    assert run(store, tmp_path, val=0.2, seeds=2).n_fitted == 6
+    assert sorted(calls) == ["holdout", "holdout", "labels"]
+
+
+def test_batches_are_bounded(store: featstore.Store) -> None:
+    """16 seeds at most, and fewer of large data: an interruption loses one batch, and its scores must fit into memory."""
+    labels = np.arange(200_000) % 100
+
+    def sizes(n_rows: int | None) -> list[int]:
+        rows = None if n_rows is None else np.arange(n_rows)
+        source = jobs.Source("unit", 0, {}, jobs.Labels({"train": labels}, (), {}), {})
+        how = Protocol(GRID, probe.metrics.accuracy, True, 1e-6, LOGISTIC, False)
+        asked = [jobs.Job(source, seed, jobs.Draw(None, 5), how) for seed in range(20)]
+        (batches,) = jobs.batches_by_unit(asked, lambda job: Drawn(rows, None))
+        assert [job.seed for batch in batches for job in batch.jobs] == list(range(20))
+        return [len(batch.jobs) for batch in batches]
+
+    assert sizes(500) == [16, 4]
+    assert sizes(100_000) == [3, 3, 3, 3, 3, 3, 2]
+    assert sizes(None) == [1] * 20
+
+
+SHORT = (1e-5, 10**-4.75, 10**-4.5)
+
+
+def test_a_grid_that_is_too_short_is_widened_on_request(
+    store: featstore.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each seed as far as its own best asks for; said, kept in the record, and another record than without."""
+    more: dict[str, Any] = {"C": SHORT, "val": 0.25, "units": ["middle"], "seeds": 2}
+    narrow = run(store, tmp_path, **more)
+    assert all(r.at_edge and not r.widened for r in narrow)
+    with pytest.warns(
+        probe.GridWidened, match="The grid was widened for 2 of 2 results. middle seed 0: The best C was"
+    ):
+        wide = run(store, tmp_path, widen=True, progress=True, **more)
+    assert "(widened)" in capsys.readouterr().err
+    X, y = features(digits()[0][:300])["middle"], digits()[1][:300]
+    ids = np.array([f"{i:04d}" for i in range(300)])
+    for record, other in zip(wide, narrow, strict=True):
+        held = featstore.holdout_rows(ids, y, 0.25, record.seed)
+        path = probe.fit_path(X[~held], y[~held], SHORT)
+        with pytest.warns(probe.GridWidened) as said:
+            expected = probe.widen(path, X[~held], y[~held], X_val=X[held], y_val=y[held])
+        assert record.widened == str(said[0].message)
+        assert record.grid == tuple(expected.path.C)
+        assert len(record.grid) > len(SHORT)
+        assert (record.C, record.at_edge) == (expected.choice.C, False)
+        assert record.val_score > other.val_score
+        assert record.key["C"] == list(SHORT)
+        assert record.digest != other.digest
+    again = run(store, tmp_path, widen=True, **more)  # without a warning: nothing is tried
+    assert (again.n_reused, again.records) == (2, wide.records)
+    inside = run(store, tmp_path, widen=True, val=0.25, units=["middle"], C=(1e-4, 1.0, 1e4))
+    assert inside.records[0].widened == ""
+
+
+def test_one_table_of_seeds_whose_grids_were_widened_differently() -> None:
+    from test_results import record
+
+    key = {"C": [0.1, 1.0], "widen": True}
+    found = [record(key={**key, "seed": i}, seed=i, grid=(0.1, 1.0, 10.0)[: 2 + i], widened="so" * i) for i in range(2)]
+    assert results.text(found).count("net: train") == 1
+
+
+@pytest.mark.parametrize("name", ["kornblith", "clip", "svm"])
+def test_grids_by_name(store: featstore.Store, tmp_path: Path, name: str) -> None:
+    """The same record as the values themselves."""
+    first = run(store, tmp_path, units=["coarse"], C=name)
+    assert first.records[0].grid == tuple(probe.named_grid(name))
+    assert run(store, tmp_path, units=["coarse"], C=probe.named_grid(name)).n_reused == 1
+
+
+@pytest.mark.parametrize(("name", "path_of"), [("svm", probe.svm_path), ("ridge", probe.ridge_path)])
+def test_other_classifiers(store: featstore.Store, tmp_path: Path, name: str, path_of: Any) -> None:
+    """The protocol written out; "svm" scales rows to length one in every part and has a grid of its own."""
+    found = run(store, tmp_path, classifier=name, C=None, val=0.25, seeds=2, units=["pixels"])
+    images, y = digits()
+    X = features(images[:800])["pixels"]
+    X = probe.l2_normalized(X) if name == "svm" else X
+    ids = np.array([f"{i:04d}" for i in range(300)])
+    for record in found:
+        held = featstore.holdout_rows(ids, y[:300], 0.25, record.seed)
+        path = path_of(X[:300][~held], y[:300][~held])
+        choice = probe.select(path, X[:300][held], y[:300][held])
+        assert (record.classifier, record.grid) == (name, tuple(path.C))
+        assert (record.C, record.val_scores) == (choice.C, tuple(choice.scores))
+        final = path_of(X[:300], y[:300], [choice.C])
+        assert np.array_equal(found.predictions(record).y_pred, final.predict(X[500:800])[0])
+    assert f"; {name}, metric accuracy" in found.text()
+    assert found.table()["classifier"].tolist() == [name] * 2
+
+
+def test_what_could_not_be_chosen_before_is_in_no_old_key(store: featstore.Store, folder: Path) -> None:
+    """Records that were written before there were classifiers and widening are still found."""
+    record = run(store, folder).records[0]
+    assert not {"classifier", "widen"} & set(record.key)
 
 
 def test_a_damaged_record_is_named_and_computed_again(
@@ -304,6 +446,30 @@ def test_bad_features_are_named_with_their_unit(tmp_path: Path, monkeypatch: pyt
     assert len(ResultFolder(tmp_path / "r").records()[0]) == 1
 
 
+def test_a_seed_that_cannot_be_fitted_is_told_from_the_others(tmp_path: Path) -> None:
+    """A label that one image has is held out by some seeds: what is left of it cannot be fitted."""
+    store = featstore.create_store(tmp_path / "store")
+    y = digits()[1][:60]
+    labels = np.stack([y % 2, np.arange(60) == 7], axis=1).astype(np.uint8)
+    write(store, replace(split("train", slice(0, 60)), labels=labels, classes=("odd", "rare")))
+    message = r"cannot be probed \(the problems are the seeds 3, 4, 5, 6, 7\): Problem \d of 5: .*label"
+    with pytest.raises(BadInput, match=message):
+        run(store, tmp_path / "r", val=0.5, test=None, metric="map11", seeds=[3, 4, 5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"val": "val"}, {"val": 0.2, "seeds": 2, "classifier": "svm"}, {"per_class": 8, "refit": True, "seeds": 2}],
+    ids=["plain", "svm", "few-shot"],
+)
+def test_torch_tensors_give_the_same_choice(store: featstore.Store, tmp_path: Path, more: dict[str, Any]) -> None:
+    """A device means torch: seeds together, the scaling to length one, the refit on train + val."""
+    a, b = (run(store, tmp_path / str(device), units=["middle"], device=device, **more) for device in (None, "cpu"))
+    for one, other in zip(a, b, strict=True):
+        assert (one.C, one.val_scores, one.digest) == (other.C, other.val_scores, other.digest)
+        assert one.test_score == pytest.approx(other.test_score, abs=0.01)
+
+
 @pytest.mark.gpu
 def test_features_on_a_device_give_the_same_choice(store: featstore.Store, tmp_path: Path) -> None:
     a, b = run(store, tmp_path / "cpu"), run(store, tmp_path / "cuda", device="cuda")
@@ -319,6 +485,8 @@ def test_features_on_a_device_give_the_same_choice(store: featstore.Store, tmp_p
         ({"train": "tarin"}, featstore.NotStored, "train"),
         ({"units": ["pixel"]}, featstore.NotStored, "pixels"),
         ({"metric": "acuracy"}, BadInput, "did you mean accuracy"),
+        ({"classifier": "smv"}, BadInput, "did you mean 'svm'"),
+        ({"C": "kornblit"}, BadInput, "did you mean 'kornblith'"),
         ({"seeds": 3}, BadInput, "3 seeds were asked for but nothing is drawn"),
         ({"seeds": 0}, BadInput, "at least 1"),
         ({"seeds": [1, 1], "val": 0.2}, BadInput, "different seeds"),

@@ -41,6 +41,26 @@ def test_kfold_scores_are_scikit_learns() -> None:
     assert choice.sentence == ""
 
 
+def test_folds_fitted_together_are_those_fitted_alone() -> None:
+    """One batch for all folds, with weights and balanced classes; a bootstrap, which has rows twice, is fitted fold by fold."""
+    X, y = _digits()
+    rng = np.random.default_rng(0)
+    weight = rng.uniform(0.5, 2.0, len(y))
+    options = {"class_weight": "balanced", "tol": 1e-8}
+    rows = np.arange(len(y))
+    for splits in (
+        folds.splits(folds.kfold(y, 3)),
+        [(rows[:200], rows[200:]), (rows[150:], rows[:50])],
+        [(rng.integers(0, 200, 200), rows[200:]) for _ in range(2)],
+    ):
+        choice = probe.select_splits(X, y, splits, GRID, sample_weight=weight, **options)
+        for (train, val), path, scores in zip(splits, choice.paths, choice.split_scores, strict=True):
+            alone = probe.fit_path(X[train], y[train], GRID, sample_weight=weight[train], **options)
+            np.testing.assert_allclose(path.objective, alone.objective, rtol=1e-6)  # 100 tol
+            np.testing.assert_allclose(path.coef, alone.coef, atol=1e-5 * np.abs(alone.coef).max())
+            np.testing.assert_array_equal(scores, probe.select(alone, X[val], y[val]).scores)
+
+
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_holdout_is_fit_path_and_select(library: str) -> None:
     """The short way is the long way, on every array library."""

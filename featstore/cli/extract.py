@@ -20,8 +20,8 @@ def add(commands: Any) -> None:
         help="compute the features that a store lacks",
         description="Compute the features of every unit of a network for the images of some splits, as far as they are missing.",
     )
-    sub.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, featstore:NAME or package.module:function; "
-                     "@path/to/weights may follow")  # fmt: skip
+    sub.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, featstore:NAME, kornblith2019:NAME, "
+                     "fang2023:NAME or package.module:function; @path/to/weights may follow")  # fmt: skip
     sub.add_argument("splits", nargs="+", metavar="SPLIT", help="imagefolder:PATH, npz:PATH, cifar10:train, digits:train, … or "
                      "package.module:function; shifts may follow: +blur(2.0)")  # fmt: skip
     sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store; made where there is none")

@@ -115,7 +115,7 @@ def state(entry: Entry) -> str:
     """Say since when a matrix is complete, or how much of it is there."""
     if entry.damage:
         return "damaged"
-    return entry.created or f"no, {math.floor(100 * entry.share)} %"
+    return entry.created or "yes" if entry.is_complete else f"no, {math.floor(100 * entry.share)} %"
 
 
 def explain_damage(entries: list[Entry]) -> None:

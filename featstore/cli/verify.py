@@ -87,8 +87,10 @@ def repair(root: str, *, as_json: bool = False, **options: Any) -> int:
     elif not done.found:
         print("nothing is damaged")
     else:
+        left = {(problem.where, problem.rows) for problem in done.remaining}
         for problem in done.found:
-            print(output.printable(f"{'left' if problem in done.remaining else 'found'}: {problem}"))
+            is_left = (problem.where, problem.rows) in left
+            print(output.printable(f"{'left' if is_left else 'repaired'}: {problem}"))
     if done.n_changed:
         chunks = output.count(done.n_changed, "chunk has", "chunks have")
         print(

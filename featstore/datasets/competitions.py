@@ -44,10 +44,9 @@ def held_rows(labels: np.ndarray, seed: int) -> np.ndarray:
     """
     stream = np.random.RandomState(seed)
     held = np.zeros(len(labels), bool)
-    for label in range(int(labels.max(initial=-1)) + 1):
+    for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        if len(members):
-            held[stream.choice(members, int(VAL_SHARE * len(members)), replace=False)] = True
+        held[stream.choice(members, int(VAL_SHARE * len(members)), replace=False)] = True
     return held
 
 

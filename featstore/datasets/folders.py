@@ -79,6 +79,9 @@ class ZipSamples:
         self.path, self.names = path, names
         self._archive = zipfile.ZipFile(path)  # reading members is safe from several threads
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return ZipSamples, (self.path, self.names)  # an open archive cannot be sent to another process
+
     def __len__(self) -> int:
         return len(self.names)
 

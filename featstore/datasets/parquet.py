@@ -47,6 +47,9 @@ class ParquetSamples:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return ParquetSamples, (self.files, self.column, self.groups)  # another process reads the files for itself
+
     def __len__(self) -> int:
         return int(self.starts[-1])
 
@@ -128,7 +131,8 @@ def parquet_split(
             raise BadInput(f"{files[0]} has the columns {', '.join(schema.names)}, and no '{column}'.")
     groups, paths, values = _read_rows(files, image, label, schema)
     names = _names(features, label)
-    labels = None if label is None else _labels(values, names, files[0])
+    is_unlabelled = all(v == -1 for v in values)  # Hugging Face's way to publish a test set without its labels
+    labels = None if label is None or is_unlabelled else _labels(values, names, files[0])
     samples = ParquetSamples(files, image, groups)
     if not len(samples):
         raise BadInput(f"{path} holds no rows.")
@@ -161,11 +165,16 @@ def _files(path: Path, which: str | None) -> list[Path]:
         split = shard["split"] if shard else file.parent.name if file.stem.isdigit() else file.stem
         by_split.setdefault(split, []).append(file)
     if which is None and len(by_split) == 1:
-        return found
+        which = next(iter(by_split))
     if which not in by_split:
         asked = "which one is meant was not said" if which is None else f"there is no '{which}'"
         raise BadInput(
             f"{path} holds the splits {', '.join(by_split)}, and {asked}; write parquet:{path}:{next(iter(by_split))}."
+        )
+    folders = sorted({str(file.parent) for file in by_split[which]})
+    if len(folders) > 1:  # one for each configuration of a data set: other labels of the same images, or other images
+        raise BadInput(
+            f"{path} holds '{which}' in several folders, {', '.join(folders)}; give the path of one of them."
         )
     return by_split[which]
 

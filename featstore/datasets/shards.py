@@ -74,6 +74,9 @@ class ShardSamples:
         self.shards, self.where, self.names = shards, where, names
         self._open = threading.local()  # each thread keeps the shard it reads open: reading is nearly sequential
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return ShardSamples, (self.shards, self.where, self.names)  # open files cannot be sent to another process
+
     def __len__(self) -> int:
         return len(self.where)
 

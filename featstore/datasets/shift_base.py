@@ -44,8 +44,23 @@ class DomainShift:
         return self.apply(image, sample_id)
 
     def __str__(self) -> str:
-        typed = tuple(self.params.values()) if self.arguments is None else self.arguments
-        return f"{self.name}({','.join(str(v) for v in typed)})"
+        return f"{self.name}({','.join(str(v) for v in self._typed())})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        from featstore.datasets.shifts import SHIFTS
+
+        if self.name in SHIFTS:  # what it does is a function inside one, which cannot be sent to another process
+            return _made_again, (self.name, self._typed())
+        return DomainShift, (self.name, dict(self.params), self.apply, self.arguments)
+
+    def _typed(self) -> tuple[float | str, ...]:
+        return tuple(self.params.values()) if self.arguments is None else self.arguments
+
+
+def _made_again(name: str, arguments: tuple[float | str, ...]) -> DomainShift:
+    from featstore.datasets.shifts import SHIFTS
+
+    return SHIFTS[name](*arguments)
 
 
 def plain(image: Image.Image) -> Image.Image:

@@ -21,6 +21,18 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0.1,1,10") from error
 
 
+def penalties(text: str) -> list[float]:
+    """Parse "0.1,1,10", or the name of one of the papers' grids."""
+    from probe.grids import GRIDS
+
+    if text in GRIDS:
+        return [float(value) for value in GRIDS[text]]
+    try:
+        return numbers(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor the name of a grid: {', '.join(GRIDS)}") from error
+
+
 def whole_numbers(text: str) -> int | list[int]:
     """Parse "5" as a number and "0,3,7" as a list."""
     try:

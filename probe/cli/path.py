@@ -31,7 +31,12 @@ def add(commands: Any) -> None:
     sub.add_argument("--pool", help="of the store, where several are stored")
     sub.add_argument("--dtype", choices=("float16", "float32"), help="of the store, where several are stored")
     sub.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics")
-    sub.add_argument("--C", type=output.numbers, help="inverse penalties: 0.1,1,10; else the 45 of the papers")
+    sub.add_argument(
+        "--C",
+        type=output.penalties,
+        metavar="C",
+        help="inverse penalties, 0.1,1,10, or a grid of the papers: kornblith, clip, svm (default: kornblith)",
+    )
     sub.add_argument("--tol", type=float, help="relative tolerance of every fit's certificate")
     sub.add_argument("--no-intercept", dest="fit_intercept", action="store_false", help="fit none")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from probe.classifiers import CLASSIFIERS
 from probe.cli import output
 
 
@@ -18,7 +19,7 @@ def add(commands: Any) -> None:
         description="For every unit and seed: fit the path of penalties on train, choose one on val, fit it again on "
         "both, read test once, and keep a record.",
     )
-    sub.add_argument("store", type=Path, metavar="STORE", help="folder that `featstore extract` filled")
+    sub.add_argument("store", metavar="STORE", help="folder that `featstore extract` filled")
     sub.add_argument("--train", required=True, metavar="SPLIT", help="name of a stored split")
     sub.add_argument(
         "--val",
@@ -31,9 +32,16 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--units", type=output.names, help="some of the stored units: layer1,layer2; else all but the head"
     )
-    sub.add_argument("--C", type=output.numbers, help="inverse penalties: 0.1,1,10; else the 45 of the papers")
+    sub.add_argument(
+        "--C",
+        type=output.penalties,
+        metavar="C",
+        help="0.1,1,10, or a grid of the papers: kornblith, clip, svm (default: kornblith; for the classifier svm, svm)",
+    )
     sub.add_argument("--seeds", type=output.whole_numbers, help="how many, or which: 5 or 0,3,7")
     sub.add_argument("--per-class", type=int, metavar="K", help="few-shot: train on K rows of each class")
+    sub.add_argument("--widen", action="store_true", help="try values beyond the grid while the best is at its edge")
+    sub.add_argument("--classifier", choices=tuple(CLASSIFIERS), help="what is fitted (default: logistic)")
     sub.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics")
     refit = sub.add_mutually_exclusive_group()
     refit.add_argument("--refit", action="store_true", help="fit the chosen penalty again on train + val")
@@ -43,13 +51,14 @@ def add(commands: Any) -> None:
     sub.add_argument("--dtype", choices=("float16", "float32"), help="where several are stored")
     sub.add_argument("--tol", type=float, help="relative tolerance of every fit's certificate")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that fits the units: tcp://host:8786")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against depth into this file")
     sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
     sub.set_defaults(command=command)
 
 
-def command(store: Path, *, as_json: bool = False, plot: Path | None = None, **options: Any) -> int:
+def command(store: str, *, as_json: bool = False, plot: Path | None = None, **options: Any) -> int:
     """Sweep, print the table, draw it where asked."""
     from probe import plots, results, sweeps
 

@@ -1,0 +1,114 @@
+"""The linear classifiers that a sweep can fit, by the names that are typed on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probe.errors import BadInput
+from probe.grids import C_GRID, SVM_GRID
+
+if TYPE_CHECKING:
+    from probe.model import Model
+    from probe.path import Path
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What is fitted, on which form of the features, and along which grid where none is named.
+
+    Attributes
+    ----------
+    name : str
+    loss : str
+        What is summed over the rows: the value of a `probe.Loss`.
+    normalizes : bool
+        Whether rows are divided by their length first, see `probe.l2_normalized`.
+    grid : numpy.ndarray of shape (b,), float64
+    """
+
+    name: str
+    loss: str
+    normalizes: bool
+    grid: np.ndarray = field(repr=False, compare=False)
+
+    def features(self, X: Any) -> Any:
+        """The form of stored features (n, d) that this classifier is fitted on."""
+        from probe.svm import l2_normalized
+
+        return l2_normalized(X) if self.normalizes else X
+
+    def paths(self, X: Any, y: Any, C: Sequence[float], rows: Sequence[np.ndarray | None], tol: float) -> list[Path]:
+        """Fit a path on each of several subsets of the rows; None is all of them.
+
+        Parameters
+        ----------
+        X : array of shape (n, d)
+        y : numpy.ndarray of shape (n,) or (n, k)
+        C : sequence of float
+        rows : sequence of (m,) int64 or None
+        tol : float
+
+        Returns
+        -------
+        list of Path
+        """
+        if all(one is None for one in rows):
+            return [self._alone(X, y, C, None, tol)] * len(rows)
+        if self.loss != "logistic" or len(rows) == 1:
+            return [self._alone(X, y, C, one, tol) for one in rows]
+        from probe.batch import fit_paths
+
+        every = np.arange(len(y))
+        subsets = [every if one is None else one for one in rows]
+        return list(fit_paths(X, y, C, rows=subsets, tol=tol))
+
+    def models(self, X: Any, y: Any, C: Sequence[float], rows: Sequence[np.ndarray | None], tol: float) -> list[Model]:
+        """Fit one model on each of several subsets of the rows, each at its own C; see `paths`."""
+        found: dict[int, Model] = {}
+        if all(one is None for one in rows):
+            values = sorted(set(C))
+            path = self._alone(X, y, values, None, tol)
+            return [path.model(values.index(c)) for c in C]
+        for value in sorted(set(C)):
+            mine = [i for i, c in enumerate(C) if c == value]
+            paths = self.paths(X, y, [value], [rows[i] for i in mine], tol)
+            found |= {i: path.model(0) for i, path in zip(mine, paths, strict=True)}
+        return [found[i] for i in range(len(rows))]
+
+    def _alone(self, X: Any, y: Any, C: Sequence[float], rows: np.ndarray | None, tol: float) -> Path:
+        from probe.joining import rows_of
+        from probe.labels import Loss
+        from probe.parts import fitter_of
+
+        fit = fitter_of(Loss(self.loss))
+        return fit(X if rows is None else rows_of(X, rows), y if rows is None else y[rows], C, tol=tol)
+
+
+LOGISTIC = Classifier("logistic", "logistic", False, C_GRID)
+SVM = Classifier("svm", "squared_hinge", True, SVM_GRID)
+RIDGE = Classifier("ridge", "squared_error", False, C_GRID)
+
+CLASSIFIERS: Mapping[str, Classifier] = MappingProxyType({c.name: c for c in (LOGISTIC, SVM, RIDGE)})
+"""Logistic regression; linear support vector machines as Kornblith, Shlens and Le (2019, Supp. G): squared hinge, rows of length
+one, 26 values of C; ridge classification, in closed form, for screening."""
+
+
+def named_classifier(name: str) -> Classifier:
+    """Find a classifier by its name.
+
+    Raises
+    ------
+    BadInput
+        With the known names.
+    """
+    if name in CLASSIFIERS:
+        return CLASSIFIERS[name]
+    near = difflib.get_close_matches(str(name), CLASSIFIERS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(map(repr, CLASSIFIERS))}."
+    raise BadInput(f"There is no classifier named {name!r}; {hint}")
