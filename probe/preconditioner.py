@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
+_MOST_SHARED = 6  # how many times faster a product is for lanes that share it
 _WHOLE_SIZE = 192  # coefficients up to which the whole Hessian is inverted at once,
 _WHOLE_SIZE_LATER = 3072  # or when the pairs were not enough,
 _WHOLE_WORK = 4e10  # if forming it takes no more multiplications than this
@@ -147,9 +148,13 @@ def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> W
     return WholeHessian(l2, xp.astype(inverse, A.dtype))
 
 
-def pairs_worth(n: int, r: int, k: int) -> int:
-    """How many pairs pay: the factorisation (∝ m³) should cost about as much as a dozen iterations (∝ n · r · k)."""
-    return int(min(_MOST_PAIRS, (96.0 * n * r * k) ** (1 / 3), n * k))
+def pairs_worth(n: int, r: int, k: int, n_lanes: int = 1) -> int:
+    """How many pairs pay: the factorisation (∝ m³) should cost about as much as a dozen iterations (∝ n · r · k).
+
+    Lanes share the products of an iteration, which are several times faster then, and not the factorisation.
+    """
+    work = 96.0 * n * r * k / min(n_lanes, _MOST_SHARED)
+    return int(min(_MOST_PAIRS, work ** (1 / 3), n * k))
 
 
 def build(
@@ -160,6 +165,7 @@ def build(
     l2: float,
     is_hard: bool,
     n_all: int | None = None,
+    n_lanes: int = 1,
 ) -> StiffPairs | WholeHessian:
     """Invert the whole Hessian when that is cheap; else choose the pairs and factorise.
 
@@ -176,6 +182,8 @@ def build(
         Whether the preconditioner before this one was not enough.
     n_all : int, optional
         Number of the rows that `spectrum` sums over, where A holds some of them only.
+    n_lanes : int
+        Lanes that advance together.
 
     Returns
     -------
@@ -198,7 +206,7 @@ def build(
 
     d = diagonal(total)
     trace = xp.reshape(curvature.trace, (-1,))
-    most, m, chosen = pairs_worth(n, r, k), 0, None
+    most, m, chosen = pairs_worth(n, r, k, n_lanes), 0, None
     for _ in range(2):  # what is left for the mean depends on the choice, and the choice on the mean
         reach = candidates.reach(like(A, 1.0 / d))
         leverage = xp.reshape(curvature.trace * reach[None, :], (-1,))

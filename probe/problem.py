@@ -70,7 +70,9 @@ class RotatedProblem:
         loss, R = self._part(active, R)
         is_hard = is_hard and active.index is None
         curvature, l2 = loss.curvature(R, lane), float(self.l2[lane])
-        return preconditioner.build(active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n)
+        return preconditioner.build(
+            active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n, len(self.l2)
+        )
 
     def _part(self, active: Active, R: Array) -> tuple[BatchedLoss, Array]:
         """The loss and its derivative for some rows, each as often as it stands for others."""

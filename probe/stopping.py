@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.arrays import like, namespace, to_numpy
+from probe.arrays import like, namespace, take, to_numpy
 from probe.certificate import meets
 from probe.design import Design
 from probe.minimize import Point, Rule
@@ -40,8 +40,10 @@ def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
         # The largest entry of a gradient is at least its root mean square, which the rotation does not change.
         least = np.sqrt(by_W / (p.T.shape[1] * d)) / scale[p.ids]
         grad_norm = np.full(len(gap), np.inf)
-        if ((gap <= 100 * tol) & (least <= tol)).any():
-            grad_norm = design.largest(p.G, p.ids) / scale[p.ids]
+        worth = np.flatnonzero((gap <= 100 * tol) & (least <= tol))
+        if len(worth):
+            G = p.G if len(worth) == len(gap) else take(p.G, worth)
+            grad_norm[worth] = design.largest(G, p.ids[worth]) / scale[p.ids[worth]]
         return meets(grad_norm, gap, error, tol), gap
 
     return is_converged
