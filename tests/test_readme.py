@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,15 @@ def test_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
             n_recipes += 1
         elif language == "console":
             for line in text.strip().splitlines():
+                assert subprocess.run(["sh", "-nc", line]).returncode == 0, f"a shell does not read: {line}"
                 assert _command(shlex.split(line)) == 0, line
-    out = capsys.readouterr().out
-    assert n_recipes == 4
+    out, said = capsys.readouterr()
+    assert n_recipes == 6
     assert "('conv1', 'conv2', 'penultimate', 'head')" in out
-    assert "{'converged'}" in out
+    assert out.count("{'converged'}") == 2
+    assert "[45, 45, 45]" in out
+    assert "(90, 256)" in out
+    assert said.count("pooled from stored maps") == 2
     assert (tmp_path / "runs" / "results").is_dir()
 
 
@@ -48,7 +53,8 @@ def test_the_two_commands_are_those_of_the_package() -> None:
 
     project = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]
     shell = "".join(text for language, text in _blocks() if language == "sh")
-    assert set(re.findall(r"'\.\[(\w+)\]'", shell)) <= set(project["optional-dependencies"])
+    extras = set(re.findall(r"(?:'\.|featprobe)\[(\w+)\]", README.read_text(encoding="utf-8")))
+    assert extras == set(project["optional-dependencies"]) - {"dev"}
     assert "probe quickstart" in shell
     assert "pytest" in shell
     for name in ("featstore", "probe", "finetune"):

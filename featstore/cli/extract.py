@@ -22,8 +22,9 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("model", metavar="MODEL", help="timm:NAME, torchvision:NAME, featstore:NAME, kornblith2019:NAME, "
                      "fang2023:NAME or package.module:function; @path/to/weights may follow")  # fmt: skip
-    sub.add_argument("splits", nargs="+", metavar="SPLIT", help="imagefolder:PATH, npz:PATH, cifar10:train, digits:train, … or "
-                     "package.module:function; shifts may follow: +blur(2.0)")  # fmt: skip
+    sub.add_argument("splits", nargs="+", metavar="SPLIT", help="imagefolder:PATH, npz:PATH, webdataset:PATH, parquet:PATH, "
+                     "cifar10:train, … (see `featstore datasets`) or package.module:function; shifts may follow: "
+                     "'digits:train+blur(2.0)'")  # fmt: skip
     sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store; made where there is none")
     sub.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
     sub.add_argument("--cut", choices=("coarse", "fine"), help="how the network is cut into units")

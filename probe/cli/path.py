@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
     sub.add_argument("--val", metavar="VAL", help="npz file with X and y, or a split of the store, to choose C on")
     sub.add_argument("--backbone", help="of the store, where several are stored")
     sub.add_argument("--pool", help="of the store, where several are stored")
-    sub.add_argument("--dtype", choices=("float16", "float32"), help="of the store, where several are stored")
+    sub.add_argument(
+        "--dtype", choices=("float16", "float32", "bfloat16"), help="of the store, where several are stored"
+    )
     sub.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics")
     sub.add_argument(
         "--C",

@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
     refit.add_argument("--no-refit", dest="refit", action="store_false", help="test the model that val chose")
     sub.add_argument("--backbone", help="where several are stored: a name, or the beginning of a weights digest")
     sub.add_argument("--pool", help="where several are stored")
-    sub.add_argument("--dtype", choices=("float16", "float32"), help="where several are stored")
+    sub.add_argument("--dtype", choices=("float16", "float32", "bfloat16"), help="where several are stored")
     sub.add_argument("--tol", type=float, help="relative tolerance of every fit's certificate")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that fits the units: tcp://host:8786")
