@@ -88,7 +88,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     """Options that say what is trained, on what, and where the results go."""
     parser.add_argument(
         "model", metavar="MODEL",
-        help="timm:NAME, torchvision:NAME, featstore:NAME or package.module:function; @path/to/weights may follow",
+        help="timm:NAME, torchvision:NAME, featstore:NAME, kornblith2019:NAME, fang2023:NAME or package.module:function; "
+        "@path/to/weights may follow",
     )  # fmt: skip
     parser.add_argument("--train", required=True, metavar="SPLIT", help="imagefolder:PATH, npz:PATH, cifar10:train, …")
     parser.add_argument("--val", metavar="SPLIT", help="a split, or a share of the training images to hold out: 0.2")

@@ -83,6 +83,16 @@ def said(X: Any, y: Any, device: Any = None) -> Iterator[None]:
         raise OutOfMemory(sentence) from error
 
 
+def _rows_of_coef(y: Any) -> int:
+    """Classes or labels of one label set, or of all in a list of them."""
+    if hasattr(y, "shape"):
+        return int(y.shape[1]) if len(y.shape) == 2 else len(set(y.tolist()))
+    if any(hasattr(one, "shape") or isinstance(one, list | tuple) for one in y):
+        is_table = len({len(one) for one in y}) == 1 and len(y[0]) < len(y)
+        return len(y[0]) if is_table else sum(_rows_of_coef(one) for one in y)
+    return len(set(y))
+
+
 def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
     shape = tuple(getattr(X, "shape", ()))
     reason = str(error).partition("\n")[0].strip().rstrip(".") or type(error).__name__
@@ -90,11 +100,11 @@ def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
         return f"Memory ran out while features were read: {reason}. Read fewer rows, or use a machine with more memory."
     n, d = (int(s) for s in shape)
     itemsize = int(getattr(getattr(X, "dtype", None), "itemsize", 8))
-    labels = tuple(np.shape(y))
-    k = int(labels[1]) if len(labels) == 2 else len(set(y.tolist() if hasattr(y, "tolist") else y))
+    k = _rows_of_coef(y)
     low, high = (needed_bytes(n, d, k, itemsize, size) / _BYTES for size in (4, 8))
     return (
         f"Memory ran out on {place}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
-        f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Fit "
-        "fewer rows, columns or labels in one call, pass float32 or float16 features, or compute where there is more memory."
+        f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Let "
+        "fit_path stream them with memory=, fit fewer rows, columns or labels in one call, pass float32 or float16 features, or "
+        "compute where there is more memory."
     )

@@ -284,7 +284,8 @@ def test_memory_that_runs_out_is_one_clear_error(options: str) -> None:
     said, status = done.stdout.strip().split("\n")
     assert said.startswith("Memory ran out on cpu: 60000 × 64 features with 10 classes need about 0.1")
     assert "GB in float32" in said
-    assert "Fit fewer rows" in said
+    assert "fit fewer rows" in said
+    assert "memory=" in said
     assert status == "converged"
 
 

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     """Add the subcommands."""
     text = "remove matrices; none that is in use"
     sub = commands.add_parser("rm", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    output.add_store(sub)
+    output.add_store(sub, is_read=False)
     _add_choices(sub)
     sub.add_argument("--all", dest="everything", action="store_true", help="without any choice: all matrices")
     sub.add_argument("--dry-run", action="store_true", help="only show them")
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     sub.set_defaults(command=rm)
     text = "remove what killed processes have left; nothing that is in use, and no feature"
     sub = commands.add_parser("gc", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    output.add_store(sub)
+    output.add_store(sub, is_read=False)
     sub.add_argument("--incomplete", action="store_true", help="also what interrupted extractions have so far")
     output.add_json(sub)
     sub.set_defaults(command=gc)

@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--dtype", choices=("float16", "float32", "bfloat16"), help="what is stored")
     sub.add_argument("--batch-size", type=int, help="images per forward pass")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
-    sub.add_argument("--workers", type=int, help="processes or threads that decode images")
+    sub.add_argument("--workers", type=int, help="threads that decode images")
     sub.add_argument(
         "--precision", choices=("fp32", "tf32", "amp-fp16", "amp-bf16"), help="arithmetic of the forward pass"
     )

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from featstore.store import Entry
 
 
-def add_store(sub: argparse.ArgumentParser) -> None:
-    """Add the argument that names a store."""
-    sub.add_argument("root", metavar="STORE", help="folder of the store, or its URL")
+def add_store(sub: argparse.ArgumentParser, *, is_read: bool = True) -> None:
+    """Add the argument that names a store; those that are only read may lie at a URL."""
+    sub.add_argument(
+        "root", metavar="STORE", help="folder of the store, or its URL" if is_read else "folder of the store"
+    )
 
 
 def add_json(sub: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     sub.set_defaults(command=verify)
     text = "read everything, and compute again the rows that are not as they were written; exit code 1 if some are left"
     sub = commands.add_parser("repair", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    output.add_store(sub)
+    output.add_store(sub, is_read=False)
     sub.add_argument("--batch-size", type=int, default=argparse.SUPPRESS, help="else that of the extraction")
     output.add_makers(sub)
     sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         description="Fit all penalties on one feature matrix: an npz file with arrays X (n, d) and y (n,), or a unit "
         "of a store.",
     )
-    sub.add_argument("source", type=Path, metavar="SOURCE", help="npz file with X and y, or folder of a store")
+    sub.add_argument("source", metavar="SOURCE", help="npz file with X and y, or folder or URL of a store")
     sub.add_argument("--unit", help="of the store")
     sub.add_argument("--train", metavar="SPLIT", help="of the store")
     sub.add_argument("--val", metavar="VAL", help="npz file with X and y, or a split of the store, to choose C on")
@@ -42,11 +42,14 @@ def add(commands: Any) -> None:
     sub.add_argument("--tol", type=float, help="relative tolerance of every fit's certificate")
     sub.add_argument("--no-intercept", dest="fit_intercept", action="store_false", help="fit none")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
+    sub.add_argument(
+        "--memory", type=float, metavar="BYTES", help="stream features that take more than this, 4e9 for example"
+    )
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
     sub.set_defaults(command=command)
 
 
-def command(source: Path, *, val: str | None = None, as_json: bool = False, **options: Any) -> int:
+def command(source: str, *, val: str | None = None, as_json: bool = False, **options: Any) -> int:
     """Fit, choose where there is validation data, print a line per penalty."""
     from probe import metrics
     from probe.path import fit_path
@@ -81,14 +84,14 @@ def command(source: Path, *, val: str | None = None, as_json: bool = False, **op
     return 0
 
 
-def _data(source: Path, val: str | None, **stored: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+def _data(source: str, val: str | None, **stored: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     """Features and labels of train and, where there is one, val."""
-    if not source.is_dir():
+    if "://" not in source and not Path(source).is_dir():
         if stored:
             raise BadInput(
                 f"{', '.join('--' + name for name in stored)} belong to a store, but '{source}' is no folder."
             )
-        return _npz(source), None if val is None else _npz(Path(val))
+        return _npz(Path(source)), None if val is None else _npz(Path(val))
     import featstore
 
     store = featstore.open_store(source)
