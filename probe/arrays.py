@@ -423,7 +423,9 @@ def _checked(X: Array) -> Array:
     return X
 
 
-def require_finite(X: Array, what: str = "X", first: int = 0) -> None:
+def require_finite(
+    X: Array, what: str = "X", first: int = 0, n_all: int | None = None, names: np.ndarray | None = None
+) -> None:
     """Refuse NaN and infinity, naming where they are.
 
     Parameters
@@ -433,6 +435,10 @@ def require_finite(X: Array, what: str = "X", first: int = 0) -> None:
         What to call it.
     first : int
         Number of its first row.
+    n_all : int, optional
+        Number of the rows that X is a block of.
+    names : numpy.ndarray of shape (n,), optional
+        Numbers of the rows, where they do not follow one another.
 
     Raises
     ------
@@ -448,11 +454,12 @@ def require_finite(X: Array, what: str = "X", first: int = 0) -> None:
         if not bool(xp.any(bad)):
             continue
         r, c = np.nonzero(to_numpy(bad))
-        rows.extend(int(i) + a + first for i in np.unique(r))
+        rows.extend(int(i) + a + first if names is None else int(names[int(i) + a]) for i in np.unique(r))
         columns.update(int(j) for j in c)
     if rows:
+        counted = f"{len(rows)} of {X.shape[0]}" if n_all is None else f"at least {len(rows)} of {n_all}"
         raise BadInput(
-            f"{what} contains NaN or infinity: {len(rows)} of {X.shape[0]} rows (first {_some(rows)}) and {len(columns)} "
+            f"{what} contains NaN or infinity: {counted} rows (first {_some(rows)}) and {len(columns)} "
             f"of {X.shape[1]} columns (first {_some(sorted(columns))}); remove them, or extract those samples again."
         )
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from probe import memory
-from probe.arrays import Array, as_matrix, threads_for, to_numpy
+from probe.arrays import Array, as_matrix, require_finite, threads_for, to_numpy
 from probe.design import Design, Subsets, Whole
 from probe.errors import BadInput, Interrupted
 from probe.grids import C_GRID
 from probe.joining import rows_of
-from probe.labels import Labels, Task, encode
+from probe.labels import Labels, Task, encode, weights_of
 from probe.path import Path, grid_of, options_of, path_of, warn
 from probe.solver import PathSolver
 
@@ -95,33 +95,43 @@ def fit_paths(
     (['a', 'a', 'b', 'b'], ['b', 'b', 'b', 'b'])
     """
     grid, options = grid_of(C), options_of(tol, max_iter)
-    with memory.said(X, y):
-        A = as_matrix(X, device)
-        problems = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
-        unique, where = np.unique(grid, return_inverse=True)
-        found: dict[int, Path] = {}
-        for group in _groups(problems):
-            started = time.perf_counter()
-            design, labels = _batch(A, group, fit_intercept)
-            with threads_for(A, labels.k * labels.n_lanes):
-                solver = PathSolver(design, labels, fit_intercept, **options)
-                try:
-                    solver.walk(1.0 / unique)
-                    is_whole = True
-                except KeyboardInterrupt:
-                    is_whole = False
-                found |= _paths(solver, group, unique, where, started, is_whole)
-            if not is_whole:
-                _interrupt(found, len(problems))
+    found: dict[int, Path] = {}
+    problems: list[_Problem] = []
+    try:
+        with memory.said(X, y, device):
+            A = as_matrix(X, device)
+            problems = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
+            for group in _groups(problems):
+                _solve(A, group, grid, fit_intercept, options, found)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        _interrupt(found, len(problems))
     paths = tuple(found[p.number] for p in problems)
     for path in paths:
-        warn(path)
+        warn(path, stacklevel=3)
     return paths
 
 
-def _interrupt(found: dict[int, Path], n: int) -> None:
-    if not found:
-        raise KeyboardInterrupt
+def _solve(
+    A: Array, group: list[_Problem], grid: np.ndarray, fit_intercept: bool, options: dict[str, Any],
+    found: dict[int, Path],
+) -> None:  # fmt: skip
+    """Solve a batch and add its paths to those found; on Ctrl-C as many penalties as it came to, as they are."""
+    started = time.perf_counter()
+    unique, where = np.unique(grid, return_inverse=True)
+    design, labels = _batch(A, group, fit_intercept)
+    with threads_for(A, labels.k * labels.n_lanes):
+        solver = PathSolver(design, labels, fit_intercept, **options)
+        try:
+            solver.walk(1.0 / unique)
+            found |= _paths(solver, group, unique, where, started, True)
+        except KeyboardInterrupt:
+            found |= _paths(solver, group, unique, where, started, False)
+            raise
+
+
+def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
     kept = [found.get(i) for i in range(n)]
     n_fits = sum(len(path) for path in found.values())
     raise Interrupted(
@@ -150,7 +160,7 @@ def _paths(
 
 
 def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, class_weight: Any) -> list[_Problem]:
-    label_sets = list(y) if _is_several(y) else [y]
+    label_sets = list(y) if _is_several(y, n) else [y]
     subsets = [None] if rows is None else [_numbers(r, n, i) for i, r in enumerate(rows)]
     if not label_sets or not subsets:
         raise BadInput("There is no problem to fit: y or rows is an empty list.")
@@ -160,15 +170,16 @@ def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, cl
             "all problems."
         )
     count = max(len(label_sets), len(subsets))
-    weights = None if sample_weight is None else np.asarray(_host(sample_weight))
+    weights = weights_of(sample_weight, n)
     problems = []
     for i in range(count):
         labels, chosen = label_sets[i % len(label_sets)], subsets[i % len(subsets)]
         mine, weight, size = labels, weights, n
         if chosen is not None:
             whole = np.asarray(_host(labels))
-            if len(whole) != n:
-                raise BadInput(f"X has {n} rows but label set {i} has {len(whole)}; they must be of the same samples.")
+            if whole.ndim == 0 or len(whole) != n:
+                held = "is no list of labels" if whole.ndim == 0 else f"has {len(whole)}"
+                raise BadInput(f"X has {n} rows but label set {i} {held}; they must be of the same samples.")
             mine, size = whole[chosen], len(chosen)
             weight = None if weights is None else weights[chosen]
         try:
@@ -180,11 +191,13 @@ def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, cl
     return problems
 
 
-def _is_several(y: Any) -> bool:
-    """Whether y is a list of label sets: its entries have entries of their own, and are not rows of 0 and 1."""
+def _is_several(y: Any, n: int) -> bool:
+    """Whether y is a list of label sets: one entry has entries of its own, and they are not n rows of 0 and 1."""
     if not isinstance(y, list | tuple) or not y:
         return False
-    return all(hasattr(one, "__len__") and not isinstance(one, str | bytes) for one in y)
+    sizes = [len(one) if hasattr(one, "__len__") and not isinstance(one, str | bytes) else None for one in y]
+    is_table = len(y) == n and len(set(sizes)) == 1 and sizes[0] != n
+    return not is_table and any(size is not None for size in sizes)
 
 
 def _numbers(rows: Any, n: int, i: int) -> np.ndarray:
@@ -222,21 +235,29 @@ def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design
     longest = max(len(rows) for rows in subsets)
     if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
         return _apart(A, group, subsets, fit_intercept)
-    X = A if len(union) == n else rows_of(A, union)
     if len(group) == 1:
         only = group[0]
-        X = A if only.rows is None else rows_of(A, only.rows)
-        return Whole(X, fit_intercept), only.labels
+        return _whole(A, only.rows, fit_intercept), only.labels
     place = np.full(n, -1, dtype=np.int64)
     place[union] = np.arange(len(union))
     parts = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
-    return Whole(X, fit_intercept), _merged(parts, len(union))
+    return _whole(A, None if len(union) == n else union, fit_intercept), _merged(parts, len(union))
+
+
+def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
+    """Some rows as a design; those that hold NaN are named as in X."""
+    X = A if rows is None else rows_of(A, rows)
+    try:
+        return Whole(X, fit_intercept)
+    except BadInput:
+        require_finite(X, names=rows, n_all=None if rows is None else int(A.shape[0]))
+        raise
 
 
 def _apart(A: Array, group: list[_Problem], subsets: list[np.ndarray], fit_intercept: bool) -> tuple[Design, Labels]:
     designs = []
     for problem, rows in zip(group, subsets, strict=True):
-        designs.extend([Whole(rows_of(A, rows), fit_intercept)] * problem.labels.n_lanes)
+        designs.extend([_whole(A, rows, fit_intercept)] * problem.labels.n_lanes)
     parts = [(p.labels, np.arange(len(rows))) for p, rows in zip(group, subsets, strict=True)]
     return Subsets(designs), _merged(parts, max(len(rows) for rows in subsets))
 

@@ -130,7 +130,7 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
         raise BadInput(
             f"X has {n} rows but y has {len(labels)} labels; they must be of the same samples in the same order."
         )
-    weights = _weights(sample_weight, n)
+    weights = weights_of(sample_weight, n)
     if labels.ndim == 2:
         return _multilabel(labels, weights, class_weight)
     _require_classification(labels)
@@ -173,7 +173,23 @@ def _require_classification(labels: np.ndarray) -> None:
             )
 
 
-def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
+def weights_of(sample_weight: Any, n: int) -> np.ndarray | None:
+    """Read sample weights.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n,), number, or None
+    n : int
+
+    Returns
+    -------
+    numpy.ndarray of shape (n,), float64, or None where all are one
+
+    Raises
+    ------
+    BadInput
+        When they are not n finite numbers, not negative, and not all zero.
+    """
     if sample_weight is None:
         return None
     w = numbers(sample_weight, "sample_weight")

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from probe.arrays import is_out_of_memory
 from probe.errors import OutOfMemory
 

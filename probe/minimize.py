@@ -248,8 +248,7 @@ def minimize(
             s.keep(kept)
             method.kept(kept)
             G, value = take(G, kept), value[kept]
-        if not _advance(s, G, value, method):
-            s.since += patience  # no direction left in this precision
+        s.since[~_advance(s, G, value, method)] += patience  # no direction left in this precision
     return [lane for lane in out if lane is not None]
 
 
@@ -294,17 +293,20 @@ def _leave(s: State, q: int, done: bool, stalled: bool, n_iter: int, passes: int
     )  # fmt: skip
 
 
-def _advance(s: State, G: Array, value: np.ndarray, method: Method) -> bool:
-    """One iteration of every running lane; False when no lane has a direction of descent."""
+def _advance(s: State, G: Array, value: np.ndarray, method: Method) -> np.ndarray:
+    """One iteration of every running lane that has a direction of descent; which those are, (L,)."""
     xp = namespace(s.T)
-    D = s.problem.without_gauge(method.direction(s, G))
-    D64 = xp.astype(D, xp.float64)
-    slope = dot(G, D64)
-    if not (slope < 0).all():
-        if not s.memory:
-            return False
+    D, D64, slope = _direction(s, G, method)
+    if s.memory and not (slope < 0).all():
         s.memory = []  # the memory is what points uphill; preconditioned steepest descent does not
-        return True
+        D, D64, slope = _direction(s, G, method)
+    descends = slope < 0
+    if not descends.any():
+        return descends
+    if not descends.all():  # the others go on without those that have nowhere to go
+        moves = like(D, descends)[:, None, None] > 0
+        D, D64 = xp.where(moves, D, xp.zeros_like(D)), xp.where(moves, D64, xp.zeros_like(D64))
+        slope = np.where(descends, slope, 0.0)
     Z_D = s.problem.scores(D)
     scaled = penalty(s)
     line = _Line(s, Z_D, slope, dot(scaled * s.T, D64), dot(scaled * D64, D64), value)
@@ -314,7 +316,14 @@ def _advance(s: State, G: Array, value: np.ndarray, method: Method) -> bool:
     t = like(s.T, step)[:, None, None]
     method.moved(s, xp.astype(t * D64, D.dtype), xp.astype(G_data - s.G_data, D.dtype))
     s.T, s.G_data = s.T + t * D64, G_data
-    return True
+    return descends
+
+
+def _direction(s: State, G: Array, method: Method) -> tuple[Array, Array, np.ndarray]:
+    """A direction, also in float64, and the derivative along it."""
+    D = s.problem.without_gauge(method.direction(s, G))
+    D64 = namespace(D).astype(D, namespace(D).float64)
+    return D, D64, dot(G, D64)
 
 
 class _Line:

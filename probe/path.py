@@ -119,7 +119,7 @@ def fit_path(
     max_iter: int = 1000,
     device: Any = None,
     backend: str = "auto",
-    memory: int | None = None,
+    memory: float | None = None,
 ) -> Path:
     """Fit L2-regularised logistic regression at every C of a grid, each with a certificate.
 
@@ -152,7 +152,7 @@ def fit_path(
         "numpy" on the host; "torch" where `X` is, sharing its memory; "cupy" on the GPU. "sklearn" (lbfgs, on the host) and
         "cuml" (``cuml.solvers.QN``, on the GPU) are other solvers, asked again until the certificate, which is ours, meets `tol`
         or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
-    memory : int, optional
+    memory : float, optional
         Bytes that features may take, on the device that computes. Where `X` has more, it stays where it is and is read block by
         block: the same answer in as few passes as possible, see `probe.streamed`; `Path.reads` says how many. The scores of
         all rows (n · k numbers, several times) and a matrix of d × d come on top. Default: `X` is loaded.
@@ -206,7 +206,7 @@ def fitted(
     sample_weight: Any,
     class_weight: Any,
     device: Any,
-    memory: int | None = None,
+    memory: float | None = None,
 ) -> Path:
     """What the paths of all losses share: the checks at the door, the order of the grid, the warning, validation scores.
 
@@ -391,8 +391,8 @@ def path_of(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, 
     )  # fmt: skip
 
 
-def warn(path: Path) -> None:
-    """Name every C whose certificate falls short."""
+def warn(path: Path, stacklevel: int = 4) -> None:
+    """Name every C whose certificate falls short; the warning points at whoever called the function that fits."""
     short = [i for i, status in enumerate(path.status) if status is not Status.CONVERGED]
     if not short:
         return
@@ -401,5 +401,5 @@ def warn(path: Path) -> None:
     warnings.warn(
         f"{len(short)} of {len(path)} fits fall short of the tolerance: C = {named}{more}. {path.status[short[0]].sentence}",
         NotConverged,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )

@@ -91,6 +91,7 @@ class PathSolver:
         is_double = design.example.dtype == xp.float64 or tol < _FLOAT32_TOL
         self._problem = self._build(xp.float64 if is_double else xp.float32)
         self._fits: list[_Fit] = []
+        self._ahead: _Fit | None = None
         self._corners: list[Known] = []
         self._is_hard = False
 
@@ -122,8 +123,10 @@ class PathSolver:
         while begin < len(l2):
             corner = min(begin + self._stride(len(l2)) - 1, len(l2) - 1) if self._corners else begin
             self.step(float(l2[corner]))
+            assert self._ahead is not None
             if corner > begin:
-                self._between(l2[begin:corner])
+                self._between(l2[begin:corner], self._ahead)
+            self._keep(self._ahead)
             begin = corner + 1
         for lane in self._fits[-1].lanes:
             lane.memory, lane.preconditioner = [], None
@@ -143,7 +146,7 @@ class PathSolver:
         return int(np.clip(_COLUMNS // (self._labels.n_lanes * self._labels.k), 1, _MOST_STRIDE))
 
     def step(self, l2: float) -> None:
-        """Solve the next penalty from the corners before it."""
+        """Solve the next corner from those before it; it counts as done when the penalties between them are, too."""
         if self._corners:
             start, _ = guess(self._repeated(np.array([l2])), self._corners, np.array([l2]))
             before: list[Lane] | None = self._fits[-1].lanes
@@ -152,27 +155,27 @@ class PathSolver:
         lanes = self._solve(np.array([l2]), start, None, before)
         T, Z = (self._xp.stack([getattr(lane, name) for lane in lanes], axis=0) for name in ("T", "Z"))
         self._corners = [*self._corners, Known(l2, T, Z)][-_MOST_CORNERS:]
-        self._keep(l2, lanes)
+        self._ahead = self._fit(l2, lanes)
 
-    def _between(self, l2: np.ndarray) -> None:
+    def _between(self, l2: np.ndarray, last: _Fit) -> None:
         """Solve the penalties between the last two corners, all at once."""
-        last = self._fits.pop()
         start, Z = guess(self._repeated(l2), self._corners, l2)
         before = [replace(lane) for _ in l2 for lane in last.lanes]
         lanes = self._solve(l2, start, Z, before)
         L = self._labels.n_lanes
         for i, value in enumerate(l2):
-            self._keep(float(value), lanes[i * L : (i + 1) * L])
-            for lane in lanes[i * L : (i + 1) * L]:
-                lane.memory, lane.preconditioner = [], None
-        self._fits.append(last)
+            self._keep(self._fit(float(value), lanes[i * L : (i + 1) * L]))
 
-    def _keep(self, l2: float, lanes: list[Lane]) -> None:
+    def _fit(self, l2: float, lanes: list[Lane]) -> _Fit:
+        return _Fit(l2, lanes, "float64" if self._is_double() else "float32")
+
+    def _keep(self, fit: _Fit) -> None:
+        """Penalties are kept in their order, and of the last one what its neighbour can use."""
         for lane in self._fits[-1].lanes if self._fits else []:
             lane.memory, lane.preconditioner = [], None
-        for lane in lanes:
+        for lane in fit.lanes:
             lane.Z = None
-        self._fits.append(_Fit(l2, lanes, "float64" if self._is_double() else "float32"))
+        self._fits.append(fit)
 
     def _repeated(self, l2: np.ndarray) -> RotatedProblem:
         """The problem with the lanes of several penalties."""
@@ -194,7 +197,8 @@ class PathSolver:
     def _again(self, lanes: list[Lane], l2: np.ndarray, margin: float, method: Method) -> list[Lane]:
         """Go on from where some lanes ended."""
         start = self._xp.stack([lane.T for lane in lanes], axis=0)
-        later = self._minimize(l2, start, None, None, margin, method)
+        left = self._max_iter - min(lane.n_iter for lane in lanes if lane.is_stalled)
+        later = self._minimize(l2, start, None, None, margin, method, max(left, 0))
         for a, b in zip(lanes, later, strict=True):
             b.n_iter, b.passes, b.products = a.n_iter + b.n_iter, a.passes + b.passes, a.products + b.products
         return later
@@ -207,6 +211,7 @@ class PathSolver:
         before: list[Lane] | None,
         margin: float,
         method: Method | None = None,
+        max_iter: int | None = None,
     ) -> list[Lane]:
         problem = self._repeated(l2)
         if before is not None and any(
@@ -214,9 +219,8 @@ class PathSolver:
         ):
             before = None
         rule = stopping_rule(self._design, np.tile(self._scale, len(l2)), margin * self._tol)
-        return minimize(
-            problem, start, rule, Newton() if method is None else method, max_iter=self._max_iter, before=before, Z=Z
-        )
+        most = self._max_iter if max_iter is None else max_iter
+        return minimize(problem, start, rule, Newton() if method is None else method, max_iter=most, before=before, Z=Z)
 
     def _intercept_only(self) -> Array:
         """Zero weights, and the intercepts that are optimal with them."""
@@ -243,7 +247,7 @@ class PathSolver:
             np.array([fit.precision for fit in fits], dtype="<U7"), self._tol, self._max_iter, self._design.reads,
         )  # fmt: skip
         for attempt in range(_REPAIRS if repair else 0):
-            short = np.flatnonzero(~c.met().all(axis=1))
+            short = np.flatnonzero((~c.met() & (c.n_iter < self._max_iter)).any(axis=1))
             if len(short) == 0:
                 break
             if not self._is_double():
@@ -266,7 +270,8 @@ class PathSolver:
         xp, L = self._xp, self._labels.n_lanes
         start = xp.concat([self._design.from_features(c.W[int(i), ...], c.b[int(i), ...]) for i in short], axis=0)
         method = Newton() if attempt == 0 else LBFGS()
-        lanes = self._minimize(l2[short], start, None, None, _MARGIN * 0.1**attempt, method)
+        left = self._max_iter - int(c.n_iter[short][~c.met()[short]].min())
+        lanes = self._minimize(l2[short], start, None, None, _MARGIN * 0.1**attempt, method, left)
         for j, i in enumerate(short):
             mine = lanes[j * L : (j + 1) * L]
             c.n_iter[i] += [lane.n_iter for lane in mine]

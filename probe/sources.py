@@ -5,6 +5,7 @@ The next block is read while the solver works on this one; on its way to an acce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, namespace
+from probe.arrays import Array, as_matrix, library_of, namespace
 from probe.errors import BadInput
 
 BLOCK_BYTES = 1 << 23
+_MOST_BYTES = 1 << 62
+_NUMBER = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,8 @@ class RowSource:
         xp = namespace(self.example)
         rows = max(1, n_bytes // (self.shape[1] * np.dtype(self.dtype).itemsize))
         for where, block in self.open(rows):
+            if where.start == where.stop:  # dask arrays have such blocks
+                continue
             yield where, xp.astype(_moved(block, self.example), self.example.dtype)
 
 
@@ -75,10 +80,19 @@ def streamed(X: Any, memory: Any, device: Any = None) -> RowSource | None:
     """
     if memory is None:
         return None
-    if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not memory >= 1:
+    if isinstance(memory, bool) or not isinstance(memory, _NUMBER) or not memory >= 1:
         raise BadInput(f"memory is {memory!r}, but it must be a number of bytes that features may take, such as 4e9.")
-    source = source_of(X, int(memory), device)
-    return source if source.nbytes > memory else None
+    source = source_of(X, int(min(memory, _MOST_BYTES)), device)
+    if source.nbytes <= memory:
+        return None
+    if not hasattr(X, "dtype"):  # a list or a table is in memory already, and an array of it would come on top
+        raise BadInput(
+            "Rows can be streamed from a feature matrix of a store, a dask array or an array of shape (n, d); "
+            f"got {type(X).__name__} of {source.nbytes:,} bytes, more than the {source.memory:,} that `memory` allows."
+        )
+    if library_of(X) == "cupy":
+        raise BadInput("Rows of a cupy array are not streamed, as they are on the GPU already; leave `memory` out.")
+    return source
 
 
 def source_of(X: Any, memory: int, device: Any = None) -> RowSource:
@@ -86,7 +100,7 @@ def source_of(X: Any, memory: int, device: Any = None) -> RowSource:
 
     Parameters
     ----------
-    X : feature matrix of a store, dask array, numpy array (a memory map as well) or torch tensor
+    X : feature matrix of a store, dask array, numpy array (a memory map as well), torch tensor, or what ``numpy.asarray`` reads
     memory : int
         Bytes that rows may take.
     device : optional
@@ -99,12 +113,15 @@ def source_of(X: Any, memory: int, device: Any = None) -> RowSource:
     Raises
     ------
     BadInput
-        When `X` is not two-dimensional, or nothing that has rows.
+        When `X` is not two-dimensional, or as `as_matrix`; a dask array that does not know its length.
     """
-    if not hasattr(X, "shape") or len(X.shape) != 2 or not hasattr(X, "dtype"):
+    X = X if _is_stored(X) or _is_dask(X) or _is_plain(X) else as_matrix(X)
+    if len(X.shape) != 2:
+        raise BadInput(f"Rows can be streamed from features of shape (n, d), got shape {tuple(X.shape)}; flatten them.")
+    if any(math.isnan(s) for s in X.shape):
         raise BadInput(
-            "Rows can be streamed from a feature matrix of a store, a dask array or an array of shape (n, d); "
-            f"got {type(X).__name__}."
+            f"X is a dask array of shape {tuple(X.shape)}, which does not know how many rows it has; call "
+            "X.compute_chunk_sizes() first."
         )
     n, d = (int(s) for s in X.shape)
     if n == 0 or d == 0:
@@ -115,10 +132,25 @@ def source_of(X: Any, memory: int, device: Any = None) -> RowSource:
     return RowSource((n, d), dtype, _opener(X), _example(X, d, dtype, device), memory)
 
 
+def _is_stored(X: Any) -> bool:
+    """Whether X is a feature matrix of a store, which reads ahead itself."""
+    return hasattr(X, "blocks") and hasattr(X, "ids")
+
+
+def _is_dask(X: Any) -> bool:
+    return hasattr(X, "compute") and hasattr(X, "dask")
+
+
+def _is_plain(X: Any) -> bool:
+    """Whether X is an array of numbers on the host or on disk: what else there is, is read or refused as without `memory`."""
+    is_array = isinstance(X, np.ndarray) and not isinstance(X, np.ma.MaskedArray)
+    return is_array and X.ndim == 2 and X.dtype.kind in "fiub"
+
+
 def _opener(X: Any) -> Callable[[int], Iterator[tuple[slice, Any]]]:
-    if hasattr(X, "blocks") and hasattr(X, "ids"):  # a feature matrix of a store, which reads ahead itself
+    if _is_stored(X):
         return lambda rows: X.blocks(rows)
-    if hasattr(X, "compute") and hasattr(X, "dask"):
+    if _is_dask(X):
         return lambda rows: _dask_blocks(X)
     return lambda rows: ((slice(a, min(a + rows, len(X))), X[a : a + rows]) for a in range(0, len(X), rows))
 
@@ -142,15 +174,12 @@ def _computed(whole: Any, i: int) -> np.ndarray:
 
 def _example(X: Any, d: int, dtype: np.dtype, device: Any) -> Array:
     wide = np.float64 if dtype.kind != "f" or dtype.itemsize > 4 else np.float32
-    is_torch = type(X).__module__.partition(".")[0] == "torch"
-    if device is None and not is_torch:
-        return np.empty((0, d), wide)
+    if library_of(X) != "torch":
+        return as_matrix(np.empty((1, d), wide), device)[:0, :]
     import torch
 
-    where = torch.device(device) if device is not None else X.device
-    if not is_torch and where.type == "cpu":
-        return np.empty((0, d), wide)
-    return torch.empty((0, d), dtype=torch.float64 if wide is np.float64 else torch.float32, device=where)
+    row = torch.empty((1, d), dtype=torch.float64 if wide is np.float64 else torch.float32, device=X.device)
+    return as_matrix(row, device)[:0, :]
 
 
 def _moved(block: Any, example: Array) -> Array:

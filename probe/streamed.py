@@ -11,7 +11,7 @@ others each stands for several. Newton's method then learns from its own steps w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -28,10 +28,10 @@ from probe.sources import RowSource
 _SHARE = 0.999  # of the curvature, held by the rows that are gathered
 _BUFFERS = 4  # parts of the memory; one is for blocks on their way, the others for the rows that are kept
 _LEAST_ROWS = 64
-_LEVELS, _BYTES_KEPT = (
-    32767,
-    2,
-)  # rows are kept as whole numbers of 16 bits: twice as many fit, and products cost no more
+_LEVELS, _BYTES_KEPT = 32767, 2  # rows are kept as 16-bit whole numbers: twice as many fit, products cost no more
+_MOST_REACH = 1000  # largest entry of a column over its ordinary ones: beyond, whole numbers would lose the ordinary
+_SAMPLED = 1024  # rows that tell what is ordinary
+_SCORES_AT_ONCE = 1 << 23  # float64 scores of a certificate held at once: 64 MB
 
 
 class Streamed:
@@ -73,23 +73,27 @@ class Streamed:
         xp, (n, d) = namespace(self.example), self.shape
         total = xp.zeros(d, dtype=xp.float64, device=self.example.device)
         gram = xp.zeros((d, d), dtype=xp.float64, device=self.example.device)
-        shift, reach = None, xp.zeros(d, dtype=xp.float64, device=self.example.device)
+        shift, reach, ordinary = None, total, np.zeros(d)
         self.reads.n += 1
         for where, block in self.source.blocks(self.block_bytes):
             rows = xp.astype(block, xp.float64)
             if shift is None:
                 shift = xp.sum(rows, axis=0) / int(rows.shape[0]) if self._fit_intercept else total * 0.0
+                ordinary = _ordinary(to_numpy(rows[:_SAMPLED, :]))
             rows = rows - shift
-            total, gram = total + xp.sum(rows, axis=0), gram + rows.T @ rows
+            with np.errstate(over="ignore", invalid="ignore"):
+                total, gram = total + xp.sum(rows, axis=0), gram + rows.T @ rows
             reach = xp.maximum(reach, xp.max(xp.abs(rows), axis=0))
             if not bool(xp.all(xp.isfinite(total))):
-                require_finite(block, first=where.start)
+                require_finite(block, first=where.start, n_all=n)
                 raise BadInput("The sum of a column of X is beyond float64; divide the features by a constant.")
         moved = total / n if self._fit_intercept else total * 0.0
         # The mean as the blocks' dtype holds it: any centre is valid, if it is always the same.
         centre = xp.astype(xp.astype(shift + moved, self.example.dtype), xp.float64)
-        self._reach = reach + xp.abs(moved)
-        gram = gram - n * (moved[:, None] * moved[None, :])
+        self._reach = reach + xp.abs(centre - shift)
+        self._is_coarse = bool((to_numpy(self._reach) > _MOST_REACH * ordinary).any())
+        with np.errstate(over="ignore", invalid="ignore"):
+            gram = gram - n * (moved[:, None] * moved[None, :])
         squares = to_numpy(xp.linalg.diagonal(gram))
         if not np.isfinite(squares).all():
             raise BadInput("The squares of X are beyond float64; divide the features by a constant.")
@@ -112,11 +116,16 @@ class Streamed:
         embed[:m, :d] = xp.eye(d, dtype=dtype, device=embed.device) if basis is None else xp.astype(basis.T, dtype)
         if self._fit_intercept:
             embed[-1, -1] = 1.0
+        if self._is_coarse:
+            return StreamedRows(self, embed, None, self._most(width * embed.dtype.itemsize))
         unit = xp.astype(xp.where(self._reach > 0, self._reach, xp.ones_like(self._reach)) / _LEVELS, dtype)
         if self._fit_intercept:
             unit = xp.concat([unit, xp.ones(1, dtype=dtype, device=unit.device) / _LEVELS])
-        most = int(self.source.memory * (1 - 1 / _BUFFERS) / (width * _BYTES_KEPT))
-        return StreamedRows(self, embed, unit, max(most, _LEAST_ROWS))
+        return StreamedRows(self, embed, unit, self._most(width * _BYTES_KEPT))
+
+    def _most(self, row_bytes: int) -> int:
+        """How many rows are kept."""
+        return max(int(self.source.memory * (1 - 1 / _BUFFERS) / row_bytes), _LEAST_ROWS)
 
     def centred(self, block: Array, dtype: object) -> Array:
         """A block about the mean, with a column of ones for the intercept."""
@@ -168,7 +177,7 @@ class Streamed:
         offset = xp.reshape(b, (p * L, k))
         if self._fit_intercept:
             sums = self._pass(loss, lanes, flat, offset, with_weights=False)
-            offset = offset - intercept_step(sums.by_b, sums.hessian, loss.has_gauge)
+            offset = offset - damped(intercept_step(sums.by_b, sums.hessian, loss.has_gauge))
         sums = self._pass(loss, lanes, flat, offset, with_weights=True)
         by_b, decrement = None, np.zeros(p * L)
         if self._fit_intercept:
@@ -189,8 +198,7 @@ class Streamed:
             xp.zeros((m, k, k), dtype=xp.float64, device=flat.device),
         )  # fmt: skip
         self.reads.n += 1
-        for where, block in self.source.blocks(self.block_bytes):
-            rows = xp.astype(block, xp.float64)
+        for where, rows in self._pieces(max(1, _SCORES_AT_ONCE // (m * k))):
             Z = xp.reshape(flat @ rows.T, (m, k, int(rows.shape[0]))) + offset[..., None]
             part = loss.at_rows(np.arange(where.start, where.stop)).take(lanes)
             value, R = part.evaluate(Z)
@@ -200,6 +208,14 @@ class Streamed:
             if with_weights:
                 sums.by_W = sums.by_W + xp.reshape(xp.reshape(R, (m * k, -1)) @ rows, sums.by_W.shape)
         return sums
+
+    def _pieces(self, most: int) -> Iterator[tuple[slice, Array]]:
+        """All rows in float64, not more than so many at once: a block of rows is small, the scores of many fits are not."""
+        xp = namespace(self.example)
+        for where, block in self.source.blocks(self.block_bytes):
+            for a in range(where.start, where.stop, most):
+                b = min(a + most, where.stop)
+                yield slice(a, b), xp.astype(block[a - where.start : b - where.start, :], xp.float64)
 
 
 @dataclass
@@ -221,16 +237,17 @@ class StreamedRows:
     design : Streamed
     embed : array of shape (r, d + 1)
         Rotated coordinates → centred features and the column of ones.
-    unit : array of shape (d + 1,)
+    unit : array of shape (d + 1,), or None
         What one step of a kept row's whole numbers is worth in each column. Only the model of Newton's method is made of them;
-        gradients and scores are not rounded.
+        gradients and scores are not rounded. None keeps the rows as they are, half as many or fewer: columns with entries far
+        beyond the ordinary ones would lose too much.
     most : int
         Rows that fit in memory.
     """
 
     design: Streamed
     embed: Array
-    unit: Array
+    unit: Array | None
     most: int
     _kept: Active | None = field(default=None, repr=False)
 
@@ -271,7 +288,8 @@ class StreamedRows:
         flat = xp.reshape(R, (L * k, n))
         index, weights = sampled(curvature(), _SHARE, self.most)
         G = xp.zeros((L * k, int(self.embed.shape[1])), dtype=xp.float64, device=R.device)
-        A = xp.empty((len(index), int(self.embed.shape[1])), dtype=xp.int16, device=R.device)
+        kept_as = self.dtype if self.unit is None else xp.int16
+        A = xp.empty((len(index), int(self.embed.shape[1])), dtype=kept_as, device=R.device)
         self._kept = None
         self.design.reads.n += 1
         for where, block in self.design.source.blocks(self.design.block_bytes):
@@ -280,8 +298,9 @@ class StreamedRows:
             a, b = np.searchsorted(index, [where.start, where.stop])
             if b > a:
                 chosen = xp.take(rows, xp.asarray(index[a:b] - where.start, device=rows.device), axis=0)
-                A[a:b, :] = xp.astype(xp.round(chosen / self.unit), xp.int16)
-        self._kept = Active(A, index, len(index) / n, weights, self.embed * self.unit)
+                A[a:b, :] = chosen if self.unit is None else xp.astype(xp.round(chosen / self.unit), xp.int16)
+        embed = self.embed if self.unit is None else self.embed * self.unit
+        self._kept = Active(A, index, len(index) / n, weights, embed)
         return xp.reshape(G @ xp.astype(self.embed, xp.float64).T, (L, k, -1))
 
     def active(self, curvature: Callable[[], np.ndarray], share: float) -> Active:
@@ -293,6 +312,35 @@ class StreamedRows:
         """The kept rows, and the sums of squares of the columns over all rows."""
         assert self._kept is not None, "the minimiser always asks for a gradient first"
         return self._kept, self.design.rotation.spectrum
+
+
+def damped(step: Array) -> Array:
+    """A Newton step on the intercepts, shortened so that it lowers the objective without a look at it.
+
+    Logistic losses are self-concordant in the sense of Bach 2010 ("Self-concordant analysis for logistic regression"): a step
+    that changes scores by ρ multiplies the second derivative by e^ρ at most, and ``log(1 + ρ) / ρ`` of it goes downhill.
+
+    Parameters
+    ----------
+    step : array of shape (m, k)
+
+    Returns
+    -------
+    array of shape (m, k)
+    """
+    xp = namespace(step)
+    size = 2.0 * xp.max(xp.abs(step), axis=1, keepdims=True) + 1e-300
+    return step * (xp.log1p(size) / size)
+
+
+def _ordinary(rows: np.ndarray) -> np.ndarray:
+    """How far entries of a column ordinarily are from its median, those at it left out: (d,), infinite for none."""
+    distance = np.abs(rows - np.median(rows, axis=0))
+    out = np.zeros(rows.shape[1])
+    for j, column in enumerate(distance.T):
+        apart = column[column > 0]
+        out[j] = np.median(apart) if len(apart) else np.inf
+    return out
 
 
 def sampled(curvature: np.ndarray, share: float, most: int) -> tuple[np.ndarray, np.ndarray | None]:
