@@ -193,8 +193,8 @@ def build(
     xp = namespace(A)
     n, r = candidates.shape
     k = int(curvature.trace.shape[0])
-    if is_small(n, r, k, is_hard) and candidates.embed is None:
-        return whole(A, curvature, penalised, l2)
+    if is_small(n, r, k, is_hard):
+        return whole(candidates.every(), curvature, penalised, l2)
     total = float(xp.sum(xp.astype(curvature.trace, xp.float64)))
     floor = max(1e-4 * total / k, 1e-30)
 

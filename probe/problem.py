@@ -68,7 +68,6 @@ class RotatedProblem:
         """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
         active, spectrum = self.rows.stiff(lane)
         loss, R = self._part(active, R)
-        is_hard = is_hard and active.index is None
         curvature, l2 = loss.curvature(R, lane), float(self.l2[lane])
         return preconditioner.build(
             active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n, len(self.l2)

@@ -133,6 +133,10 @@ class Candidates:
         chosen = xp.take(self.A, index, axis=0)
         return chosen if self.embed is None else xp.astype(chosen, self.embed.dtype) @ self.embed.T
 
+    def every(self) -> Array:
+        """All rows, (n, r)."""
+        return self.A if self.embed is None else namespace(self.A).astype(self.A, self.embed.dtype) @ self.embed.T
+
     def reach(self, inverse_diagonal: Array) -> Array:
         """``x_iᵀ D⁻¹ x_i`` of every row, in pieces that fit the cache: a stored square of A would double the memory."""
         xp = namespace(self.example)

@@ -83,10 +83,10 @@ def test_coordinates_of_subsets_go_to_features_and_back() -> None:
 def test_torch_stays_torch() -> None:
     """One matrix for all, and one for each."""
     torch = pytest.importorskip("torch")
-    X, y = digits(200)
-    for rows in (_folds(200, 2), [np.arange(0, 200, 7), np.arange(1, 200, 7)]):
-        ours = probe.fit_paths(torch.from_numpy(X), y, GRID, rows=rows)
-        for a, b in zip(ours, probe.fit_paths(X, y, GRID, rows=rows), strict=True):
+    X, y = digits(120, 3)
+    for rows in (_folds(120, 2), [np.arange(0, 120, 7), np.arange(1, 120, 7)]):
+        ours = probe.fit_paths(torch.from_numpy(X), y, GRID[::3], rows=rows)
+        for a, b in zip(ours, probe.fit_paths(X, y, GRID[::3], rows=rows), strict=True):
             assert isinstance(a.coef, torch.Tensor)
             np.testing.assert_allclose(a.objective, b.objective, rtol=2e-5)
 
