@@ -105,7 +105,7 @@ def _conjugate_gradients(
     for n_products in range(1, _MOST_PRODUCTS + 1):
         Hp = H(p)
         pairs.append((_spread(p, lanes, out), _spread(Hp, lanes, out)))
-        if len(pairs) > 2 * HISTORY:  # of a long run some from its whole length are enough, and all would fill the memory
+        if len(pairs) > 2 * HISTORY:  # some of a long run are enough, and all would fill the memory
             pairs = [*pairs[:-1:2], pairs[-1]]
         count[lanes[is_open]] += 1
         Hp = Hp + scaled * p
