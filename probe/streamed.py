@@ -48,10 +48,13 @@ class Streamed:
     is_dear = True
 
     def __init__(self, source: RowSource, fit_intercept: bool) -> None:
+        self._prepare(source, fit_intercept)
+        self.rotation = self._rotate()
+
+    def _prepare(self, source: RowSource, fit_intercept: bool) -> None:
         self.source, self.reads = source, Reads()
         self._fit_intercept = fit_intercept
         self.block_bytes = max(source.memory // (_BUFFERS * 4), 1 << 16)
-        self.rotation = self._rotate()
 
     @property
     def example(self) -> Array:

@@ -12,6 +12,7 @@ from problems import Case, cases, digits
 import probe
 from probe.sources import source_of
 from probe.streamed import Streamed, sampled
+from probe.wide import Wide
 
 GRID = 10.0 ** np.linspace(-4, 4, 9)
 
@@ -142,3 +143,22 @@ def test_a_sample_stands_for_all_rows() -> None:
     everything, none = sampled(curvature, 1.0, 5000)
     assert none is None
     assert len(everything) == 5000
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_more_columns_than_rows_go_through_the_gram_matrix_of_the_rows(fit_intercept: bool) -> None:
+    """Exact, with a fraction of the matrix in memory; the walk itself reads nothing."""
+    X, y = digits(120)
+    maps = np.concatenate([X, X**2, np.sqrt(X), np.tanh(X - 8), np.cos(X)], axis=1).astype(np.float32) + 3.0
+    assert maps.shape[0] < maps.shape[1]
+    path = probe.fit_path(maps, y, GRID, memory=maps.nbytes // 4, fit_intercept=fit_intercept)
+    _same(path, probe.fit_path(maps, y, GRID, fit_intercept=fit_intercept))
+    design = Wide(source_of(maps, maps.nbytes // 4), fit_intercept)
+    r = np.random.default_rng(0)
+    T = r.normal(size=(2, 1, 3, len(design.penalised)))
+    W, b = design.to_features(T)
+    np.testing.assert_allclose(design.from_features(W[1], b[1]), T[1], atol=1e-8)
+    Z = design.rows(np.float64).scores(T[1])
+    np.testing.assert_allclose(Z, W[1] @ maps.T + b[1][..., None], atol=1e-7)
+    G = r.normal(size=(2, 3, len(design.penalised)))
+    assert (design.largest(G, np.arange(2)) > 0).all()
