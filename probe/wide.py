@@ -11,7 +11,7 @@ import numpy as np
 from probe.arrays import Array, like, namespace, require_finite, to_numpy
 from probe.errors import BadInput
 from probe.rotation import symmetric_eigen
-from probe.rows import Shared
+from probe.rows import Reads, Shared
 from probe.sources import RowSource
 from probe.streamed import Streamed
 
@@ -90,7 +90,7 @@ class Wide(Streamed):
         if self._fit_intercept:
             A = xp.concat([A, xp.ones((int(A.shape[0]), 1), dtype=A.dtype, device=A.device)], axis=1)
             spectrum = np.concatenate([spectrum, [float(self.shape[0])]])
-        return Shared(xp.astype(A, dtype), spectrum, self.reads)
+        return Shared(xp.astype(A, dtype), spectrum, Reads())  # these products read nothing
 
     def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
         """An upper bound: the root of the sum of squares, which a rotation does not change."""

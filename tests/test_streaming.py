@@ -153,6 +153,7 @@ def test_more_columns_than_rows_go_through_the_gram_matrix_of_the_rows(fit_inter
     assert maps.shape[0] < maps.shape[1]
     path = probe.fit_path(maps, y, GRID, memory=maps.nbytes // 4, fit_intercept=fit_intercept)
     _same(path, probe.fit_path(maps, y, GRID, fit_intercept=fit_intercept))
+    assert path.reads < 25
     design = Wide(source_of(maps, maps.nbytes // 4), fit_intercept)
     r = np.random.default_rng(0)
     T = r.normal(size=(2, 1, 3, len(design.penalised)))
