@@ -154,8 +154,9 @@ def fit_path(
         or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
     memory : float, optional
         Bytes that features may take, on the device that computes. Where `X` has more, it stays where it is and is read block by
-        block: the same answer in as few passes as possible, see `probe.streamed`; `Path.reads` says how many. The scores of
-        all rows (n · k numbers, several times) and a matrix of d × d come on top. Default: `X` is loaded.
+        block: the same answer in as few passes as possible, see `probe.streamed` (and `probe.wide` for more columns than rows);
+        `Path.reads` says how many. The scores of all rows (n · k numbers, several times) and a matrix of d × d, or n × n where
+        that is smaller, come on top. Default: `X` is loaded.
 
     Returns
     -------
