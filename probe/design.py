@@ -59,7 +59,34 @@ class Design(Protocol):
         """See `probe.certificate.certify`."""
 
 
-class Whole:
+class Rotated:
+    """What a design of one rotation answers from it."""
+
+    rotation: Rotation
+
+    @property
+    def penalised(self) -> np.ndarray:
+        """One where a rotated coordinate is penalised, (r,)."""
+        return self.rotation.penalised
+
+    def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
+        """Largest entry of the gradients by weights and intercepts, (m,)."""
+        xp = namespace(G)
+        return to_numpy(xp.max(xp.abs(self.rotation.gradient(G)), axis=(1, 2)))
+
+    def to_features(self, T: Array) -> tuple[Array, Array]:
+        """(b, L, k, r) → weights (b, L, k, d) and intercepts (b, L, k)."""
+        xp = namespace(T)
+        b, L, k, r = (int(s) for s in T.shape)
+        W, offset = self.rotation.to_features(xp.reshape(T, (b * L, k, r)))
+        return xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
+
+    def from_features(self, W: Array, b: Array) -> Array:
+        """Weights (L, k, d) and intercepts (L, k) → (L, k, r)."""
+        return self.rotation.from_features(W, b)
+
+
+class Whole(Rotated):
     """One feature matrix in memory.
 
     Parameters
@@ -91,30 +118,9 @@ class Whole:
         """On an accelerator: it is the number of kernels that takes the time there, not the arithmetic."""
         return not is_on_cpu(self.X)
 
-    @property
-    def penalised(self) -> np.ndarray:
-        """One where a rotated coordinate is penalised, (r,)."""
-        return self.rotation.penalised
-
     def rows(self, dtype: object) -> Shared:
         """The rotated rows."""
         return Shared(self.rotation.rows(self.X, dtype), self.rotation.spectrum, self.reads)
-
-    def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
-        """Largest entry of the gradients by weights and intercepts, (m,)."""
-        xp = namespace(G)
-        return to_numpy(xp.max(xp.abs(self.rotation.gradient(G)), axis=(1, 2)))
-
-    def to_features(self, T: Array) -> tuple[Array, Array]:
-        """(b, L, k, r) → weights (b, L, k, d) and intercepts (b, L, k)."""
-        xp = namespace(T)
-        b, L, k, r = (int(s) for s in T.shape)
-        W, offset = self.rotation.to_features(xp.reshape(T, (b * L, k, r)))
-        return xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
-
-    def from_features(self, W: Array, b: Array) -> Array:
-        """Weights (L, k, d) and intercepts (L, k) → (L, k, r)."""
-        return self.rotation.from_features(W, b)
 
     def scale(self, loss: BatchedLoss, k: int) -> np.ndarray:
         """‖∇F‖∞ at zero, (L,)."""

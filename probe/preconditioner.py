@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
-_MOST_SHARED = 6  # how many times faster a product is for lanes that share it
+_MOST_SHARED = 6  # lanes up to which fewer pairs each are taken
 _WHOLE_SIZE = 192  # coefficients up to which the whole Hessian is inverted at once,
 _WHOLE_SIZE_LATER = 3072  # or when the pairs were not enough,
 _WHOLE_WORK = 4e10  # if forming it takes no more multiplications than this
@@ -151,7 +151,7 @@ def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> W
 def pairs_worth(n: int, r: int, k: int, n_lanes: int = 1) -> int:
     """How many pairs pay: the factorisation (∝ m³) should cost about as much as a dozen iterations (∝ n · r · k).
 
-    Lanes share the products of an iteration, which are several times faster then, and not the factorisation.
+    Lanes share the products of an iteration, which are faster per lane then, and not the factorisation.
     """
     work = 96.0 * n * r * k / min(n_lanes, _MOST_SHARED)
     return int(min(_MOST_PAIRS, work ** (1 / 3), n * k))

@@ -19,6 +19,7 @@ import numpy as np
 
 from probe.arrays import Array, namespace, require_finite, to_numpy
 from probe.certificate import Certificate, bounds, intercept_step
+from probe.design import Rotated
 from probe.errors import BadInput
 from probe.objective import BatchedLoss
 from probe.rotation import Rotation, graded, symmetric_eigen
@@ -34,7 +35,7 @@ _SAMPLED = 1024  # rows that tell what is ordinary
 _SCORES_AT_ONCE = 1 << 23  # float64 scores of a certificate held at once: 64 MB
 
 
-class Streamed:
+class Streamed(Rotated):
     """A feature matrix that is read block by block.
 
     Parameters
@@ -65,11 +66,6 @@ class Streamed:
     def shape(self) -> tuple[int, int]:
         """Rows and features."""
         return self.source.shape
-
-    @property
-    def penalised(self) -> np.ndarray:
-        """One where a rotated coordinate is penalised, (r,)."""
-        return self.rotation.penalised
 
     def _rotate(self) -> Rotation:
         """Mean and Gram matrix of the columns in one pass, about the mean of the first block, which is close enough."""
@@ -137,22 +133,6 @@ class Streamed:
         if not self._fit_intercept:
             return rows
         return xp.concat([rows, xp.ones((int(rows.shape[0]), 1), dtype=dtype, device=rows.device)], axis=1)
-
-    def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
-        """Largest entry of the gradients by weights and intercepts, (m,)."""
-        xp = namespace(G)
-        return to_numpy(xp.max(xp.abs(self.rotation.gradient(G)), axis=(1, 2)))
-
-    def to_features(self, T: Array) -> tuple[Array, Array]:
-        """(b, L, k, r) → weights (b, L, k, d) and intercepts (b, L, k)."""
-        xp = namespace(T)
-        b, L, k, r = (int(s) for s in T.shape)
-        W, offset = self.rotation.to_features(xp.reshape(T, (b * L, k, r)))
-        return xp.reshape(W, (b, L, k, -1)), xp.reshape(offset, (b, L, k))
-
-    def from_features(self, W: Array, b: Array) -> Array:
-        """Weights (L, k, d) and intercepts (L, k) → (L, k, r)."""
-        return self.rotation.from_features(W, b)
 
     def scale(self, loss: BatchedLoss, k: int) -> np.ndarray:
         """‖∇F‖∞ at zero, (L,); one pass."""
