@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -299,11 +298,50 @@ def smallest_significant_r(n_models: int, *, level: float = 0.95) -> float:
     return critical / math.sqrt(n_models - 2 + critical * critical)
 
 
+def power_of(r: float, n_models: int, *, level: float = 0.95) -> float:
+    """Probability that so many models, drawn from a normal distribution with correlation r, show that there is one.
+
+    Parameters
+    ----------
+    r : float
+        Not 0, between -1 and 1.
+    n_models : int
+    level : float
+        Significance is 1 - level, two-sided.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    Given x, Student's t of the slope has a non-central distribution, whose centre is r / sqrt(1 - r²) times the root of the sum
+    of squares of x; that sum is χ² with n - 1 degrees of freedom, and is averaged over at 100 of its quantiles.
+    """
+    from scipy.stats import chi2, nct, t
+
+    if not 0 < abs(r) < 1:
+        raise BadInput(f"A correlation between 0 and 1 is needed, but it is {r:g}.")
+    z_value(level)
+    if n_models < 3:
+        return 0.0
+    critical = float(t.ppf(0.5 + level / 2, n_models - 2))
+    squares = chi2.ppf((np.arange(100) + 0.5) / 100, n_models - 1)
+    centre = abs(r) / math.sqrt(1 - r * r) * np.sqrt(squares)
+    return float(np.mean(nct.sf(critical, n_models - 2, centre)))
+
+
 def models_needed(r: float, *, power: float = 0.8, level: float = 0.95) -> int:
-    """How many models show a true correlation r with the probability `power`, by Fisher's transformation."""
-    if not 0 < abs(r) < 1 or not 0 < power < 1:
-        raise BadInput(f"A correlation and a power between 0 and 1 are needed, but they are {r:g} and {power:g}.")
-    return math.ceil(3 + ((z_value(level) + NormalDist().inv_cdf(power)) / math.atanh(abs(r))) ** 2)
+    """How many models show a true correlation r with the probability `power`: see `power_of`."""
+    if not 0 < power < 1:
+        raise BadInput(f"A probability between 0 and 1 is needed, but it is {power:g}.")
+    low, high = 2, 4
+    while power_of(r, high, level=level) < power:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if power_of(r, middle, level=level) < power else (low, middle)
+    return high
 
 
 def what_few_models_show(n_models: int, *, level: float = 0.95) -> str:
@@ -329,13 +367,12 @@ def what_few_models_show(n_models: int, *, level: float = 0.95) -> str:
     sentences = [
         f"With {n_models} models, |r| must exceed {least:.2f} to be told from no correlation (p < {alpha:.2g})."
     ]
-    needed = {r: models_needed(r, level=level) for r in (0.9, 0.8, 0.55, 0.3)}
-    weak = [r for r, n in needed.items() if n > n_models]
+    weak = [r for r in (0.9, 0.8, 0.55, 0.3) if power_of(r, n_models, level=level) < 0.8]
     if weak:
-        counts = ", ".join(f"{needed[r]} for {r:g}" for r in weak)
+        chances = ", ".join(f"{r:g} in {100 * power_of(r, n_models, level=level):.0f}" for r in weak)
+        needed = ", ".join(f"{models_needed(r, level=level)} for {r:g}" for r in weak)
         sentences.append(
-            f"A true correlation of {weak[0]:g} or less would more often than 2 times in 10 not be seen; seeing it in 8 of "
-            f"10 such studies takes this many models: {counts}."
+            f"Of 100 such studies, a true correlation of {chances} would be seen; 80 of 100 take this many models: {needed}."
         )
     if n_models < 20:
         sentences.append("That no correlation is seen here does not mean that there is none.")

@@ -135,7 +135,7 @@ def bootstrap_band(
     Notes
     -----
     Kornblith et al. (2019), Figure 2. Draws whose points all have one x determine no line and are drawn again. With few points
-    the percentiles are too narrow: of nominal 95 %, about 91 % cover the truth with 16 points and 83 % with 6 (a test
+    the percentiles are too narrow: of nominal 95 %, about 91 % cover the truth with 16 points and 86 % with 6 (a test
     simulates it). For each height alone, not for the whole line at once.
     """
     z_value(level)
