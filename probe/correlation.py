@@ -369,10 +369,11 @@ def what_few_models_show(n_models: int, *, level: float = 0.95) -> str:
     ]
     weak = [r for r in (0.9, 0.8, 0.55, 0.3) if power_of(r, n_models, level=level) < 0.8]
     if weak:
-        chances = ", ".join(f"{r:g} in {100 * power_of(r, n_models, level=level):.0f}" for r in weak)
+        (first, *rest) = [f"{r:g} would be seen in {100 * power_of(r, n_models, level=level):.0f}" for r in weak]
+        chances = ", ".join([first, *(text.replace("would be seen ", "") for text in rest)])
         needed = ", ".join(f"{models_needed(r, level=level)} for {r:g}" for r in weak)
         sentences.append(
-            f"Of 100 such studies, a true correlation of {chances} would be seen; 80 of 100 take this many models: {needed}."
+            f"Of 100 such studies, a true correlation of {chances}; for 80 of 100 it takes more models: {needed}."
         )
     if n_models < 20:
         sentences.append("That no correlation is seen here does not mean that there is none.")

@@ -89,7 +89,7 @@ def crossings(table: pandas.DataFrame, a: str, b: str) -> pandas.DataFrame:
     rows: list[dict[str, Any]] = []
     for names, group in means.groupby(keys, sort=False):
         pair = [group[group["regime"] == name].set_index("per_class") for name in (a, b)]
-        both = pair[0].join(pair[1], lsuffix="_a", rsuffix="_b", how="inner").sort_index()
+        both = pair[0].merge(pair[1], left_index=True, right_index=True, suffixes=("_a", "_b")).sort_index()
         found = _crossings(both, a, b)
         rows += [dict(zip(keys, names, strict=True)) | crossing for crossing in found]
     return pandas.DataFrame(rows, columns=columns)
