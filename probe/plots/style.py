@@ -213,7 +213,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 9) for i in range(first, math.floor(high / step) + 1) if 0 < i * step < 1]
 
 
-def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *, size: float = 7.0) -> None:
+def label_points(
+    ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *, avoid: np.ndarray | None = None, size: float = 7.0
+) -> None:
     """Write names beside points (n,), where they cover neither points nor each other, as far as there is room.
 
     Parameters
@@ -222,12 +224,16 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *
         With its final scales and limits.
     x, y : numpy.ndarray of shape (n,)
     names : sequence of str
+    avoid : numpy.ndarray of shape (g, 2), optional
+        Points of a line that should not be covered either.
     size : float
         Of the letters, in points.
     """
     figure_of(ax).draw_without_rendering()
     at = ax.transData.transform(np.stack([x, y], axis=1))
     box, pixels = ax.get_window_extent(), figure_of(ax).dpi / 72
+    line = np.zeros((0, 2)) if avoid is None else ax.transData.transform(avoid.reshape(-1, 2))
+    thin = [(px - pixels, py - pixels, px + pixels, py + pixels) for px, py in line]
     taken = [(px - 4 * pixels, py - 4 * pixels, px + 4 * pixels, py + 4 * pixels) for px, py in at]
     for i in np.argsort(-at[:, 1], kind="stable"):
         name = plain(names[i], 28)
@@ -243,6 +249,7 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *
                 bottom = at[i, 1] + dy - height * (1 - math.sin(math.radians(angle))) / 2
                 own = (left, bottom, left + width, bottom + height)
                 cost = sum(_overlap(own, other) for j, other in enumerate(taken) if j != i)
+                cost += sum(_overlap(own, other) for other in thin)
                 outside = width * height - _overlap(own, (box.x0, box.y0, box.x1, box.y1))
                 found.append((cost + outside + distance * 0.3, own))
         _, own = min(found)
