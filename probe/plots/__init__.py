@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from probe.plots import style
 from probe.plots.pairs import differences, reliability_bars
 from probe.plots.planes import embedding_scatter
 from probe.plots.probing import accuracy_by_C, accuracy_by_depth
@@ -36,5 +37,6 @@ __all__ = [
     "save",
     "source_scatter",
     "spread",
+    "style",
     "unit_map",
 ]

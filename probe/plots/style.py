@@ -153,8 +153,8 @@ def counts_of(n: pandas.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def plain(name: object, most: int = 48) -> str:
-    """A name from data as text to be drawn: dollar signs are no formulas, line ends no lines, the middle of long ones is left out.
+def shortened(name: object, most: int = 48) -> str:
+    """A name on one line, the middle of long ones left out.
 
     Parameters
     ----------
@@ -167,9 +167,20 @@ def plain(name: object, most: int = 48) -> str:
     str
     """
     text = " ".join(str(name).split())
-    if len(text) > most:
-        text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
-    return text.replace("$", r"\$")
+    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+
+
+def plain(name: object, most: int = 48) -> str:
+    """A name from data as Matplotlib draws it as it is: `shortened`, and dollar signs are no formulas."""
+    return shortened(name, most).replace("$", r"\$")
+
+
+def new_row(n: int, size: tuple[float, float]) -> list[Axes]:
+    """Axes side by side on a new figure, each of this size in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(n * size[0], size[1]), dpi=150, layout="constrained")
+    return [*figure.subplots(1, n, squeeze=False)[0]]
 
 
 def legend(ax: Axes, handles: Sequence[Any], names: Iterable[object], **options: Any) -> None:

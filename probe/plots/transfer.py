@@ -242,7 +242,6 @@ def _bar_words(ax: Axes, table: pandas.DataFrame, datasets: list[Any]) -> None:
             text.set(rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(datasets) - 0.4)
     m = table["model"].nunique()
-    ax.set_ylabel(
-        f"accuracy (logit scale); {m} model{'s' * (m != 1)}" + ("; bars: ± 1 standard error" if m > 1 else "")
-    )
+    whose = f"mean of {m} models ± 1 standard error" if m > 1 else "1 model"
+    ax.set_ylabel(f"accuracy (logit scale)\n{whose}")
     quiet(ax)
