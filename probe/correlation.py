@@ -78,13 +78,13 @@ class Correlation:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the test of r rejects "no correlation" at one minus the level."""
-        return self.r_p < 1 - self.level
+        """Whether the test of r rejects "no correlation" at one minus the level, with the four models that an interval takes."""
+        return self.n_models > 3 and self.r_p < 1 - self.level
 
     @property
     def sentence(self) -> str:
         """The correlation in one sentence."""
-        start = f"{self.dataset[:1].upper()}{self.dataset[1:]}, {self.n_models} models"
+        start = f"{self.dataset[:1].upper()}{self.dataset[1:]}, {self.n_models} model{'s' * (self.n_models != 1)}"
         if math.isnan(self.r):
             why = (
                 "too few models"
@@ -370,7 +370,7 @@ def what_few_models_show(n_models: int, *, level: float = 0.95) -> str:
         )
     least = smallest_significant_r(n_models, level=level)
     sentences = [
-        f"With {n_models} models, |r| must exceed {least:.2f} to be told from no correlation (p < {alpha:.2g})."
+        f"With {n_models} models, |r| must exceed {tables.signed(least)} to be told from no correlation (p < {alpha:.2g})."
     ]
     weak = [r for r in (0.9, 0.8, 0.55, 0.3) if power_of(r, n_models, level=level) < 0.8]
     if weak:
