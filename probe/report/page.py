@@ -147,7 +147,7 @@ def _drawn(figure: Figure) -> Markup:
 
     hint = "Arrow keys go from mark to mark."
     return Markup(
-        '<figure tabindex="0" aria-label="{}">{}<figcaption>{} <span class="quiet">{}</span></figcaption></figure>'
+        '<figure tabindex="0" aria-label="{}">{}<figcaption>{} <span class="hint">{}</span></figcaption></figure>'
     ).format(f"{figure.caption} {hint}", Markup(figure.svg), figure.caption, hint)
 
 

@@ -6,12 +6,13 @@ same words sooner, and reaches the marks by keyboard.
 
 from __future__ import annotations
 
-import io
 import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
+
+from probe import plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +27,7 @@ def svg_of(ax: Axes, name: str) -> str:
     Parameters
     ----------
     ax : matplotlib.axes.Axes
-        Of the lines and bars on it, those are given words whose points can be told apart: lines with markers, bars with a
-        label on the axis.
+        The points of its lines with markers are given words.
     name : str
         Of letters, digits and hyphens; unique in the page, since everything in the drawing is named after it.
 
@@ -36,19 +36,13 @@ def svg_of(ax: Axes, name: str) -> str:
     str
         Equal drawings give equal text.
     """
-    import matplotlib as mpl
-
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes that belong to no figure cannot be drawn"
     figure.canvas.draw()  # lays out: names of ticks exist only then
     words = {f"{name}-marks-{i}": _line_words(line, ax) for i, line in enumerate(_marked_lines(ax))}
     for gid, line in zip(words, _marked_lines(ax), strict=True):
         line.set_gid(gid)
-    content = io.BytesIO()
-    # Text as text is smaller than its outlines, can be searched, and is read aloud; a fixed salt makes names repeatable.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    root = ElementTree.fromstring(content.getvalue())
+    root = ElementTree.fromstring(plots.svg_text(ax, name))
     for element in root.iter():
         if (said := words.get(element.get("id", ""))) is not None:
             _add_titles(element, said)
