@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune.augmentation import Augmentation
     from finetune.checkpoint import Row
     from finetune.errors import (
         BadInput,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from finetune.keeping import KeepBest, KeepLast, StopEarly
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.recipe import Recipe
-    from finetune.regimes import tune_head
+    from finetune.regimes import from_scratch, full_tune, tune_head, tune_unit
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
 
@@ -31,6 +32,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Augmentation",
     "BadInput",
     "Constant",
     "CorruptRun",
@@ -49,8 +51,11 @@ __all__ = [
     "RunWrite",
     "StepDecay",
     "StopEarly",
+    "from_scratch",
+    "full_tune",
     "open_run",
     "tune_head",
+    "tune_unit",
 ]
 
 _ERRORS = (
@@ -64,7 +69,8 @@ _HOMES = {
     **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
     "Recipe": "recipe",
     "Row": "checkpoint",
-    "tune_head": "regimes",
+    "Augmentation": "augmentation",
+    **dict.fromkeys(("from_scratch", "full_tune", "tune_head", "tune_unit"), "regimes"),
 }
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.augmentation import Augmentation
 from finetune.errors import BadInput, CorruptRun
 from finetune.keeping import Keep, KeepBest, KeepLast, StopEarly
 from finetune.optimizers import SGD, Adam, AdamW, Optimizer
@@ -68,8 +69,12 @@ class Recipe:
     bn_momentum : float, EpochShare or None
         Momentum of moving batch-norm statistics, torch's convention: a number, `EpochShare`, or None for the layers'
         own.
+    augmentation : Augmentation or None
+        What happens to training images; None prepares them as in evaluation.
+    frozen_in_train_mode : bool
+        Let batch-norm statistics and dropout of frozen parts move too, as the authors' code of flex-tuning does.
     seed : int
-        Draws the order of the samples, dropout, and the values of a new head.
+        Draws the order of the samples, augmentation, dropout, and the values of new weights.
 
     Raises
     ------
@@ -97,6 +102,8 @@ class Recipe:
     label_smoothing: float = 0.0
     decay_biases: bool = True
     bn_momentum: float | EpochShare | None = None
+    augmentation: Augmentation | None = None
+    frozen_in_train_mode: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -285,7 +292,19 @@ class Recipe:
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (SGD, Adam, AdamW, Constant, Cosine, StepDecay, EpochShare, KeepLast, KeepBest, StopEarly)
+    for kind in (
+        SGD,
+        Adam,
+        AdamW,
+        Constant,
+        Cosine,
+        StepDecay,
+        EpochShare,
+        KeepLast,
+        KeepBest,
+        StopEarly,
+        Augmentation,
+    )
 }
 
 

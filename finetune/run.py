@@ -119,22 +119,27 @@ class Run:
         BadInput
             It has other weights than the run began from.
         """
-        import torch
+        from finetune.heads import head_for
+        from finetune.networks import with_head
 
-        from finetune.heads import head_name, with_head
-
-        began_from = self.identity["network"]["weights_digest"]
-        if backbone.weights_digest != began_from:
+        began = self.identity["network"]
+        if self.regime == "from_scratch":
+            if backbone.cut != began["cut"]:
+                raise BadInput(
+                    f"{backbone.name} is another architecture than the {began['backbone']} that the run in {self.path} "
+                    "trained; its weights do not fit: load the backbone that it was made with, with any weights."
+                )
+        elif backbone.weights_digest != began["weights_digest"]:
             raise BadInput(
                 f"{backbone.name} has weights {backbone.weights_digest} and the run in {self.path} began from weights "
-                f"{began_from}; its head does not belong on other features: load the backbone that it was made with."
+                f"{began['weights_digest']}; its head does not belong on other features: load the backbone that it was "
+                "made with."
             )
-        tensors = {name.rpartition(".")[2]: tensor for name, tensor in self.weights().items()}
-        k, d = tensors["weight"].shape
-        head = torch.nn.Linear(d, k, bias="bias" in tensors)
-        head.load_state_dict(tensors)
-        assert set(self.weights()) == {f"{head_name(backbone)}.{name}" for name in tensors}
-        return with_head(backbone, head)
+        head = head_for(backbone, self.identity["n_classes"], self.identity["head_rows"], seed=self.recipe.seed)
+        network = with_head(backbone, head)
+        unexpected = network.load_state_dict(self.weights(), strict=False).unexpected_keys
+        assert not unexpected, unexpected
+        return network
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain numbers, strings, lists and dictionaries."""

@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What moves in a network, name by name.
+
+    Attributes
+    ----------
+    parameters : frozenset of str
+        Names of the parameters that the optimiser changes.
+    modules : frozenset of str
+        Names of the modules in training mode: their statistics move and their dropout is active. Each for itself, not
+        for what it contains.
+    """
+
+    parameters: frozenset[str]
+    modules: frozenset[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Moving:
     """The part of a network that a training changes.
@@ -79,7 +96,7 @@ class Moving:
 @contextlib.contextmanager
 def trainable(
     network: nn.Module,
-    parts: Collection[str] = ("",),
+    parts: Collection[str] | Parts = ("",),
     *,
     bn_momentum: float | None = None,
     frozen_in_train_mode: bool = False,
@@ -93,9 +110,9 @@ def trainable(
     ----------
     network : nn.Module
         Changed in place.
-    parts : collection of str
+    parts : collection of str, or Parts
         Names of modules (all their parameters, statistics and dropout move) or of single parameters; ``""`` is the
-        whole network.
+        whole network. `Parts` say it name by name.
     bn_momentum : float or None
         Momentum of the moving batch-norm statistics, torch's convention; None leaves the layers' own.
     frozen_in_train_mode : bool
@@ -128,10 +145,12 @@ def trainable(
         switches.restore()
 
 
-def _named_parts(network: nn.Module, parts: Collection[str]) -> tuple[list[nn.Module], set[str]]:
+def _named_parts(network: nn.Module, parts: Collection[str] | Parts) -> tuple[list[nn.Module], Collection[str]]:
     """Modules that move, and the names of all parameters that move; every bad name in one error."""
     by_module = dict(network.named_modules())
     by_parameter = dict(network.named_parameters())
+    if isinstance(parts, Parts):
+        return [by_module[name] for name in parts.modules], parts.parameters
     modules: list[nn.Module] = []
     chosen: set[str] = set()
     problems = []
@@ -156,7 +175,7 @@ def _named_parts(network: nn.Module, parts: Collection[str]) -> tuple[list[nn.Mo
     return modules, chosen
 
 
-def _moving_parameters(network: nn.Module, chosen: set[str]) -> dict[str, nn.Parameter]:
+def _moving_parameters(network: nn.Module, chosen: Collection[str]) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if name in chosen}
 
 

@@ -67,6 +67,7 @@ class Interrupted:
     what: Callable[[], Any]
     seen: int = 0
     labels: np.ndarray = field(init=False)
+    workers: int = 0
 
     def __post_init__(self) -> None:
         self.labels = self.inside.labels
@@ -169,7 +170,7 @@ def test_the_authors_looser_freezing_is_available(digits: TensorExamples, tmp_pa
     """With frozen_in_train_mode the statistics of frozen batch norms drift, their parameters do not."""
     net = network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    fit(digits, tmp_path, net, parts=("3",), frozen_in_train_mode=True)
+    fit(digits, tmp_path, net, recipe=replace(RECIPE, frozen_in_train_mode=True), parts=("3",))
     moved = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
     statistics = {
         f"{unit}.1.{name}" for unit in "01" for name in ("running_mean", "running_var", "num_batches_tracked")

@@ -24,8 +24,9 @@ import probe
 from finetune import SGD, Constant, KeepBest, Recipe, task
 from finetune.checkpoint import Checkpoint
 from finetune.examples import TensorExamples
-from finetune.heads import head_from_rows, head_name, new_head, with_head
+from finetune.heads import head_from_rows, head_name, new_head
 from finetune.loop import train as train_loop
+from finetune.networks import with_head
 
 GREY = featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
 RECIPE = Recipe(lr=0.2, epochs=3, batch_size=32, weight_decay=1e-3)
