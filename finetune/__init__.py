@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune.augmentation import Augmentation
+    from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
     from finetune.errors import (
         BadInput,
@@ -24,15 +25,24 @@ if TYPE_CHECKING:
     from finetune.keeping import KeepBest, KeepLast, StopEarly
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.recipe import Recipe
-    from finetune.regimes import from_scratch, full_tune, tune_head, tune_unit
+    from finetune.regimes import (
+        from_scratch,
+        full_tune,
+        probe_then_tune,
+        tune_head,
+        tune_scale_shift,
+        tune_unit,
+    )
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
+    from finetune.scoring import MacroF1AtThresholds
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
     "Augmentation",
+    "Auxiliary",
     "BadInput",
     "Constant",
     "CorruptRun",
@@ -43,6 +53,7 @@ __all__ = [
     "FinetuneError",
     "KeepBest",
     "KeepLast",
+    "MacroF1AtThresholds",
     "OutOfMemory",
     "Recipe",
     "Row",
@@ -54,7 +65,9 @@ __all__ = [
     "from_scratch",
     "full_tune",
     "open_run",
+    "probe_then_tune",
     "tune_head",
+    "tune_scale_shift",
     "tune_unit",
 ]
 
@@ -70,7 +83,11 @@ _HOMES = {
     "Recipe": "recipe",
     "Row": "checkpoint",
     "Augmentation": "augmentation",
-    **dict.fromkeys(("from_scratch", "full_tune", "tune_head", "tune_unit"), "regimes"),
+    "Auxiliary": "auxiliary",
+    "MacroF1AtThresholds": "scoring",
+    **dict.fromkeys(
+        ("from_scratch", "full_tune", "probe_then_tune", "tune_head", "tune_scale_shift", "tune_unit"), "regimes"
+    ),
 }
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,10 +23,10 @@ from finetune.checkpoint import Checkpoint, Position, Row
 from finetune.errors import BadInput, Diverged, OutOfMemory
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
+from finetune.stepping import stepper
 from finetune.trainable import Moving, Parts, trainable
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 
@@ -114,26 +114,24 @@ def train(
     momentum = recipe.bn_momentum_for(n)
     with (
         torch.random.fork_rng([where] if where.type == "cuda" else []),
-        trainable(network, parts, bn_momentum=momentum, frozen_in_train_mode=recipe.frozen_in_train_mode) as moving,
+        trainable(network, parts, bn_momentum=momentum, train_mode=recipe.train_mode) as moving,
         _memory_errors_explained(recipe, device),
         _ctrl_c_between_steps() as is_interrupted,
         contextlib.ExitStack() as stack,
     ):
         torch.manual_seed(recipe.seed)
-        optimizer = recipe.optimizer.build(_parameter_groups(moving, recipe), recipe.lr)
-        at = checkpoint.resume(moving, optimizer, where)
+        steps = stepper(network, moving, recipe, where)
+        at = checkpoint.resume(moving, steps, where)
         if at is None:
             at = Position()
-            checkpoint.save(at, moving, optimizer, where)
+            checkpoint.save(at, moving, steps, where)
         started, saved = time.monotonic() - at.seconds, time.monotonic()
         batches = stack.enter_context(contextlib.closing(_batches(examples, recipe, at.step, n_steps)))
 
         while at.step < n_steps and at.stopped is None:
             lr = recipe.lr_at(at.step, n_train=n)
             inputs, labels = next(batches)
-            loss = _update(
-                network, optimizer, inputs.to(where), labels.to(where), lr=lr, label_smoothing=recipe.label_smoothing
-            )
+            loss = steps.update(inputs.to(where), labels.to(where), lr=lr)
             if not math.isfinite(loss):
                 raise _diverged(f"the loss of step {at.step + 1} is {loss}", at.step + 1, lr, checkpoint)
             at.step, at.loss_sum, at.n_losses = at.step + 1, at.loss_sum + loss, at.n_losses + 1
@@ -150,7 +148,7 @@ def train(
                     report(at.history[-1], n_steps)
             if is_saved or at.stopped is not None:
                 at.seconds = time.monotonic() - started
-                checkpoint.save(at, moving, optimizer, where)
+                checkpoint.save(at, moving, steps, where)
                 saved = time.monotonic()
             if is_end:
                 break
@@ -178,38 +176,6 @@ def _batches(examples: Examples, recipe: Recipe, step: int, n_steps: int) -> Gen
         return examples.inputs(rows, step // per_epoch), labels[torch.from_numpy(rows)]
 
     return ahead(make, range(step, n_steps), workers=examples.workers)
-
-
-def _update(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    lr: float,
-    label_smoothing: float,
-) -> float:
-    """One step; the mean loss of the batch before it. No step is taken on a loss that is not finite."""
-    import torch
-
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss = torch.nn.functional.cross_entropy(network(inputs), labels, label_smoothing=label_smoothing)
-    loss.backward()  # type: ignore[no-untyped-call]
-    value = loss.item()
-    if math.isfinite(value):
-        optimizer.step()
-    return value
-
-
-def _parameter_groups(moving: Moving, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters that decay, and those that do not."""
-    tensors = list(moving.parameters.values())
-    decayed = [p for p in tensors if recipe.decay_biases or p.ndim >= 2]
-    spared = [p for p in tensors if not recipe.decay_biases and p.ndim < 2]
-    groups = [(decayed, recipe.weight_decay), (spared, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def _add_row(

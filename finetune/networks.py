@@ -180,6 +180,23 @@ def unit_names(backbone: Backbone, unit: str | Sequence[str]) -> tuple[str, ...]
     return tuple(name for name in known if name in asked)
 
 
+def last_units(target: TargetNetwork, n_units: int) -> tuple[str, ...]:
+    """The last units that have parameters, in order of execution; the head is the last.
+
+    Raises
+    ------
+    BadInput
+        There are not so many.
+    """
+    having = [unit for unit in target.units if unit == "head" or target.chain.tensors[unit]]
+    if not 1 <= n_units <= len(having):
+        raise BadInput(
+            f"n_units is {n_units}, and {target.backbone.name} has {len(having)} units with parameters: "
+            f"{', '.join(having)}."
+        )
+    return tuple(having[-n_units:])
+
+
 def _owners(target: TargetNetwork) -> dict[int, str]:
     """Identity of each module that runs -> the unit it belongs to."""
     chain, owners = target.chain, dict[int, str]()

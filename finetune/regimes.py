@@ -8,22 +8,30 @@ interrupted one continued, another one refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from finetune.auxiliary import with_auxiliary
 from finetune.errors import BadInput
 from finetune.examples import Examples, TensorExamples
 from finetune.features import penultimate_features
-from finetune.folder import check_folder
+from finetune.folder import RunFolder, check_folder
 from finetune.fresh import fresh_backbone
 from finetune.heads import head_for, head_name
-from finetune.networks import TargetNetwork, target_network, unit_names
+from finetune.networks import TargetNetwork, last_units, target_network, unit_names
+from finetune.probing import ProbedHead, probed_head
+from finetune.progress import say
 from finetune.recipe import Recipe
 from finetune.run import Run
+from finetune.scale_shift import add_scale_shift
+from finetune.switches import batch_norm_scales, has_own_dropout, set_dropout, with_dropout
 from finetune.task import Asked, Options, asked_for, carry_out, network_identity, run_of
+from finetune.trainable import Parts, whole
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from featstore import Backbone, Split, Store
 
 
@@ -156,17 +164,20 @@ def tune_head(
     *,
     recipe: Recipe,
     out: str | Path,
+    n_units: int = 1,
     store: str | Path | Store | None = None,
     **options: Unpack[Options],
 ) -> Run:
-    """Train the last layer alone (ft-fc in Royer and Lampert 2020); everything below it is frozen.
+    """Train the last layer alone, or the last units (ft-fc (1) and ft-fc (2) in Royer and Lampert 2020).
 
-    The frozen part is run once: its penultimate features come from a feature store, in float32, and are extracted into
-    it where they are missing. There is no augmentation, so this is what training the last layer of the whole network
-    would give.
+    For the last layer the frozen part is run once: its penultimate features come from a feature store, in float32, and
+    are extracted into it where they are missing. There is no augmentation, so this is what training the last layer of
+    the whole network would give. For more units the network is trained from images, as `tune_unit` does.
 
     Parameters
     ----------
+    n_units : int
+        How many units, counted from the head, of those that have parameters.
     store : str, Path, Store or None
         Where the features are and go; None is a store of the run's own, ``out/features``.
     backbone, train, val, recipe, out, **options
@@ -175,23 +186,25 @@ def tune_head(
     Returns
     -------
     Run
-        Its moving tensors are the layer's weight ``(k, d)`` and bias ``(k,)``.
+        Its moving tensors are the layer's weight ``(k, d)`` and bias ``(k,)``, and those of the units before.
 
     Raises
     ------
     BadInput
-        Also a recipe with augmentation: what is run once cannot vary.
+        Also, for the last layer alone, a recipe with augmentation: what is run once cannot vary.
     """
     out = Path(out)
     check_folder(out)
     asked = asked_for(train, val, recipe, **options)
-    if recipe.augmentation is not None:
-        raise BadInput(
-            "this recipe augments images, and tune_head runs everything below the head once; train the head with "
-            "tune_unit(unit='head'), or set augmentation=None."
+    if n_units != 1:
+        network = _network(backbone, asked)
+        return _tune_images(
+            asked, backbone, out, regime="tune_head", units=last_units(network, n_units), network=network
         )
+    asked.refuse_image_switches("tune_head runs everything below the head once; use tune_unit(unit='head')")
     features = penultimate_features(backbone, asked, store or out / "features")
     head = head_for(backbone, asked.n_classes, asked.head_rows, seed=recipe.seed)
+    head = head if not recipe.dropout else with_dropout(head, recipe.dropout)
     data = {name: {"features": matrix.key} for name, matrix in features.items()}
     identity = asked.identity("tune_head", features["train"].manifest["network"], data)
 
@@ -208,9 +221,121 @@ def tune_head(
     )  # fmt: skip
 
 
+def tune_scale_shift(
+    backbone: Backbone,
+    train: Split,
+    val: Split | None = None,
+    *,
+    recipe: Recipe,
+    out: str | Path,
+    **options: Unpack[Options],
+) -> Run:
+    """Train the last layer, and a scale per convolution kernel and a shift per bias (ft-ss in Royer and Lampert 2020).
+
+    Convolutions keep their weights; see `finetune.scale_shift`. `Run.network` gives the network with scales and shifts
+    folded in.
+
+    Parameters
+    ----------
+    backbone, train, val, recipe, out, **options
+        As of `full_tune`.
+
+    Returns
+    -------
+    Run
+        With the head, and ``….parametrizations.weight.0.scale`` and ``….bias.0.shift`` of every convolution.
+
+    Raises
+    ------
+    BadInput
+        Also a network without convolutions.
+    """
+    check_folder(Path(out))
+    asked = asked_for(train, val, recipe, **options)
+    network = _network(backbone, asked)
+    added = add_scale_shift(network.module)
+    if not added:
+        raise BadInput(f"{backbone.name} has no two-dimensional convolution, so there is nothing to scale and shift.")
+    head = network.parts(["head"])
+    parts = Parts(head.parameters | set(added), head.modules)
+    return _tune_images(
+        asked,
+        backbone,
+        out,
+        regime="tune_scale_shift",
+        units=("scales and shifts", "head"),
+        network=network,
+        parts=parts,
+    )
+
+
+def probe_then_tune(
+    backbone: Backbone,
+    train: Split,
+    val: Split,
+    *,
+    recipe: Recipe,
+    out: str | Path,
+    C: Sequence[float] | None = None,
+    store: str | Path | Store | None = None,
+    **options: Unpack[Options],
+) -> Run:
+    """Train the whole network from its weights, with a fitted linear probe for a head (LP-FT, Kumar et al. 2022).
+
+    The probe is fitted to the penultimate features of ``train`` for every C, and the one that is best on ``val`` taken;
+    ``run.details["probe"]`` says which. Its features are not normalised, so that it is a head as it stands.
+
+    Parameters
+    ----------
+    C : sequence of float or None
+        Increasing, in the sum form of `probe`; None is ``probe.C_GRID``.
+    store : str, Path, Store or None
+        Where the features are and go; None is a store of the run's own, ``out/features``.
+    backbone, train, val, recipe, out, **options
+        As of `full_tune`, without ``head_rows``.
+
+    Returns
+    -------
+    Run
+        With every tensor of the network.
+    """
+    import numpy as np
+
+    import probe
+
+    out = Path(out)
+    check_folder(out)
+    asked = asked_for(train, val, recipe, **options)
+    if asked.head_rows is not None:
+        raise BadInput("probe_then_tune begins with the head that a probe is; head_rows name another: leave them out.")
+    grid = np.asarray(probe.C_GRID if C is None else C, dtype=np.float64)
+
+    def probed() -> ProbedHead:
+        return probed_head(asked, penultimate_features(backbone, asked, store or out / "features"), grid)
+
+    return _tune_images(
+        asked,
+        backbone,
+        out,
+        regime="probe_then_tune",
+        units=None,
+        network=_network(backbone, asked),
+        C=grid,
+        begin=probed,
+    )
+
+
 def _network(backbone: Backbone, asked: Asked) -> TargetNetwork:
+    """The network with the target's head, and the recipe's dropout in front of it."""
+    rate = asked.recipe.dropout
     head = head_for(backbone, asked.n_classes, asked.head_rows, seed=asked.recipe.seed)
-    return target_network(backbone, head)
+    network = target_network(backbone, head)
+    if rate is None:
+        return network
+    if has_own_dropout(network):
+        set_dropout(network, rate)
+        return network
+    return target_network(backbone, with_dropout(head, rate))
 
 
 def _tune_images(
@@ -221,18 +346,41 @@ def _tune_images(
     regime: str,
     units: tuple[str, ...] | None,
     network: TargetNetwork,
+    parts: Parts | None = None,
+    C: np.ndarray | None = None,
+    begin: Callable[[], ProbedHead] | None = None,
 ) -> Run:
-    """Train some units of a network, or (None) all of it, from images."""
+    """Train some units of a network, or (None) all of it, from images; ``parts`` where those are not the units'."""
+    recipe = asked.recipe
     identity = asked.identity(regime, network_identity(backbone), asked.image_identity())
     identity["units"] = None if units is None else list(units)
-    parts = network.parts(network.units if units is None else units) if units is not None else ("",)
+    if C is not None:
+        identity["C"] = C.tolist()
+    if recipe.auxiliary is not None and units is not None:
+        raise BadInput("an auxiliary head is for trainings of the whole network; set auxiliary=None for single units.")
+    module = network.module
+    if recipe.auxiliary is not None:
+        module = with_auxiliary(network, recipe.auxiliary, asked.n_classes, seed=recipe.seed)
+    frozen = [] if recipe.bn_scale else batch_norm_scales(module)
+    moving = parts or (whole(module, frozen) if units is None else network.parts(units, frozen=frozen))
+
+    def work(folder: RunFolder) -> Run:
+        details = {}
+        if begin is not None:
+            found = begin()
+            network.module.get_submodule(network.head).load_state_dict(found.head.state_dict())
+            details["probe"] = {"C": found.C, "val": found.val, "at_edge": found.at_edge}
+            if asked.progress:
+                say(f"the head begins as the probe of C = {found.C:.4g}, {found.val:.4f} on val")
+        network.to(asked.device)
+        other = asked.images(backbone, "crop") if recipe.view == "better" else None
+        return carry_out(
+            asked, folder, module.to(asked.device), asked.images(backbone),
+            parts=moving, keeps_all=units is None, other_view=other, details=details,
+        )  # fmt: skip
+
     what = f"{'the whole network' if units is None else ' and '.join(units)} with {_head_in_words(asked)}"
-    return run_of(
-        asked, out, identity, what=what,
-        work=lambda folder: carry_out(
-            asked, folder, network.to(asked.device).module, asked.images(backbone), parts=parts, keeps_all=units is None
-        ),
-    )  # fmt: skip
+    return run_of(asked, out, identity, what=what, work=work)
 
 
 def _head_in_words(asked: Asked) -> str:

@@ -60,6 +60,8 @@ class Run:
         Spent training and evaluating, interruptions left out.
     scores : mapping of str to float
         Metric of the kept weights on ``"val"`` and ``"test"``, where there are such splits.
+    details : mapping
+        What else the regime tells: the view of the images that was better on val, the probe that the head began as.
     sessions : tuple of mapping
         When, where and with which versions each call worked on it.
     """
@@ -73,6 +75,7 @@ class Run:
     stopped: str
     seconds: float
     scores: Mapping[str, float]
+    details: Mapping[str, Any]
     sessions: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     @property
@@ -121,6 +124,7 @@ class Run:
         """
         from finetune.heads import head_for
         from finetune.networks import with_head
+        from finetune.scale_shift import fold_scale_shift
 
         began = self.identity["network"]
         if self.regime == "from_scratch":
@@ -136,8 +140,10 @@ class Run:
                 "made with."
             )
         head = head_for(backbone, self.identity["n_classes"], self.identity["head_rows"], seed=self.recipe.seed)
-        network = with_head(backbone, head)
-        unexpected = network.load_state_dict(self.weights(), strict=False).unexpected_keys
+        network, tensors = with_head(backbone, head), self.weights()
+        fold_scale_shift(network, tensors)
+        own = {name: t for name, t in tensors.items() if not name.startswith("auxiliary.") and ".parametr" not in name}
+        unexpected = network.load_state_dict(own, strict=False).unexpected_keys
         assert not unexpected, unexpected
         return network
 

@@ -6,6 +6,7 @@ the rest.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +23,15 @@ from finetune.loop import train as train_loop
 from finetune.progress import reporter, say
 from finetune.recipe import Recipe
 from finetune.run import Run, finished_run
+from finetune.scoring import MacroF1AtThresholds, as_any_metric, settled
 from finetune.trainable import Parts
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from featstore import Backbone, Split
-    from probe import metrics as probe_metrics
+    from featstore import Backbone, Preprocessing, Split
+    from finetune.scoring import AnyMetric
+    from probe import Predictions
 
 
 class Options(TypedDict, total=False):
@@ -43,8 +46,8 @@ class Options(TypedDict, total=False):
         for each class, in the order of ``train.classes``, to start from; or the names of the network's classes in the
         order of its rows, among which those of ``train.classes`` are found.
     metric : Metric or None
-        One of `probe.metrics` for which higher is better, or a function of your own; None is accuracy, and macro F1 for
-        several labels per image.
+        One of `probe.metrics` for which higher is better, a function of your own, or `MacroF1AtThresholds`; None is
+        accuracy, and 11-point mean average precision for several labels per image.
     device : str
         ``"cpu"``, ``"cuda"`` …
     progress : bool
@@ -55,7 +58,7 @@ class Options(TypedDict, total=False):
 
     test: Split | None
     head_rows: Sequence[int] | Sequence[str] | None
-    metric: probe_metrics.Metric | None
+    metric: AnyMetric | None
     device: str
     progress: bool
     workers: int | None
@@ -71,7 +74,7 @@ class Asked:
         ``"train"``, and ``"val"`` and ``"test"`` where there are such.
     recipe : Recipe
         Every hyper-parameter.
-    metric : Metric
+    metric : Metric or MacroF1AtThresholds
         Higher is better.
     head_rows : tuple of int or None
         Rows of the network's own head that are started from.
@@ -81,22 +84,27 @@ class Asked:
 
     splits: Mapping[str, Split]
     recipe: Recipe
-    metric: probe_metrics.Metric
+    metric: AnyMetric
     head_rows: tuple[int, ...] | None = None
     device: str = "cpu"
     progress: bool = True
     workers: int | None = None
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether images may be of several classes."""
+        return self.labels("train").ndim == 2
+
+    @property
     def n_classes(self) -> int:
         """Number of classes: as many as have names, else as the training labels show."""
         labels = self.labels("train")
-        if labels.ndim == 2:
+        if self.is_multi_label:
             return int(labels.shape[1])
         return len(self.splits["train"].classes) or int(labels.max()) + 1
 
     def labels(self, name: str) -> np.ndarray:
-        """Class numbers of a split, ``(n,)`` int64."""
+        """Class numbers of a split, ``(n,)`` int64, or marks ``(n, k)`` of several classes per image."""
         labels = self.splits[name].labels
         assert labels is not None  # `check` was called
         return labels
@@ -116,6 +124,8 @@ class Asked:
             )
         if not found:
             found += self._class_problems()
+        if isinstance(self.metric, MacroF1AtThresholds) and "val" not in self.splits:
+            found.append(f"metric {self.metric.name} chooses its thresholds on a validation split; pass val.")
         found += self.recipe.problems_with(len(self.splits["train"]), has_val="val" in self.splits)
         if found:
             raise BadInput.of("this training", found)
@@ -129,11 +139,18 @@ class Asked:
                     f"{name} '{split.name}' has the classes {_listed(split.classes)} and train has "
                     f"{_listed(train.classes)}; logits belong to one list of classes: give splits with the same one."
                 )
-            elif int(self.labels(name).max()) >= k:
+            elif self.labels(name).shape[1:] != self.labels("train").shape[1:]:
+                found.append(
+                    f"{name} '{split.name}' has labels of shape {self.labels(name).shape} and train of "
+                    f"{self.labels('train').shape}; give the same kind of labels."
+                )
+            elif not self.is_multi_label and int(self.labels(name).max()) >= k:
                 found.append(
                     f"{name} '{split.name}' has label {int(self.labels(name).max())}, train only labels below {k}."
                 )
-        missing = sorted(set(range(k)) - set(self.labels("train").tolist()))
+        labels = self.labels("train")
+        present = np.flatnonzero((labels == 1).any(0)) if self.is_multi_label else np.unique(labels)
+        missing = sorted(set(range(k)) - set(present.tolist()))
         if self.head_rows is None and missing:
             names = [train.class_name(label) for label in missing]
             found.append(f"no image of train '{train.name}' is of class {_listed(names)}; a new layer cannot learn it.")
@@ -173,18 +190,44 @@ class Asked:
             "head_rows": None if self.head_rows is None else list(self.head_rows),
         }
 
+    def refuse_image_switches(self, what: str) -> None:
+        """Refuse a recipe that varies images, where they pass the network once.
+
+        Parameters
+        ----------
+        what : str
+            Who cannot do it and who could, as the end of a sentence.
+        """
+        recipe = self.recipe
+        values = {"augmentation": recipe.augmentation, "auxiliary": recipe.auxiliary}
+        found = [f"{name} is {value}, but {what}." for name, value in values.items() if value is not None]
+        if recipe.view != "loaded":
+            found.append(f"view is '{recipe.view}', but {what}; or load the backbone with that preprocessing.")
+        if found:
+            raise BadInput.of("this recipe", found)
+
     def image_identity(self) -> dict[str, dict[str, Any]]:
         """What the images of each split are: ids and contents, with the shifts applied to them."""
         digests = {name: split.digest() for name, split in self.splits.items()}
         return {name: {"ids": found.ids_digest, "images": found.content_digest} for name, found in digests.items()}
 
-    def images(self, backbone: Backbone) -> Callable[[str], ImageExamples]:
-        """Gives the images of ``"train"`` (augmented as the recipe says), ``"val"`` or ``"test"`` for a network."""
+    def images(self, backbone: Backbone, view: str | None = None) -> Callable[[str], ImageExamples]:
+        """Gives the images of ``"train"`` (augmented as the recipe says), ``"val"`` or ``"test"`` for a network.
 
+        Parameters
+        ----------
+        backbone : Backbone
+            Its preprocessing is the network's.
+        view : str or None
+            ``"loaded"``, ``"whole"`` or ``"crop"``; None is the recipe's, whole where that is ``"better"``.
+        """
+        seen = preprocessing_of(backbone, view or self.recipe.view)
+
+        @functools.cache  # what is decoded for the evaluations of the training serves the last one too
         def load(name: str) -> ImageExamples:
             return ImageExamples(
                 self.splits[name],
-                backbone.preprocessing,
+                seen,
                 self.labels(name),
                 augmentation=self.recipe.augmentation if name == "train" else None,
                 seed=self.recipe.seed,
@@ -213,15 +256,25 @@ def asked_for(train: Split, val: Split | None, recipe: Recipe, **options: Any) -
         With every problem.
     """
     from finetune.rows import rows_among
-    from probe import metrics
 
     pairs = (("train", train), ("val", val), ("test", options.pop("test", None)))
     splits = {name: split for name, split in pairs if split is not None}
-    metric = metrics.as_metric(options.pop("metric", None) or metrics.accuracy)
+    is_multi_label = train.labels is not None and train.labels.ndim == 2
+    metric = as_any_metric(options.pop("metric", None), is_multi_label=is_multi_label)
     rows = options.pop("head_rows", None)
     asked = Asked(splits, recipe, metric, None if rows is None else rows_among(rows, train.classes), **options)
     asked.check()
     return asked
+
+
+def preprocessing_of(backbone: Backbone, view: str) -> Preprocessing:
+    """What a view of the images is: the backbone's own, the whole image, or its inner 87.5 %."""
+    own = backbone.preprocessing
+    if view == "loaded":
+        return own
+    if view in ("whole", "better"):
+        return own.whole_image()
+    return replace(own, resize=round(min(own.input_size) / 0.875), crop=own.input_size)
 
 
 def network_identity(backbone: Backbone) -> dict[str, Any]:
@@ -273,9 +326,11 @@ def carry_out(
     network: nn.Module,
     load: Callable[[str], Examples],
     *,
+    other_view: Callable[[str], Examples] | None = None,
     parts: Collection[str] | Parts = ("",),
     prefix: str = "",
     keeps_all: bool = False,
+    details: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train, predict the validation and test splits with the weights that are kept, and write the run.
 
@@ -289,20 +344,23 @@ def carry_out(
         From what ``load`` gives to logits; on the device; changed in place.
     load : callable
         Gives the examples of ``"train"``, ``"val"`` or ``"test"``; the test split's only after the training.
+    other_view : callable or None
+        Likewise, another view of the same images: the trained network takes the one that scores higher on val.
     parts : collection of str, or Parts
         What of the network moves.
     prefix : str
         What goes before the names of the network's tensors in the weight files.
     keeps_all : bool
         Write every tensor of the network, not only those that moved.
+    details : mapping or None
+        Plain JSON that the regime has to tell beside its identity.
     """
-    from probe import Predictions, metrics
-
     val = load("val") if "val" in asked.splits else None
 
-    def scored(examples: Examples) -> tuple[np.ndarray, float]:
-        logits = logits_of(network, examples, device=asked.device)
-        return logits, float(metrics.evaluate(asked.metric, examples.labels, logits))
+    def score() -> float:
+        assert val is not None
+        logits = logits_of(network, val, device=asked.device)
+        return settled(asked.metric, val.labels, logits).score(val.labels, logits)
 
     trained = train_loop(
         network,
@@ -310,20 +368,48 @@ def carry_out(
         recipe=asked.recipe,
         checkpoint=folder.checkpoint,
         parts=parts,
-        evaluate=None if val is None else lambda: scored(val)[1],
+        evaluate=None if val is None else score,
         device=asked.device,
         report=reporter() if asked.progress else None,
     )
     network.eval()
-    predictions, scores = {}, {}
-    for name in [name for name in asked.splits if name != "train"]:
-        logits, scores[name] = scored(val if name == "val" and val is not None else load(name))
-        split = asked.splits[name]
-        said = logits.argmax(1).astype(np.int64)
-        predictions[name] = Predictions(split.ids, asked.labels(name), said, split.classes, logits, str(folder.path))
+    chosen, told = (lambda name: val if name == "val" and val is not None else load(name)), dict(details or {})
+    if other_view is not None and val is not None:
+        told["view"] = _views_compared(asked, network, val, other_view("val"))
+        chosen = other_view if told["view"]["chosen"] == "crop" else chosen
+    predictions, scores = _predicted(asked, network, chosen, str(folder.path))
     still = network.state_dict() if keeps_all else {}
     named = [{f"{prefix}{n}": t for n, t in {**still, **state}.items()} for state in (trained.kept, trained.last)]
-    return folder.finish(replace(trained, kept=named[0], last=named[1]), predictions, scores)
+    return folder.finish(replace(trained, kept=named[0], last=named[1]), predictions, scores, told)
+
+
+def _views_compared(asked: Asked, network: nn.Module, whole: Examples, crop: Examples) -> dict[str, Any]:
+    """Which view of the validation images scores higher, the whole image on ties, and both scores."""
+
+    def score(examples: Examples) -> float:
+        logits = logits_of(network, examples, device=asked.device)
+        return settled(asked.metric, examples.labels, logits).score(examples.labels, logits)
+
+    scores = {"whole": score(whole), "crop": score(crop)}
+    return {"chosen": "crop" if scores["crop"] > scores["whole"] else "whole", "val": scores}
+
+
+def _predicted(
+    asked: Asked, network: nn.Module, load: Callable[[str], Examples], name_of_model: str
+) -> tuple[dict[str, Predictions], dict[str, float]]:
+    """Predictions and scores on val and test; thresholds, where the metric has any, are those of val."""
+    from probe import Predictions
+
+    predictions, scores = {}, {}
+    judge = None
+    for name in [name for name in ("val", "test") if name in asked.splits]:
+        labels, split = asked.labels(name), asked.splits[name]
+        logits = logits_of(network, load(name), device=asked.device)
+        judge = judge or settled(asked.metric, labels, logits)
+        scores[name] = judge.score(labels, logits)
+        said = judge.predicted(labels, logits)
+        predictions[name] = Predictions(split.ids, labels, said, split.classes, logits, name_of_model)
+    return predictions, scores
 
 
 def _problems_of(name: str, split: Split) -> list[str]:
@@ -331,8 +417,6 @@ def _problems_of(name: str, split: Split) -> list[str]:
         return [f"{name} '{split.name}' has no images; give a split that has some."]
     if split.labels is None:
         return [f"{name} '{split.name}' has no labels; training and testing need one per image."]
-    if split.labels.ndim != 1:
-        return [f"{name} '{split.name}' has {split.labels.shape[1]} labels per image; cross-entropy needs exactly one."]
     return []
 
 

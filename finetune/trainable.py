@@ -2,7 +2,8 @@
 
 The switches are put back on exit. Frozen means frozen: outside the moving parts no parameter has a gradient, batch
 norm uses its stored statistics and leaves them, dropout does nothing. The authors' code of Royer and Lampert 2020 is
-looser (dropout active and batch-norm statistics drifting in all units); ``frozen_in_train_mode=True`` asks for that.
+looser (dropout active and batch-norm statistics drifting in all units): ``train_mode="all"``. That of Lee et al. 2022
+keeps even what is trained in evaluation mode: ``train_mode="none"``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ class Parts:
 
     parameters: frozenset[str]
     modules: frozenset[str]
+
+
+def whole(network: nn.Module, frozen: Collection[str] = ()) -> Parts:
+    """All of a network but some parameters."""
+    parameters = {name for name, _ in network.named_parameters()} - set(frozen)
+    return Parts(frozenset(parameters), frozenset(name for name, _ in network.named_modules()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +106,7 @@ def trainable(
     parts: Collection[str] | Parts = ("",),
     *,
     bn_momentum: float | None = None,
-    frozen_in_train_mode: bool = False,
+    train_mode: str = "moving",
 ) -> Iterator[Moving]:
     """Let some parts of a network move, and nothing else.
 
@@ -115,8 +122,8 @@ def trainable(
         whole network. `Parts` say it name by name.
     bn_momentum : float or None
         Momentum of the moving batch-norm statistics, torch's convention; None leaves the layers' own.
-    frozen_in_train_mode : bool
-        Let batch-norm statistics and dropout of the frozen parts move too, as the authors' code of flex-tuning does.
+    train_mode : str
+        Which modules are in training mode: ``"moving"``, ``"all"`` or ``"none"``; see `finetune.Recipe`.
 
     Yields
     ------
@@ -132,7 +139,7 @@ def trainable(
     switches = _Switches.of(network)
     try:
         network.eval()
-        for module in network.modules() if frozen_in_train_mode else modules:
+        for module in {"moving": modules, "all": network.modules(), "none": ()}[train_mode]:
             module.training = True
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in chosen)
