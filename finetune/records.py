@@ -33,7 +33,7 @@ _KINDS: dict[str, type[Any]] = {
 
 
 def plain(value: Any) -> Any:
-    """Give a value as JSON has it: a record becomes ``{"kind": its name, field: value …}``, a tuple a list; numbers and strings stay."""
+    """A value as JSON has it: a record becomes ``{"kind": its name, field: value …}``, a tuple a list."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **fields}
@@ -41,7 +41,13 @@ def plain(value: Any) -> Any:
 
 
 def revived(value: Any) -> Any:
-    """The inverse of `plain`."""
+    """The value that `plain` was given.
+
+    Raises
+    ------
+    CorruptRun
+        A kind of record that this version does not know.
+    """
     if isinstance(value, Mapping):
         fields = dict(value)
         kind = fields.pop("kind", None)

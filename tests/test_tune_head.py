@@ -434,7 +434,7 @@ def test_classes_must_be_the_same_and_all_there(
     with pytest.raises(finetune.BadInput, match="logits belong to one list of classes"):
         tune(backbone, {**digits, "val": swapped}, tmp_path / "run", store)
     several = replace(digits["train"], labels=np.eye(10, dtype=np.uint8)[digits["train"].labels])
-    with pytest.raises(finetune.BadInput, match="has 10 labels per image"):
+    with pytest.raises(finetune.BadInput, match="give the same kind of labels"):
         tune(backbone, {**digits, "train": several}, tmp_path / "run", store)
 
 
