@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from finetune.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from featstore import Preprocessing
@@ -123,6 +122,7 @@ class Augmentation:
         key : str
             All that the random choices depend on.
         """
+        import numpy as np
         from PIL import Image
 
         draw = random.Random(hashlib.blake2b(key.encode(), digest_size=16).digest())
@@ -180,7 +180,8 @@ def _upright(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
 def _apply_policy(policy: str, image: Image.Image, preprocessing: Preprocessing, seed: int) -> Image.Image:
     """Run timm's policy on an image, with its draws from ``seed``; grey images become RGB for it and grey again."""
     module = _timm_with_own_draws()
-    transform = _policy(policy, tuple(round(255 * m) for m in preprocessing.mean) * (3 // preprocessing.n_channels))
+    fill = tuple(round(255 * m) for m in preprocessing.mean) * (3 // preprocessing.n_channels)
+    transform = _policy(policy, fill, min(preprocessing.input_size))
     module.random.seed(seed)
     module.np.random.seed(seed)
     done: Image.Image = transform(image.convert("RGB"))
@@ -188,12 +189,12 @@ def _apply_policy(policy: str, image: Image.Image, preprocessing: Preprocessing,
 
 
 @functools.lru_cache(maxsize=8)
-def _policy(policy: str, fill: tuple[int, ...]) -> Callable[[Any], Any]:
-    """timm's transform for a policy; images shorter than 250 pixels move by 45 % of their side at most, as in timm."""
+def _policy(policy: str, fill: tuple[int, ...], side: int) -> Callable[[Any], Any]:
+    """timm's transform for a policy, set as timm sets it for training: shifts of up to 45 % of the shorter side."""
     module = _timm_with_own_draws()
     make = module.augment_and_mix_transform if policy.startswith("augmix") else module.rand_augment_transform
     try:
-        found: Callable[[Any], Any] = make(policy, {"img_mean": fill})
+        found: Callable[[Any], Any] = make(policy, {"translate_const": int(side * 0.45), "img_mean": fill})
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise BadInput(
             f"timm does not understand the policy {policy!r} ({error or 'a part it does not know'})."
@@ -205,6 +206,8 @@ class _ByThread(threading.local):
     """Generators of one thread, under the names by which timm calls Python's and numpy's."""
 
     def __init__(self) -> None:
+        import numpy as np
+
         self.python = random.Random(0)
         self.numpy = np.random.RandomState(0)
 
@@ -226,6 +229,8 @@ class _Numpy:
         self._own = own
 
     def __getattr__(self, name: str) -> Any:
+        import numpy as np
+
         return self._own.numpy if name == "random" else getattr(np, name)
 
 

@@ -205,6 +205,22 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return dict(record)
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file of ours; None where there is none.
+
+    Raises
+    ------
+    CorruptRun
+        It is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise CorruptRun(f"{path} is damaged ({error}); remove it and call again.") from error
+
+
 def finished_run(folder: Path) -> Run | None:
     """The run of a folder, if there is one and it is finished.
 

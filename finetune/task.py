@@ -6,15 +6,17 @@ the rest.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from finetune.checkpoint import Row
 from finetune.errors import BadInput
 from finetune.examples import Examples, logits_of
 from finetune.folder import RunFolder, run_folder
@@ -24,6 +26,7 @@ from finetune.progress import reporter, say
 from finetune.recipe import Recipe
 from finetune.run import Run, finished_run
 from finetune.scoring import MacroF1AtThresholds, as_any_metric, settled
+from finetune.tensorboard import event_writer, require_tensorboard
 from finetune.trainable import Parts
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ class Options(TypedDict, total=False):
         Whether to say on stderr how it goes.
     workers : int or None
         Threads that decode and augment images; None is one per core. No number depends on it.
+    tensorboard : bool
+        Whether to write the history into event files too, in the run's folder ``tensorboard``.
     """
 
     test: Split | None
@@ -62,6 +67,7 @@ class Options(TypedDict, total=False):
     device: str
     progress: bool
     workers: int | None
+    tensorboard: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +84,7 @@ class Asked:
         Higher is better.
     head_rows : tuple of int or None
         Rows of the network's own head that are started from.
-    device, progress, workers
+    device, progress, workers, tensorboard
         See `Options`.
     """
 
@@ -89,6 +95,7 @@ class Asked:
     device: str = "cpu"
     progress: bool = True
     workers: int | None = None
+    tensorboard: bool = False
 
     @property
     def is_multi_label(self) -> bool:
@@ -264,6 +271,8 @@ def asked_for(train: Split, val: Split | None, recipe: Recipe, **options: Any) -
     rows = options.pop("head_rows", None)
     asked = Asked(splits, recipe, metric, None if rows is None else rows_among(rows, train.classes), **options)
     asked.check()
+    if asked.tensorboard:
+        require_tensorboard()
     return asked
 
 
@@ -362,16 +371,17 @@ def carry_out(
         logits = logits_of(network, val, device=asked.device)
         return settled(asked.metric, val.labels, logits).score(val.labels, logits)
 
-    trained = train_loop(
-        network,
-        load("train"),
-        recipe=asked.recipe,
-        checkpoint=folder.checkpoint,
-        parts=parts,
-        evaluate=None if val is None else score,
-        device=asked.device,
-        report=reporter() if asked.progress else None,
-    )
+    with _reporting(asked, folder.path) as report:
+        trained = train_loop(
+            network,
+            load("train"),
+            recipe=asked.recipe,
+            checkpoint=folder.checkpoint,
+            parts=parts,
+            evaluate=None if val is None else score,
+            device=asked.device,
+            report=report,
+        )
     network.eval()
     chosen, told = (lambda name: val if name == "val" and val is not None else load(name)), dict(details or {})
     if other_view is not None and val is not None:
@@ -381,6 +391,22 @@ def carry_out(
     still = network.state_dict() if keeps_all else {}
     named = [{f"{prefix}{n}": t for n, t in {**still, **state}.items()} for state in (trained.kept, trained.last)]
     return folder.finish(replace(trained, kept=named[0], last=named[1]), predictions, scores, told)
+
+
+@contextlib.contextmanager
+def _reporting(asked: Asked, out: Path) -> Iterator[Callable[[Row, int], None]]:
+    """What is done with each new row of history: said on stderr, written for TensorBoard, as asked."""
+    say_row = reporter() if asked.progress else None
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(event_writer(out / "tensorboard")) if asked.tensorboard else None
+
+        def report(row: Row, n_steps: int) -> None:
+            if say_row is not None:
+                say_row(row, n_steps)
+            if write is not None:
+                write(row)
+
+        yield report
 
 
 def _views_compared(asked: Asked, network: nn.Module, whole: Examples, crop: Examples) -> dict[str, Any]:
