@@ -6,7 +6,9 @@ same words sooner, and reaches the marks by keyboard.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
-def svg_of(ax: Axes, name: str) -> str:
+def svg_of(ax: Axes, name: str, names: Callable[[float, float], str] | None = None) -> str:
     """Draw the figure of some axes as an ``<svg>`` element.
 
     Parameters
@@ -30,6 +32,8 @@ def svg_of(ax: Axes, name: str) -> str:
         The points of its lines with markers are given words.
     name : str
         Of letters, digits and hyphens; unique in the page, since everything in the drawing is named after it.
+    names : callable, optional
+        What the point ``(x, y)`` is, where neither the legend nor the axis says it.
 
     Returns
     -------
@@ -39,7 +43,7 @@ def svg_of(ax: Axes, name: str) -> str:
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes that belong to no figure cannot be drawn"
     figure.canvas.draw()  # lays out: names of ticks exist only then
-    words = {f"{name}-marks-{i}": _line_words(line, ax) for i, line in enumerate(_marked_lines(ax))}
+    words = {f"{name}-marks-{i}": _line_words(line, ax, names) for i, line in enumerate(_marked_lines(ax))}
     for gid, line in zip(words, _marked_lines(ax), strict=True):
         line.set_gid(gid)
     root = ElementTree.fromstring(plots.svg_text(ax, name))
@@ -67,18 +71,27 @@ def _points(line: Line2D) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata(), dtype=float)]
 
 
-def _line_words(line: Line2D, ax: Axes) -> list[str]:
-    """What each point says: the line's name, the place, the value."""
+def _line_words(line: Line2D, ax: Axes, names: Callable[[float, float], str] | None) -> list[str]:
+    """What each point says: its name, or the line's and the place on the axis; and the value."""
     label = str(line.get_label())
     start = "" if label.startswith("_") else f"{label}: "
     ticks = {float(at): text.get_text() for at, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=False)}
-    is_numeric = ax.get_xscale() == "log"
+    is_named = ax.get_xscale() == "linear" and not any(_is_number(text) for text in ticks.values())
 
     def place(x: float) -> str:
-        text = "" if is_numeric else ticks.get(x, "").replace("\n", ", ")
-        return text or f"{x:.4g}"
+        near = min(ticks, key=lambda at: abs(at - x), default=math.inf)
+        return ticks[near].replace("\n", ", ") if is_named and abs(near - x) < 0.5 else f"{x:.4g}"
 
-    return [f"{start}{place(x)}: {y:.4f}" for x, y in _points(line)]
+    points = _points(line)
+    return [f"{names(x, y) if names else start + place(x)}: {y:.4f}" for x, y in points]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace("\N{MINUS SIGN}", "-"))
+    except ValueError:
+        return False
+    return True
 
 
 def _add_titles(group: ElementTree.Element, words: list[str]) -> None:
