@@ -79,7 +79,9 @@ def _correlations(rows: pandas.DataFrame, regime: str) -> list[str]:
 
 def _model_names(rows: pandas.DataFrame) -> Callable[[float, float], str]:
     """The network of a point, by its accuracy on the source task."""
-    by_source = {float(str(source)): " or ".join(map(str, found["model"].unique())) for source, found in rows.groupby("source")}
+    by_source = {
+        float(str(source)): " or ".join(map(str, found["model"].unique())) for source, found in rows.groupby("source")
+    }
 
     def name(x: float, y: float) -> str:
         return by_source[min(by_source, key=lambda source: abs(source - x))]
