@@ -104,11 +104,13 @@ def path_table(found: Ranked) -> pandas.DataFrame | None:
 
 def _chosen_names(paths: pandas.DataFrame) -> Callable[[float, float], str]:
     """Whose choice a mark is: that of the chosen penalty and score nearest to it."""
-    chosen = [(row.C, row.val_score, row.candidate) for row in paths[paths["is_chosen"]].itertuples()]
+    rows = paths[paths["is_chosen"]]
+    columns = (rows["C"].tolist(), rows["val_score"].tolist(), rows["candidate"].tolist())
+    chosen: list[tuple[float, float, str]] = list(zip(*columns, strict=True))
 
     def name(x: float, y: float) -> str:
         near = min(chosen, key=lambda c: (abs(math.log(c[0] / x)), abs(c[1] - y)))
-        who = dict.fromkeys(str(c[2]) for c in chosen if c[:2] == near[:2])
+        who = dict.fromkeys(c[2] for c in chosen if c[:2] == near[:2])
         return f"{' and '.join(who)} at C = {near[0]:.2e}"
 
     return name
