@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from featstore.repairing import Repair, repair
     from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows, versioned
     from featstore.store import Entry, Store, create_store, open_store
+    from featstore.units import Chain
     from featstore.verifying import Problem
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Backbone",
     "BadInput",
     "BadLabels",
+    "Chain",
     "Check",
     "Collected",
     "CorruptChunk",
@@ -111,6 +113,7 @@ _HOMES = {
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows", "versioned"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
     **dict.fromkeys(("Merged", "merge"), "merging"),
+    "Chain": "units",
     "Collected": "removing",
     "export": "exporting",
     **dict.fromkeys(("Recheck", "recheck"), "rechecking"),

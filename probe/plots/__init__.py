@@ -17,7 +17,7 @@ from probe.plots import style
 from probe.plots.pairs import differences, reliability_bars
 from probe.plots.planes import embedding_scatter
 from probe.plots.probing import accuracy_by_C, accuracy_by_depth
-from probe.plots.style import STYLES, Style, caption, save, spread
+from probe.plots.style import STYLES, Style, caption, save, spread, svg_text
 from probe.plots.training import convergence_curves, few_shot_curves
 from probe.plots.transfer import bars_by_dataset, source_scatter
 from probe.plots.units import unit_map
@@ -38,5 +38,6 @@ __all__ = [
     "source_scatter",
     "spread",
     "style",
+    "svg_text",
     "unit_map",
 ]
