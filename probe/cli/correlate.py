@@ -192,7 +192,7 @@ def _pair(data: pandas.DataFrame, a: str, b: str, options: dict[str, Any]) -> tu
 
 
 def _verdict(parts: list[dict[str, Any]]) -> str:
-    from probe.correlation import what_few_models_show
+    from probe.few_models import what_few_models_show
 
     level = parts[0]["correlations"][-1]["level"]
     return f"{what_few_models_show(parts[0]['n_models'], level=level)}\n{PUBLIC_WEIGHTS}"
