@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune import grids
+    from finetune.attaching import attach, export_onnx, export_torchscript, probe_layer
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
@@ -68,11 +69,15 @@ __all__ = [
     "Search",
     "StepDecay",
     "StopEarly",
+    "attach",
+    "export_onnx",
+    "export_torchscript",
     "from_scratch",
     "full_tune",
     "grids",
     "open_run",
     "predict",
+    "probe_layer",
     "probe_then_tune",
     "search",
     "tune_head",
@@ -84,6 +89,7 @@ _ERRORS = (
     "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
 )  # fmt: skip
 _HOMES = {
+    **dict.fromkeys(("attach", "export_onnx", "export_torchscript", "probe_layer"), "attaching"),
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("KeepBest", "KeepLast", "StopEarly"), "keeping"),
     **dict.fromkeys(("SGD", "Adam", "AdamW"), "optimizers"),
