@@ -44,6 +44,8 @@ class Session:
         The arrays that are being written, in the order of `begin`; complete ones are not among them.
     n_damaged : int
         Chunks that `begin` found missing, cut short or changed in arrays that had been complete.
+    provenance : dict
+        What is kept with the arrays of where they come from.
     read_back : callable
         How chunks are read when all of them are: `featstore.staging.crcs_of`, or the workers of a cluster.
     """
@@ -54,7 +56,7 @@ class Session:
         self.folder, self.key = folder, key
         self.n_damaged = 0
         self.read_back: ReadBack = crcs_of
-        self._provenance = dict(provenance)
+        self.provenance = dict(provenance)
         self._durable = durable
         self._staged: dict[ArrayKey, Staged] = {}
         self._block_rows = 1
@@ -187,16 +189,21 @@ class Session:
 
     def _commit(self, staged: Staged) -> None:
         key, grid, place = staged.key, staged.grid, self.folder.staging_path(staged.key.digest)
+        remove_partials(staged.folder)  # those of workers that were killed
         crcs = tuple(staged.done[k] for k in range(grid.n_chunks))
         found = self.read_back(staged.folder, grid, range(grid.n_chunks))
         for k, crc in enumerate(crcs):
             if found[k] != crc:
                 (staged.folder / grid.name(k)).unlink(missing_ok=True)  # the next run computes it again
-                said = found[k] if isinstance(found[k], str) else f"its file {grid.name(k)} holds other bytes than were written"
+                said = (
+                    found[k]
+                    if isinstance(found[k], str)
+                    else f"its file {grid.name(k)} holds other bytes than were written"
+                )
                 label = f"unit '{key.unit}' of {self.key.backbone}"
                 raise CorruptChunk(str(said), store=self.folder.root, array=label, rows=grid.rows(k))
         self._flush(staged.folder)
-        manifest = Manifest(key, grid.n, grid.chunk_rows, crcs, self._provenance)
+        manifest = Manifest(key, grid.n, grid.chunk_rows, crcs, self.provenance)
         write_json(place / MANIFEST, manifest.to_json())
         self._flush(place)
         target = self.folder.array_path(key.digest)
