@@ -192,7 +192,8 @@ class Cluster:
         failed = {address: said for address, said in found.items() if isinstance(said, Exception)}
         if failed:
             address, error = next(iter(failed.items()))
-            if isinstance(error, ImportError | AttributeError):
+            # Dask puts the name of the error into the text of another where the question itself could not be unpickled
+            if any(kind in repr(error) for kind in ("ModuleNotFoundError", "ImportError", "AttributeError")):
                 raise ClusterFailed(
                     f"{len(failed)} of {len(found)} workers cannot import what an extraction needs: {address} says '{error}'. "
                     "Install the same version of featprobe for all of them."

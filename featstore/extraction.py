@@ -19,7 +19,15 @@ from featstore.bfloat import BFLOAT16_MAX, narrow
 from featstore.capture import capture
 from featstore.chunks import stored_dtype
 from featstore.deriving import pooled_from_maps
-from featstore.devices import arithmetic, checked_device, device_name, named_device, on_device, repeatable
+from featstore.devices import (
+    arithmetic,
+    checked_device,
+    device_name,
+    memory_errors,
+    named_device,
+    on_device,
+    repeatable,
+)
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.loading import default_workers, load_batches
 from featstore.planning import Plan, SplitPlan, channel_axes, plan
@@ -242,7 +250,8 @@ def _extract_split(
             if session.arrays:
                 made_by = run.made_by() if cluster is None else cluster.made_by(run)
                 session.provenance = run.provenance(part, made_by)
-                _compute(run, part, session, store, cluster)
+                with memory_errors(run.batch_size):
+                    _compute(run, part, session, store, cluster)
                 session.commit()
                 return
     except (StoreBusy, StoreWrite):
