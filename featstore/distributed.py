@@ -102,6 +102,13 @@ class Cluster:
         if not self._workers:
             say(f"waiting for the first worker of {self._address}")
             self.client.wait_for_workers(1)
+        try:
+            self.client.run_on_scheduler(workers.protocol_version)  # type: ignore[no-untyped-call]
+        except Exception as error:  # whatever it is that Dask makes of an import that fails there
+            raise ClusterFailed(
+                f"the scheduler {self._address} cannot import what an extraction needs ({error}). It looks into the tasks, so it "
+                "needs the same version of featprobe as the workers and the client."
+            ) from error
         found = self._ask(workers.facts, run.device, run.precision)
         mine = workers.facts("cpu", "fp32")["versions"]
         problems = [f"{address} says: {said['problem']}" for address, said in found.items() if said["problem"]]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featstore.extraction import Run
     from featstore.planning import SplitPlan
 
-__all__ = ["PROTOCOL_VERSION", "Here", "Shipped", "Work", "compute", "facts", "why_unseen"]
+__all__ = ["PROTOCOL_VERSION", "Here", "Shipped", "Work", "compute", "facts", "protocol_version", "why_unseen"]
 
 PROTOCOL_VERSION = 1
 """Raised when a client and workers of two versions would not understand each other."""
@@ -107,6 +107,11 @@ class Work:
     arrays: tuple[Staged, ...]
     part: SplitPlan
     n_on_host: Mapping[str, int]
+
+
+def protocol_version() -> int:
+    """Return `PROTOCOL_VERSION` of where this is called."""
+    return PROTOCOL_VERSION
 
 
 def facts(device: str | torch.device, precision: str) -> dict[str, Any]:
