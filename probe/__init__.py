@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from probe.model import Model
     from probe.path import Path, fit, fit_path
     from probe.predictions import Predictions
+    from probe.report import write_report
     from probe.results import Results, load_results
     from probe.ridge import LeftOut, fit_ridge, ridge_path, select_ridge_loo
     from probe.selection import Choice, select
@@ -88,6 +89,7 @@ _HOME = {
     "svm_path": "svm",
     "sweep": "sweeps",
     "widen": "validation",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -138,6 +140,7 @@ __all__ = [
     "svm_path",
     "sweep",
     "widen",
+    "write_report",
 ]
 
 

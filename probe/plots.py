@@ -181,6 +181,24 @@ def save(ax: Axes, path: str | Path) -> None:
     write_atomically(path, content.getvalue())
 
 
+def svg_text(ax: Axes, salt: str) -> str:
+    """The figure of some axes as SVG, words kept as words; equal drawings give equal text.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+    salt : str
+        What names inside the drawing are made from: drawings that share a page need different ones.
+    """
+    import matplotlib as mpl
+
+    content = io.BytesIO()
+    # Text as text is smaller than its outlines, can be searched, and is read aloud.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        _figure(ax).savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return content.getvalue().decode()
+
+
 def _figure(ax: Axes) -> Figure:
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes that belong to no figure cannot be drawn"
