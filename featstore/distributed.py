@@ -19,18 +19,23 @@ TODO
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from featstore import workers
+from featstore.agreeing import agreed
+from featstore.digests import hash_here
 from featstore.errors import BadInput, ClusterFailed, MissingExtra
 from featstore.locking import token_of
 from featstore.passes import PassFolder
@@ -42,11 +47,15 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from featstore.chunks import Grid
+    from featstore.digests import DigestCache, Progress
     from featstore.extraction import Run
     from featstore.planning import SplitPlan
+    from featstore.splits import Samples, Split
     from featstore.writing import Session
 
 __all__ = ["Cluster"]
+
+T = TypeVar("T")
 
 TASK_S = 20.0
 """Seconds that a task is meant to take: long against what a task costs, short against what a lost worker may cost."""
@@ -54,6 +63,8 @@ MAX_BLOCKS = 64
 READ_BACK_BYTES = 1 << 30
 """Chunks of less than this in all are read back by the client itself."""
 READ_BACK_CHUNKS = 64
+HASH_ROWS, HASH_GROUP = 20_000, 2_000
+"""Images whose contents are read by the client itself, below which it is not worth asking; images per task."""
 CONNECT_S = 10.0
 QUIET_BYTES = "16 GiB"
 """Of a task, below which Dask need not say that a network is large."""
@@ -110,26 +121,25 @@ class Cluster:
                 "needs the same version of featprobe as the workers and the client."
             ) from error
         found = self._ask(workers.facts, run.device, run.precision)
-        mine = workers.facts("cpu", "fp32")["versions"]
-        problems = [f"{address} says: {said['problem']}" for address, said in found.items() if said["problem"]]
-        problems += [
-            f"{address} has {_named(said['versions'], mine)}, and here is {_named(mine, said['versions'])}"
-            for address, said in found.items()
-            if _differ(said["versions"], mine)
-        ]
-        if problems:
-            raise ClusterFailed(
-                f"{len(problems)} of {len(found)} workers cannot compute what is asked, or not the same: {'; '.join(problems)}"
-            )
-        shared = [gpu for gpu, n in Counter(said["gpu"] for said in found.values() if said["gpu"]).items() if n > 1]
-        if shared:
-            say(f"several workers share a GPU ({', '.join(shared)}); start one worker per GPU, as dask-cuda does")
-        devices = sorted({said["device"] for said in found.values()})
-        if len(devices) > 1:
-            say(f"the workers compute on different devices ({', '.join(devices)}), whose results differ by rounding")
-        versions = dict(found[min(found)]["versions"])
-        versions.pop("protocol of workers")
-        return {"device": ", ".join(devices), "versions": versions}
+        from featstore.extraction import versions
+
+        return agreed(found, versions())
+
+    def digest(self, split: Split, cache: DigestCache) -> None:
+        """Have the workers read what is needed to identify the images of a split, where that is much."""
+        split.digest(cache, self._hash_rows)
+
+    def _hash_rows(self, samples: Samples, missing: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
+        if len(missing) < HASH_ROWS:
+            hash_here(samples, missing, rows, progress)
+            return
+        with self._shipped("images", samples) as images:
+            groups = (missing[a : a + HASH_GROUP] for a in range(0, len(missing), HASH_GROUP))
+            tasks = ((group, (workers.digests, images, group)) for group in groups)
+            for group, found in self._done("identify", tasks, lambda group: f"{len(group)} images to identify"):
+                rows[group] = found
+                progress.add(len(group))
+            progress.end()
 
     def compute(self, run: Run, part: SplitPlan, session: Session, shown: Bar) -> None:
         """Have the blocks that are missing computed and written; the session then lacks nothing.
@@ -160,28 +170,23 @@ class Cluster:
             self._shipped(f"network {run.backbone.name}", run) as network,
             self._shipped(f"images {part.split.name}", work) as images,
         ):
-            self._spread(f"extract {part.split.name}", network, images, session, shown)
+            ranges = _Ranges(session.missing_blocks(), lambda: len(self._workers))
+            tasks = ((blocks, (_compute, network, images, blocks)) for blocks in ranges)
+            for blocks, (written, seconds) in self._done(f"extract {part.split.name}", tasks, _rows):
+                session.adopt(written)
+                shown.update(sum(map(len, blocks)))
+                ranges.learn(len(blocks), seconds)
 
     def read_back(self, data: Path, grid: Grid, numbers: Sequence[int]) -> dict[int, int | str]:
         """Read whole chunks, the workers a share of them each; see `featstore.staging.crcs_of`."""
         if len(numbers) * grid.file_bytes < READ_BACK_BYTES:
             return crcs_of(data, grid, numbers)
-        import dask
-
-        token = uuid.uuid4().hex
-        shares = [list(numbers[a : a + READ_BACK_CHUNKS]) for a in range(0, len(numbers), READ_BACK_CHUNKS)]
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": QUIET_BYTES}):
-            futures = [
-                self.client.submit(crcs_of, data.absolute(), grid, share, key=(f"read back-{token}", i), pure=False)
-                for i, share in enumerate(shares)
-            ]
-        try:
-            found: dict[int, int | str] = {}
-            for future in _completed(self.client, futures):
-                found.update(_result(future, "chunks"))
-            return found
-        finally:
-            self.client.cancel(futures)  # type: ignore[no-untyped-call]
+        groups = (numbers[a : a + READ_BACK_CHUNKS] for a in range(0, len(numbers), READ_BACK_CHUNKS))
+        tasks = ((group, (crcs_of, data.absolute(), grid, list(group))) for group in groups)
+        found: dict[int, int | str] = {}
+        for _, part in self._done("read back", tasks, lambda group: f"the checksums of {len(group)} chunks"):
+            found.update(part)
+        return found
 
     # ---- the workers
 
@@ -210,6 +215,43 @@ class Cluster:
             raise error
         return found
 
+    def _done(
+        self, name: str, tasks: Iterable[tuple[T, tuple[Any, ...]]], what: Callable[[T], str]
+    ) -> Iterator[tuple[T, Any]]:
+        """Have tasks done, and yield each with its result as it comes.
+
+        Parameters
+        ----------
+        name : str
+            Of the tasks on the dashboard.
+        tasks : iterable of (T, (function, arguments …))
+            What the task is called here, and what it does; asked for the next ones only when workers need them.
+        what : callable
+            What will be missing if a task is given up, in words.
+        """
+        from distributed import as_completed
+
+        waiting = zip(itertools.count(), tasks)
+        running: dict[Future[Any], T] = {}
+        completed = as_completed(loop=self.client.loop)  # type: ignore[no-untyped-call]
+        key = f"{name}-{uuid.uuid4().hex}"
+
+        def feed() -> None:
+            n_wanted = 2 * max(len(self._workers), 1) + 1 - len(running)
+            for i, (which, call) in itertools.islice(waiting, max(n_wanted, 0)):
+                future = self.client.submit(*call, key=(key, i), pure=False)
+                running[future] = which
+                completed.add(future)  # type: ignore[no-untyped-call]
+
+        try:
+            feed()
+            for future in completed:
+                which = running.pop(future)
+                yield which, _result(future, what(which))
+                feed()
+        finally:
+            self.client.cancel(list(running))  # type: ignore[no-untyped-call]
+
     @contextmanager
     def _shipped(self, name: str, what: Any) -> Iterator[Future[Any]]:
         """Give a future of something that workers need; it goes over the scheduler once, and from worker to worker."""
@@ -225,38 +267,33 @@ class Cluster:
         finally:
             self.client.cancel([future])  # type: ignore[no-untyped-call]
 
-    def _spread(self, name: str, network: Future[Any], images: Future[Any], session: Session, shown: Bar) -> None:
-        """Keep every worker busy with ranges of the missing blocks, and note what is written."""
-        from distributed import as_completed
 
-        todo, token, n_each, n_started = deque(session.missing_blocks()), uuid.uuid4().hex, 1, 0
-        running: dict[Future[Any], tuple[Block, ...]] = {}
-        completed = as_completed(loop=self.client.loop)  # type: ignore[no-untyped-call]
+class _Ranges:
+    """Ranges of blocks, one for each task, as long as makes a task of `TASK_S`.
 
-        def feed() -> None:
-            nonlocal n_started
-            n_workers = max(len(self._workers), 1)
-            while todo and len(running) < 2 * n_workers + 1:
-                fair = max(
-                    len(todo) // (2 * n_workers), 1
-                )  # the last tasks are small, so that all workers end together
-                blocks = tuple(todo.popleft() for _ in range(min(n_each, fair)))
-                key = (f"{name}-{token}", n_started)
-                future = self.client.submit(_compute, network, images, blocks, key=key, pure=False)
-                running[future], n_started = blocks, n_started + 1
-                completed.add(future)  # type: ignore[no-untyped-call]
+    Parameters
+    ----------
+    blocks : sequence of Block
+    n_workers : callable
+    """
 
-        try:
-            feed()
-            for future in completed:
-                blocks = running.pop(future)
-                written, seconds = _result(future, f"rows {blocks[0].start} to {blocks[-1].stop - 1}")
-                session.adopt(written)
-                shown.update(sum(map(len, blocks)))
-                n_each = min(max(round(TASK_S * len(blocks) / max(seconds, 1e-3)), 1), MAX_BLOCKS)
-                feed()
-        finally:
-            self.client.cancel(list(running))  # type: ignore[no-untyped-call]
+    def __init__(self, blocks: Sequence[Block], n_workers: Callable[[], int]) -> None:
+        self._todo, self._n_workers, self._n_each = deque(blocks), n_workers, 1
+
+    def __iter__(self) -> Iterator[tuple[Block, ...]]:
+        while self._todo:
+            fair = max(
+                len(self._todo) // max(2 * self._n_workers(), 1), 1
+            )  # the last are short: all workers end together
+            yield tuple(self._todo.popleft() for _ in range(min(self._n_each, fair)))
+
+    def learn(self, n_blocks: int, seconds: float) -> None:
+        """Take note of how long some blocks took."""
+        self._n_each = min(max(round(TASK_S * n_blocks / max(seconds, 1e-3)), 1), MAX_BLOCKS)
+
+
+def _rows(blocks: Sequence[Block]) -> str:
+    return f"rows {blocks[0].start} to {blocks[-1].stop - 1}"
 
 
 def _compute(network: Shipped, images: Shipped, blocks: tuple[Block, ...]) -> Any:
@@ -293,12 +330,6 @@ def _connected(client: str | Client) -> Client:
         ) from error
 
 
-def _completed(client: Client, futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
-    from distributed import as_completed
-
-    yield from as_completed(list(futures), loop=client.loop)  # type: ignore[no-untyped-call]
-
-
 def _result(future: Future[Any], what: str) -> Any:
     """Return what a task has returned, or raise what it raised, in words where Dask raised it."""
     from distributed import KilledWorker
@@ -324,18 +355,3 @@ def _result(future: Future[Any], what: str) -> Any:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0]
-
-
-def _differ(theirs: Mapping[str, str | None], mine: Mapping[str, str | None]) -> bool:
-    return any(_plain(theirs.get(name)) != _plain(mine.get(name)) for name in {*theirs, *mine})
-
-
-def _plain(version: str | None) -> str | None:
-    """A version without the part that says what it was built for: ``2.9.0+cu130`` and ``2.9.0+cpu`` are one."""
-    return None if version is None else version.partition("+")[0]
-
-
-def _named(versions: Mapping[str, str | None], other: Mapping[str, str | None]) -> str:
-    """Name those versions that differ from others."""
-    names = [name for name in {**versions, **other} if _plain(versions.get(name)) != _plain(other.get(name))]
-    return ", ".join(f"{name} {versions.get(name)}" for name in names)

@@ -129,6 +129,7 @@ def extract(
         If the cluster does not answer, cannot compute what is asked, or is lost; what was written before is kept.
     """
     from featstore.distributed import Cluster
+    from featstore.splits import Split
     from featstore.store import Store, create_store
 
     for name, value in (("batch_size", batch_size), ("workers", workers), ("block_rows", block_rows)):
@@ -139,19 +140,22 @@ def extract(
         with arithmetic(precision, where):
             pass  # refuse what the device cannot do before anything is read
     store = root if isinstance(root, Store) else create_store(root)
-    made = plan(
-        backbone,
-        splits,
-        store,
-        units=units,
-        pool=pool,
-        dtype=dtype,
-        precision=precision,
-        deterministic=deterministic,
-        skip_unreadable=skip_unreadable,
-    )
-    run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic)
     with Cluster(client) if client is not None else nullcontext() as cluster:
+        if cluster is not None:
+            for split in [splits] if isinstance(splits, Split) else splits:
+                cluster.digest(split, store.digest_cache)
+        made = plan(
+            backbone,
+            splits,
+            store,
+            units=units,
+            pool=pool,
+            dtype=dtype,
+            precision=precision,
+            deterministic=deterministic,
+            skip_unreadable=skip_unreadable,
+        )
+        run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic)
         for part in made.parts:
             for name, why in part.skipped.items():
                 say(f"left out {name}: {why}")

@@ -15,7 +15,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featstore.devices import arithmetic, checked_device
+from featstore.digests import DIGEST_BYTES, sample_digest
 from featstore.errors import BadInput, ClusterFailed, IdentityError, UnreadableImage
 from featstore.loading import default_workers
 from featstore.locking import token_of
@@ -31,7 +34,17 @@ if TYPE_CHECKING:
     from featstore.extraction import Run
     from featstore.planning import SplitPlan
 
-__all__ = ["PROTOCOL_VERSION", "Here", "Shipped", "Work", "compute", "facts", "protocol_version", "why_unseen"]
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Here",
+    "Shipped",
+    "Work",
+    "compute",
+    "digests",
+    "facts",
+    "protocol_version",
+    "why_unseen",
+]
 
 PROTOCOL_VERSION = 1
 """Raised when a client and workers of two versions would not understand each other."""
@@ -119,7 +132,7 @@ def facts(device: str | torch.device, precision: str) -> dict[str, Any]:
     from featstore.devices import device_name
     from featstore.extraction import versions
 
-    said: dict[str, Any] = {"versions": {**versions(), "protocol of workers": str(PROTOCOL_VERSION)}}
+    said: dict[str, Any] = {"versions": versions(), "protocol": PROTOCOL_VERSION}
     try:
         where = checked_device(device)
         with arithmetic(precision, where):
@@ -132,6 +145,16 @@ def facts(device: str | torch.device, precision: str) -> dict[str, Any]:
 
         gpu = str(getattr(torch.cuda.get_device_properties(where), "uuid", ""))
     return {**said, "problem": "", "device": device_name(where), "gpu": gpu}
+
+
+def digests(images: Shipped, rows: np.ndarray) -> np.ndarray:
+    """Return the digests of the contents of some samples: (len(rows), 16) uint8."""
+    with one_at_a_time:
+        samples = images.get()
+    found = np.empty((len(rows), DIGEST_BYTES), np.uint8)
+    for k, i in enumerate(rows.tolist()):
+        found[k] = np.frombuffer(sample_digest(samples.read(i)), np.uint8)
+    return found
 
 
 def why_unseen(folder: PassFolder, token: str) -> str:
