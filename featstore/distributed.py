@@ -136,7 +136,7 @@ class Cluster:
         with self._shipped("images", samples) as images:
             groups = (missing[a : a + HASH_GROUP] for a in range(0, len(missing), HASH_GROUP))
             tasks = ((group, (workers.digests, images, group)) for group in groups)
-            for group, found in self._done("identify", tasks, lambda group: f"{len(group)} images to identify"):
+            for group, found in self.done("identify", tasks, lambda group: f"{len(group)} images to identify"):
                 rows[group] = found
                 progress.add(len(group))
             progress.end()
@@ -172,7 +172,7 @@ class Cluster:
         ):
             ranges = _Ranges(session.missing_blocks(), lambda: len(self._workers))
             tasks = ((blocks, (_compute, network, images, blocks)) for blocks in ranges)
-            for blocks, (written, seconds) in self._done(f"extract {part.split.name}", tasks, _rows):
+            for blocks, (written, seconds) in self.done(f"extract {part.split.name}", tasks, _rows):
                 session.adopt(written)
                 shown.update(sum(map(len, blocks)))
                 ranges.learn(len(blocks), seconds)
@@ -184,7 +184,7 @@ class Cluster:
         groups = (numbers[a : a + READ_BACK_CHUNKS] for a in range(0, len(numbers), READ_BACK_CHUNKS))
         tasks = ((group, (crcs_of, data.absolute(), grid, list(group))) for group in groups)
         found: dict[int, int | str] = {}
-        for _, part in self._done("read back", tasks, lambda group: f"the checksums of {len(group)} chunks"):
+        for _, part in self.done("read back", tasks, lambda group: f"the checksums of {len(group)} chunks"):
             found.update(part)
         return found
 
@@ -215,7 +215,7 @@ class Cluster:
             raise error
         return found
 
-    def _done(
+    def done(
         self, name: str, tasks: Iterable[tuple[T, tuple[Any, ...]]], what: Callable[[T], str]
     ) -> Iterator[tuple[T, Any]]:
         """Have tasks done, and yield each with its result as it comes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -461,3 +462,14 @@ def test_ctrl_c_cancels_what_is_on_its_way(
     extract(backbone, split, tmp_path / "s", client=client)
     extract(backbone, split, tmp_path / "here")
     assert contents(tmp_path / "s") == contents(tmp_path / "here")
+
+
+def test_the_benchmark_runs() -> None:
+    """A figure nobody can make again is no figure."""
+    command = [sys.executable, "benchmarks/bench_cluster.py", "--tiny", "--json", "--images", "digits:val"]
+    command += ["--model", "featstore:digits_net"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert min(found["images_per_s"].values()) > 0
+    assert found["ms_per_task"] > 0
