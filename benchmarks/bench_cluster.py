@@ -61,7 +61,7 @@ def task_seconds(client: Client, n: int) -> float:
 def measure(spec: str, split: Split, batch_size: int, rounds: int, n_tasks: int) -> dict[str, Any]:
     """Return medians and ratios."""
     backbone = featstore.load_backbone(spec, weights=None)
-    local = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 100}
+    local = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 100}
     with (
         LocalCluster(n_workers=1, **local) as one,
         LocalCluster(n_workers=2, **local) as two,

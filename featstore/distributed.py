@@ -100,6 +100,10 @@ class Cluster:
         if isinstance(self._given, str) and "client" in self.__dict__:
             self.client.close()  # type: ignore[no-untyped-call]
 
+    def connect(self) -> None:
+        """Have the connection now; see `client`."""
+        assert self.client
+
     @cached_property
     def client(self) -> Client:
         """The client, connected.
@@ -333,12 +337,24 @@ def _connected(client: str | Client) -> Client:
             f"client is a {type(client).__name__}; give a distributed.Client, or the address of a scheduler."
         )
     try:
+        _check_address(client)
         return distributed.Client(client, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ClusterFailed(
             f"no Dask scheduler answers at '{client}' ({first}); `dask scheduler` starts one and prints its address."
         ) from error
+
+
+def _check_address(address: str) -> None:
+    """Raise `ValueError` for what is no address; a client that tried it would be left half made."""
+    from distributed.comm.addressing import get_address_host_port, parse_address
+    from distributed.comm.registry import get_backend
+
+    scheme, _ = parse_address(address)
+    get_backend(scheme)
+    if scheme in ("tcp", "tls", "ws", "wss"):  # others have no port
+        get_address_host_port(address)
 
 
 def _result(future: Future[Any], what: str) -> Any:

@@ -155,6 +155,8 @@ def extract(
             deterministic=deterministic,
             skip_unreadable=skip_unreadable,
         )
+        if cluster is not None and not made.is_done:
+            cluster.connect()
         run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic)
         for part in made.parts:
             for name, why in part.skipped.items():

@@ -399,7 +399,9 @@ def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
     except Exception as error:  # decoders raise whatever they stumble over: struct.error, zlib.error, SyntaxError …
         # Pillow's words for the first name an object in memory
         unknown = (
-            f"its {len(sample)} bytes are of no known format" if isinstance(error, UnidentifiedImageError) else error
+            f"its {len(sample)} bytes are of no known format"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error).rstrip(".")
         )
         raise UnreadableImage(
             f"{where} does not decode to an image: {unknown}. Mend or remove it, or leave such images out with "

@@ -43,7 +43,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[LocalCluster]:
     """Two processes of one thread each."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=100) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=100) as cluster:
         yield cluster
 
 
@@ -426,9 +426,10 @@ def test_what_is_no_cluster_is_refused(
 ) -> None:
     split = logged_split(16, tmp_path / "log")
     monkeypatch.setattr(distributed, "CONNECT_S", 0.2)
-    for address in ("tcp://127.0.0.1:1", "nonsense://x"):
+    for address in ("tcp://127.0.0.1:1", "nonsense://x", "x"):
         with pytest.raises(ClusterFailed, match=f"no Dask scheduler answers at '{address}'"):
             extract(backbone, split, tmp_path / "s", client=address)
+    assert featstore.open_store(tmp_path / "s").entries() == []  # nothing was begun
     with pytest.raises(BadInput, match=r"client is a LocalCluster; give a distributed.Client, or the address"):
         extract(backbone, split, tmp_path / "s", client=cluster)
     with pytest.raises(BadInput, match="'nonsense' is no device"):
