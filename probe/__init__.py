@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probe import conventions, metrics, plots
+    from probe.averages import average_over_datasets
     from probe.batch import fit_paths
-    from probe.comparison import Comparison, compare
+    from probe.calibration import calibration_table, reliability
+    from probe.comparison import Comparison, compare, label_accuracy
+    from probe.convergence import SpeedUp, converged_at, history_table, speed_up
+    from probe.correlation import Correlation, correlate, correlation_table, rank_correlations, what_few_models_show
+    from probe.embedding import Embedding, chosen_classes, tsne
     from probe.errors import (
         BadInput,
         ClusterFailed,
@@ -26,11 +31,18 @@ if TYPE_CHECKING:
         ZeroRows,
     )
     from probe.estimator import LinearProbe
+    from probe.few_shot import crossings, few_shot_means
     from probe.grids import C_GRID, CLIP_GRID, GRIDS, SVM_GRID, named_grid
     from probe.labels import Loss
+    from probe.lines import bootstrap_band
+    from probe.logits import inverse_logit, logit
+    from probe.long_tables import complete, long_table, read_table
+    from probe.many_models import bootstrap_difference, compare_all, comparison_table, comparison_text
     from probe.model import Model
     from probe.path import Path, fit, fit_path
     from probe.predictions import Predictions
+    from probe.rank_tests import holm
+    from probe.regimes import compare_regimes
     from probe.report import write_report
     from probe.results import Results, load_results
     from probe.ridge import LeftOut, fit_ridge, ridge_path, select_ridge_loo
@@ -48,7 +60,9 @@ _HOME = {
     "Choice": "selection",
     "ClusterFailed": "errors",
     "Comparison": "comparison",
+    "Correlation": "correlation",
     "DamagedRecord": "errors",
+    "Embedding": "embedding",
     "FoldChoice": "validation",
     "GRIDS": "grids",
     "GridWidened": "widening",
@@ -65,29 +79,57 @@ _HOME = {
     "ProbeError": "errors",
     "Results": "results",
     "SVM_GRID": "grids",
+    "SpeedUp": "convergence",
     "Status": "status",
     "Widened": "validation",
     "ZeroRows": "errors",
+    "average_over_datasets": "averages",
+    "bootstrap_band": "lines",
+    "bootstrap_difference": "many_models",
+    "calibration_table": "calibration",
+    "chosen_classes": "embedding",
     "compare": "comparison",
+    "compare_all": "many_models",
+    "compare_regimes": "regimes",
+    "comparison_table": "many_models",
+    "comparison_text": "many_models",
+    "complete": "long_tables",
     "conventions": "",
+    "converged_at": "convergence",
+    "correlate": "correlation",
+    "correlation_table": "correlation",
+    "crossings": "few_shot",
+    "few_shot_means": "few_shot",
     "fit": "path",
     "fit_path": "path",
     "fit_paths": "batch",
     "fit_ridge": "ridge",
     "fit_svm": "svm",
+    "history_table": "convergence",
+    "holm": "rank_tests",
+    "inverse_logit": "logits",
     "l2_normalized": "svm",
+    "label_accuracy": "comparison",
     "load_results": "results",
+    "logit": "logits",
+    "long_table": "long_tables",
     "metrics": "",
     "named_grid": "grids",
     "plots": "",
+    "rank_correlations": "correlation",
+    "read_table": "long_tables",
+    "reliability": "calibration",
     "ridge_path": "ridge",
     "select": "selection",
     "select_holdout": "validation",
     "select_kfold": "validation",
     "select_ridge_loo": "ridge",
     "select_splits": "validation",
+    "speed_up": "convergence",
     "svm_path": "svm",
     "sweep": "sweeps",
+    "tsne": "embedding",
+    "what_few_models_show": "correlation",
     "widen": "validation",
     "write_report": "report",
 }
@@ -101,7 +143,9 @@ __all__ = [
     "Choice",
     "ClusterFailed",
     "Comparison",
+    "Correlation",
     "DamagedRecord",
+    "Embedding",
     "FoldChoice",
     "GridWidened",
     "Interrupted",
@@ -116,29 +160,57 @@ __all__ = [
     "Predictions",
     "ProbeError",
     "Results",
+    "SpeedUp",
     "Status",
     "Widened",
     "ZeroRows",
+    "average_over_datasets",
+    "bootstrap_band",
+    "bootstrap_difference",
+    "calibration_table",
+    "chosen_classes",
     "compare",
+    "compare_all",
+    "compare_regimes",
+    "comparison_table",
+    "comparison_text",
+    "complete",
     "conventions",
+    "converged_at",
+    "correlate",
+    "correlation_table",
+    "crossings",
+    "few_shot_means",
     "fit",
     "fit_path",
     "fit_paths",
     "fit_ridge",
     "fit_svm",
+    "history_table",
+    "holm",
+    "inverse_logit",
     "l2_normalized",
+    "label_accuracy",
     "load_results",
+    "logit",
+    "long_table",
     "metrics",
     "named_grid",
     "plots",
+    "rank_correlations",
+    "read_table",
+    "reliability",
     "ridge_path",
     "select",
     "select_holdout",
     "select_kfold",
     "select_ridge_loo",
     "select_splits",
+    "speed_up",
     "svm_path",
     "sweep",
+    "tsne",
+    "what_few_models_show",
     "widen",
     "write_report",
 ]
