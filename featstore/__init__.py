@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Ambiguous,
         BadInput,
         BadLabels,
+        ClusterFailed,
         CorruptChunk,
         FeatstoreError,
         IdentityError,
@@ -50,6 +51,7 @@ __all__ = [
     "BadInput",
     "BadLabels",
     "Check",
+    "ClusterFailed",
     "Collected",
     "CorruptChunk",
     "DomainShift",
@@ -99,8 +101,8 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "Ambiguous", "BadInput", "BadLabels", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingData", "MissingExtra",
-    "NotStored", "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
+    "Ambiguous", "BadInput", "BadLabels", "ClusterFailed", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingData",
+    "MissingExtra", "NotStored", "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),

@@ -19,8 +19,10 @@ __all__ = [
     "arithmetic",
     "base_precision",
     "checked_device",
+    "device_name",
     "is_deterministic",
     "keyed_precision",
+    "named_device",
     "on_device",
     "repeatable",
 ]
@@ -44,6 +46,16 @@ def is_deterministic(keyed: str) -> bool:
     return keyed.endswith(DETERMINISTIC)
 
 
+def named_device(device: str | torch.device) -> torch.device:
+    """Return the device of a name, whether it is there or not."""
+    import torch
+
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"'{device}' is no device; write 'cpu', 'cuda', 'cuda:1', 'mps'.") from error
+
+
 def checked_device(device: str | torch.device) -> torch.device:
     """Return a device that is there; none is ever put in the place of another.
 
@@ -54,10 +66,7 @@ def checked_device(device: str | torch.device) -> torch.device:
     """
     import torch
 
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"'{device}' is no device; write 'cpu', 'cuda', 'cuda:1', 'mps'.") from error
+    found = named_device(device)
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (found.index or 0) >= there.get(found.type, 0):
         names = [f"{kind}:{i}" if kind == "cuda" else kind for kind, n in there.items() for i in range(n)]
@@ -66,6 +75,13 @@ def checked_device(device: str | torch.device) -> torch.device:
             "these; another is not taken silently, for its numbers and its speed differ."
         )
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is, for people: ``"cpu"``, ``"NVIDIA H100 80GB HBM3"``."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

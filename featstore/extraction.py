@@ -8,8 +8,8 @@ most a block. Batches begin with their block, so that a resumed run forms the sa
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,19 @@ from featstore.bfloat import BFLOAT16_MAX, narrow
 from featstore.capture import capture
 from featstore.chunks import stored_dtype
 from featstore.deriving import pooled_from_maps
-from featstore.devices import arithmetic, checked_device, on_device, repeatable
+from featstore.devices import arithmetic, checked_device, device_name, named_device, on_device, repeatable
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.loading import default_workers, load_batches
 from featstore.planning import Plan, SplitPlan, channel_axes, plan
 from featstore.poolings import PoolingLike, as_poolings
-from featstore.progress import bar, say
+from featstore.progress import Bar, bar, say
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Client
 
     from featstore.backbones import Backbone
+    from featstore.distributed import Cluster
     from featstore.manifest import ArrayKey
     from featstore.splits import Split
     from featstore.store import Store
@@ -60,6 +62,7 @@ def extract(
     repair: bool = False,
     block_rows: int | None = None,
     progress: bool = True,
+    client: Client | str | None = None,
 ) -> Store:
     """Compute the features that a store lacks, and return the store.
 
@@ -102,6 +105,9 @@ def extract(
         Rows that are computed and written together; None lets the store choose.
     progress : bool
         Show it on stderr.
+    client : distributed.Client, str or None
+        A Dask cluster, or the address of its scheduler, whose workers compute the blocks, each on `device` as it sees it; the
+        bytes are those of an extraction here on the same kind of device. See `featstore.distributed`.
 
     Raises
     ------
@@ -111,15 +117,19 @@ def extract(
         If a feature is not finite, or too large for float16; names the unit and the images. If the device is not there.
     StoreWrite
         If the disk is full or the folder read-only; what was written before is kept.
+    ClusterFailed
+        If the cluster does not answer, cannot compute what is asked, or is lost; what was written before is kept.
     """
+    from featstore.distributed import Cluster
     from featstore.store import Store, create_store
 
-    where = checked_device(device)
     for name, value in (("batch_size", batch_size), ("workers", workers), ("block_rows", block_rows)):
         if value is not None and value < 1:
             raise BadInput(f"{name} is {value}; it must be at least 1.")
-    with arithmetic(precision, where):
-        pass  # refuse what the device cannot do before anything is read
+    where = named_device(device) if client is not None else checked_device(device)
+    if client is None:
+        with arithmetic(precision, where):
+            pass  # refuse what the device cannot do before anything is read
     store = root if isinstance(root, Store) else create_store(root)
     made = plan(
         backbone,
@@ -132,15 +142,16 @@ def extract(
         deterministic=deterministic,
         skip_unreadable=skip_unreadable,
     )
-    run = _Run(backbone, where, precision, pool, batch_size, workers or default_workers(), progress, deterministic)
-    for part in made.parts:
-        for name, why in part.skipped.items():
-            say(f"left out {name}: {why}")
-        _extract_split(run, store, part, repair=repair, block_rows=block_rows)
+    run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic)
+    with Cluster(client) if client is not None else nullcontext() as cluster:
+        for part in made.parts:
+            for name, why in part.skipped.items():
+                say(f"left out {name}: {why}")
+            _extract_split(run, store, part, cluster, repair=repair, block_rows=block_rows)
     return store
 
 
-class _Run:
+class Run:
     """What stays the same for all splits of one call of `extract`."""
 
     def __init__(
@@ -150,7 +161,7 @@ class _Run:
         precision: str,
         pool: PoolingLike | Sequence[PoolingLike],
         batch_size: int,
-        workers: int,
+        workers: int | None,
         progress: bool,
         deterministic: bool = False,
     ) -> None:
@@ -173,29 +184,37 @@ class _Run:
         alone = [capture(self.backbone.chain, x[i : i + 1], wanted, self.axes) for i in range(len(x))]
         return {which: torch.cat([one[which] for one in alone]).cpu() for which in alone[0]}
 
-    def provenance(self, part: SplitPlan) -> dict[str, Any]:
+    def made_by(self) -> dict[str, Any]:
+        """Return what computes here, for the provenance."""
+        return {"device": device_name(self.device), "versions": versions()}
+
+    def provenance(self, part: SplitPlan, made_by: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same
         command."""
-        import PIL
-        import torch
-
-        import featstore
-
         said: dict[str, Any] = {
             "units": list(self.backbone.units),
             "weights": self.backbone.weights,
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "batch_size": self.batch_size,
-            "versions": {
-                "featstore": getattr(featstore, "__version__", None) or _version("featprobe"),
-                "torch": str(torch.__version__),
-                "pillow": PIL.__version__,
-                "numpy": np.__version__,
-            },
+            **made_by,
         }
         if part.skipped:
             said["skipped"] = dict(part.skipped)
         return said
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what decides about the numbers."""
+    import PIL
+    import torch
+
+    import featstore
+
+    return {
+        "featstore": getattr(featstore, "__version__", None) or _version("featprobe"),
+        "torch": str(torch.__version__),
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def _version(distribution: str) -> str | None:
@@ -207,17 +226,23 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, block_rows: int | None) -> None:
+def _extract_split(
+    run: Run, store: Store, part: SplitPlan, cluster: Cluster | None, *, repair: bool, block_rows: int | None
+) -> None:
     """Compute what the store lacks of one split, as the one writer of its pass."""
     nothing_to_do = not part.missing and not repair
     try:
         # a complete pass is entered, too: its labels may be new, and files cut short are found by their size
-        with store.writing(part.key, part.split, run.provenance(part), timeout=0 if nothing_to_do else None) as session:
+        with store.writing(part.key, part.split, {}, timeout=0 if nothing_to_do else None) as session:
+            if cluster is not None:
+                session.read_back = cluster.read_back
             session.begin(part.arrays, block_rows, repair=repair)
             if session.n_damaged:
                 say(f"{session.n_damaged} damaged chunks of '{part.split.name}' are computed again")
             if session.arrays:
-                _compute(run, part, session, store)
+                made_by = run.made_by() if cluster is None else cluster.made_by(run)
+                session.provenance = run.provenance(part, made_by)
+                _compute(run, part, session, store, cluster)
                 session.commit()
                 return
     except (StoreBusy, StoreWrite):
@@ -230,53 +255,72 @@ def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, bl
         )
 
 
-def _compute(run: _Run, part: SplitPlan, session: Session, store: Store) -> None:
+def _compute(run: Run, part: SplitPlan, session: Session, store: Store, cluster: Cluster | None) -> None:
     """Compute the blocks that are missing, and hand each to the store."""
     blocks = session.missing_blocks()
-    batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
-    maps = part.maps if all(key in part.maps for key in session.arrays) else None  # else something stored was damaged
     n_missing = sum(len(block) for block in blocks)
     if run.progress:
         resumed = f", {len(part.split) - n_missing:,} are there already" if n_missing < len(part.split) else ""
         what = ", ".join(dict.fromkeys(key.unit for key in session.arrays))
-        how = f"through {run.backbone.name} for {what}" if maps is None else f"of {what}, pooled from stored maps"
+        pooled = _maps(part, session.arrays) is not None
+        how = f"of {what}, pooled from stored maps" if pooled else f"through {run.backbone.name} for {what}"
         say(f"'{part.split.name}': {n_missing:,} images {how}{resumed}")
     begun = time.monotonic()
-    ordered = [rows for _, rows in batches]
-    if maps is None:
-        computed = _forward(run, part, session.arrays, ordered)
-    else:
-        wanted = {key: maps[key] for key in session.arrays}
-        computed = pooled_from_maps(store, wanted, run.poolings, run.axes, ordered)
-    with (
-        bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown,
-        closing(computed),
-    ):
-        gathered: dict[ArrayKey, np.ndarray] = {}
-        for (block, _), (rows, features) in zip(batches, computed, strict=True):
-            if rows.start == block.start:
-                # new arrays for every block: the store writes those of the last one while this one is computed
-                gathered = {key: np.empty((len(block), *key.shape), stored_dtype(key.dtype)) for key in session.arrays}
-            for key, out in gathered.items():
-                values = _checked(features[key.unit, key.pool], key, part.split, rows)
-                out[rows.start - block.start : rows.stop - block.start] = values
-            if rows.stop == block.stop:
-                session.write(block, gathered, wait=False)
-            shown.update(len(rows))
+    with bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown:
+        if cluster is not None:
+            cluster.compute(run, part, session, shown)
+        else:
+            computed = blocks_of(run, part, session.arrays, blocks, store, shown)
+            with closing(computed):
+                for block, features in computed:
+                    session.write(block, features, wait=False)
     seconds = time.monotonic() - begun
     if run.progress:
         rate = n_missing / max(seconds, 1e-9)
         say(f"'{part.split.name}': {n_missing:,} images in {seconds:.1f} s, {rate:,.0f} images/s")
 
 
+def _maps(part: SplitPlan, keys: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayKey] | None:
+    """Return the stored maps that arrays are pooled from; None where the network runs."""
+    # not all of them may be in the plan: something stored was damaged
+    return {key: part.maps[key] for key in keys} if all(key in part.maps for key in keys) else None
+
+
+def blocks_of(
+    run: Run, part: SplitPlan, keys: Sequence[ArrayKey], blocks: Sequence[Block], store: Store, shown: Bar
+) -> Generator[tuple[Block, dict[ArrayKey, np.ndarray]]]:
+    """Yield blocks, in order, and what is stored of each, (rows, …) of the stored dtype for every key."""
+    batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
+    ordered = [rows for _, rows in batches]
+    maps = _maps(part, keys)
+    if maps is None:
+        computed = _forward(run, part, keys, ordered)
+    else:
+        computed = pooled_from_maps(store, maps, run.poolings, run.axes, ordered)
+    with closing(computed):
+        gathered: dict[ArrayKey, np.ndarray] = {}
+        for (block, _), (rows, features) in zip(batches, computed, strict=True):
+            if rows.start == block.start:
+                # new arrays for every block: the store writes those of the last one while this one is computed
+                gathered = {key: np.empty((len(block), *key.shape), stored_dtype(key.dtype)) for key in keys}
+            for key, out in gathered.items():
+                values = _checked(features[key.unit, key.pool], key, part.split, rows)
+                out[rows.start - block.start : rows.stop - block.start] = values
+            shown.update(len(rows))
+            if rows.stop == block.stop:
+                yield block, gathered
+
+
 def _forward(
-    run: _Run, part: SplitPlan, keys: Sequence[ArrayKey], batches: Sequence[range]
+    run: Run, part: SplitPlan, keys: Sequence[ArrayKey], batches: Sequence[range]
 ) -> Generator[tuple[range, dict[tuple[str, str], torch.Tensor]]]:
-    """Yield the rows of each batch and what the network says of them; see `_Run.features`."""
+    """Yield the rows of each batch and what the network says of them; see `Run.features`."""
     # Where the network runs on the same cores, decoding meanwhile gains nothing, and takes cores away in the middle of parallel
     # sections whose other threads then wait: one run on two busy cores was three times slower.
     ahead = 0 if run.device.type == "cpu" else AHEAD
-    loaded = load_batches(part.split, run.backbone.preprocessing, batches, workers=run.workers, ahead=ahead)
+    loaded = load_batches(
+        part.split, run.backbone.preprocessing, batches, workers=run.workers or default_workers(), ahead=ahead
+    )
     with (
         on_device(run.backbone.chain, run.device),
         arithmetic(run.precision, run.device),

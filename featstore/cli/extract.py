@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
         "--skip-unreadable", action="store_true", help="leave out images that do not decode, and record them"
     )
     sub.add_argument("--repair", action="store_true", help="read all that is stored, and compute damaged rows again")
+    sub.add_argument("--scheduler", dest="client", metavar="ADDRESS", help="compute on the workers of a Dask cluster")
     sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     output.add_json(sub)
     sub.set_defaults(command=command)
