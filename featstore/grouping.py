@@ -38,7 +38,7 @@ HEAD = "head"
 PENULTIMATE = "penultimate"
 TRUNK_SHARE = 0.8
 MIN_CELLS = 4
-"""Fewer modules that pass a pair on are the ends of branches or the beginning of a dense block."""
+"""Fewer modules that pass a pair on are the beginning of a dense block, or of a branch that waits for the end."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,15 @@ def choose_units(outline: Outline, *, fine: bool) -> list[Boundary]:
 
 def _with_cells(outline: Outline) -> Outline:
     """Return the outline with cuts after cells: rule 7."""
-    ending: dict[int, list[str]] = {}
-    for path, (_, last) in outline.spans.items():
-        ending.setdefault(last, []).append(path)
     cells: dict[str, dict[int, tuple[int, ...]]] = {}
-    for at, (older, shape) in outline.pairs.items():
-        beside = {path.rpartition(".")[0] for path in ending.get(older, ())}
-        for path in ending.get(at, ()):
-            parent = path.rpartition(".")[0]
-            if parent in beside and outline.composite(path):
-                cells.setdefault(parent, {})[at] = shape
+    for path, (_, at) in outline.spans.items():
+        older, shape = outline.pairs.get(at, (-1, ()))
+        if older < 0 or not outline.composite(path):
+            continue
+        parent = path.rpartition(".")[0]
+        before = sorted(outline.spans[p][1] for p in outline.children(parent) if outline.spans[p][1] < at)
+        if older in before[-2:]:
+            cells.setdefault(parent, {})[at] = shape
     found = {at: shape for ends in cells.values() if len(ends) >= MIN_CELLS for at, shape in ends.items()}
     return replace(outline, cuts=dict(sorted({**outline.cuts, **found}.items()))) if found else outline
 

@@ -44,7 +44,9 @@ def outline_of_graph(module: nn.Module, traced: Traced, example: torch.Tensor) -
     weights = {p: len(owners[p]) for p in spans}
     ends = {last for _, last in spans.values()}
     pairs = {at: older for at, (older, _) in pairs_of(traced).items() if at in ends and older in ends}
-    shapes = _measured(traced, example, {*traced.cuts.values(), *(traced.nodes[at] for at in {*pairs, *pairs.values()})})
+    shapes = _measured(
+        traced, example, {*traced.cuts.values(), *(traced.nodes[at] for at in {*pairs, *pairs.values()})}
+    )
     for at, node in list(traced.cuts.items()):
         if not shapes[node]:  # a tuple or a number that carries everything is no unit's output
             del traced.cuts[at]

@@ -76,7 +76,9 @@ class Chain(ABC):
         self.passed = dict(passed or {})
 
     @abstractmethod
-    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+    def run(
+        self, x: torch.Tensor | tuple[torch.Tensor, ...], first: str | None = None, last: str | None = None
+    ) -> torch.Tensor:
         """Return the output of unit `last`, given the input of unit `first`.
 
         Parameters
@@ -156,7 +158,9 @@ class GraphChain(Chain):
         self._size = size
         self._writes_input = {name: mutates_input(unit) for name, unit in self._units.items()}
 
-    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+    def run(
+        self, x: torch.Tensor | tuple[torch.Tensor, ...], first: str | None = None, last: str | None = None
+    ) -> torch.Tensor:
         start = 0 if first is None else self.index(first)
         stop = len(self.names) - 1 if last is None else self.index(last)
         if stop < start:
@@ -165,9 +169,9 @@ class GraphChain(Chain):
         for name in self.names[start : stop + 1]:
             if name == self.names[start] and self._writes_input[name]:
                 # an in-place activation may come first, and the caller's tensor is not ours to write to
-                x = cast("torch.Tensor", tuple(t.clone() for t in x)) if isinstance(x, tuple) else x.clone()
+                x = tuple(t.clone() for t in x) if isinstance(x, tuple) else x.clone()
             x = self._units[name](x)
-        return x
+        return cast("torch.Tensor", x)
 
     def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
         last = max(self.index(name) for name in units)
@@ -181,15 +185,16 @@ class GraphChain(Chain):
         self.index(name)
         return self._units[name]
 
-    def _check_input(self, x: torch.Tensor, start: int) -> None:
+    def _check_input(self, x: torch.Tensor | tuple[torch.Tensor, ...], start: int) -> None:
         before = self.names[start - 1] if start else ""
-        n_given, takes = len(x) if isinstance(x, tuple) else 1, self.passed.get(before, (before or "the images",))
+        n_given, takes = len(x) if isinstance(x, tuple) else 1, self.passed.get(before, (before,))
         if n_given != len(takes):
+            what = f"the output of {' and of '.join(takes)}" if start else "the images"
             raise BadInput(
-                f"unit '{self.names[start]}' of {type(self.module).__name__} takes the output of {' and of '.join(takes)}, "
+                f"unit '{self.names[start]}' of {type(self.module).__name__} takes {what}, "
                 f"{'as a tuple of two tensors' if len(takes) == 2 else 'one tensor'}, and got {n_given}."
             )
-        if self._size is None:
+        if self._size is None or isinstance(x, tuple):
             return
         expected = self.shapes[self.names[start - 1]] if start else self._size
         if tuple(x.shape[1:]) != expected:

@@ -136,14 +136,21 @@ def check_chain(chain: Chain, x: torch.Tensor, *, has_head: bool = True, unused:
 
     before = x
     for unit in chain.names:
-        kept = before.clone()
-        assert torch.equal(chain.run(before, unit, unit), seen[unit]), f"{unit} run alone"
-        assert torch.equal(before, kept), f"{unit} wrote into the caller's tensor"
-        before = seen[unit]
-    middle = chain.names[len(chain.names) // 2]
-    after = chain.names[len(chain.names) // 2 + 1]
-    assert torch.equal(chain.run(chain.run(x, None, middle), after), expected)
+        kept = copy.deepcopy(before)
+        after = chain.run(before, unit, unit)
+        assert isinstance(after, tuple) == (unit in chain.passed)
+        assert all(map(torch.equal, as_tuple(after), [seen[u] for u in chain.passed.get(unit, (unit,))])), (
+            f"{unit} run alone"
+        )
+        assert all(map(torch.equal, as_tuple(before), as_tuple(kept))), f"{unit} wrote into the caller's tensor"
+        before = after
+    middle, following = chain.names[len(chain.names) // 2 :][:2]
+    assert torch.equal(chain.run(chain.run(x, None, middle), following), expected)
     check_tensors(chain, unused)
+
+
+def as_tuple(passed: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return passed if isinstance(passed, tuple) else (passed,)
 
 
 def check_tensors(chain: Chain, unused: tuple[str, ...]) -> None:
