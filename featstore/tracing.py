@@ -176,7 +176,7 @@ def _tracer(root: nn.Module) -> fx.Tracer:
                 )
             return parameter_proxy_cache[name]
 
-    return Tracer(autowrap_modules=tuple(modules), autowrap_functions=tuple(functions))
+    return Tracer(autowrap_modules=cast("Any", tuple(modules)), autowrap_functions=tuple(functions))
 
 
 def _tensor_proxy(tracer: fx.Tracer, node: fx.Node, name: str, tensor: torch.Tensor) -> fx.Proxy:
@@ -276,7 +276,7 @@ def part(
     if len(source) > 1:
         env.update({node: graph.call_function(operator.getitem, (entry, k)) for k, node in enumerate(source)})
     else:
-        env.update({node: entry for node in source or [n for n in traced.nodes if n.op == "placeholder"]})
+        env.update(dict.fromkeys(source or [n for n in traced.nodes if n.op == "placeholder"], entry))
     constant = {node for node, varies in zip(traced.nodes, traced.varying, strict=True) if not varies}
 
     def copy(node: fx.Node) -> fx.Node:
