@@ -4,9 +4,9 @@ On a CPU one thing happens after another: a batch is decoded by all cores, then 
 meanwhile would gain nothing, and takes cores away in the middle of parallel sections whose other threads then wait: one run on two
 busy cores was three times slower.
 
-On a GPU everything happens at once, so that the network is all that is waited for: the host prepares batches ahead in pinned memory, a
-stream copies the next one in while the network works on the last, another stream copies pooled features back, and the host looks at
-a batch's features when the next batch has been queued behind it.
+On a GPU everything happens at once, so that the network is all that is waited for: the host prepares batches ahead in pinned
+memory, a stream copies the next one in while the network works on the last, another stream copies pooled features back, and the
+host looks at a batch's features when the next batch has been queued behind it.
 """
 
 from __future__ import annotations

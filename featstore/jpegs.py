@@ -1,15 +1,16 @@
 """JPEG files decoded on the device where the network runs, by torchvision; only this file knows its ``decode_jpeg``.
 
 ``Preprocessing.decoder = "nvjpeg"``: the numbers differ from PIL's by more than rounding (another inverse transform, another
-upsampling of colour, a resize of tensors), so that the decoder is part of a feature's identity. On the device go whole JPEG files of
-RGB or grey pixels that need not be turned; whatever else there is (PNG, CMYK, a turned photograph, a file without an end, arrays) and
-what has a shift is decoded by PIL and resized on the device. Which of the two it is, is decided by the file alone.
+upsampling of colour, a resize of tensors), so that the decoder is part of a feature's identity. On the device go whole JPEG files
+of RGB or grey pixels that need not be turned; whatever else there is (PNG, CMYK, a turned photograph, a file without an end,
+arrays) and what has a shift is decoded by PIL and resized on the device. Which of the two it is, the file alone decides.
 """
 
 from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,20 +95,18 @@ class EncodedBatch:
 
     def _decoded(self, which: Sequence[int], device: torch.device) -> list[torch.Tensor]:
         import torch
-        from torchvision.io import ImageReadMode, decode_jpeg
 
-        mode = ImageReadMode.RGB if self.preprocessing.mode == "RGB" else ImageReadMode.GRAY
         files = [torch.frombuffer(bytearray(self.images[k]), dtype=torch.uint8) for k in which]
         if not files:
             return []
         try:
-            return list(decode_jpeg(files, mode=mode, device=device))
+            return _decode(files, self.preprocessing.mode, device)
         except RuntimeError:
             pass  # one by one, to know which it is
         found = []
         for k, file in zip(which, files, strict=True):
             try:
-                found.append(decode_jpeg(file, mode=mode, device=device))
+                found += _decode([file], self.preprocessing.mode, device)
             except RuntimeError as error:
                 first = (str(error).splitlines() or ["no reason given"])[0]
                 raise UnreadableImage(
@@ -115,6 +114,16 @@ class EncodedBatch:
                     "'pil'), or mend the file."
                 ) from error
         return found
+
+
+def _decode(files: list[torch.Tensor], mode: str, device: torch.device) -> list[torch.Tensor]:
+    """Return (c, h, w) uint8 on the device for the bytes of each file."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    with warnings.catch_warnings():
+        # torchvision announces from 0.29 on that TorchCodec will take its decoders over
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return list(decode_jpeg(files, mode=ImageReadMode.RGB if mode == "RGB" else ImageReadMode.GRAY, device=device))
 
 
 def resized(image: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

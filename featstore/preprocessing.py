@@ -147,8 +147,8 @@ class Preprocessing:
 
         if self.decoder != "pil":
             raise BadInput(
-                f"the preprocessing says decoder='{self.decoder}', which takes files, and an image is decoded already; extract with "
-                "it, or use decoded_by('pil')."
+                f"the preprocessing says decoder='{self.decoder}', which takes files, and an image is decoded already; extract "
+                "with it, or use decoded_by('pil')."
             )
         image = self._in_mode(image)
         if self.resize is not None:

@@ -106,9 +106,9 @@ class _Slots:
 
 def _lost(error: BaseException) -> WorkerLost:
     return WorkerLost(
-        f"a process that decodes images was lost ({type(error).__name__}): it was killed, perhaps because memory ran out, or it could "
-        "not start (a script that starts processes does its work under `if __name__ == '__main__':`). What was stored is kept, and "
-        "the same command goes on there; use fewer workers, or threads."
+        f"a process that decodes images was lost ({type(error).__name__}): it was killed, perhaps because memory ran out, or it "
+        "could not start (a script that starts processes does its work under `if __name__ == '__main__':`). What was stored is "
+        "kept, and the same command goes on there; use fewer workers, or threads."
     )
 
 

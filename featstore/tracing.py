@@ -15,6 +15,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -99,7 +100,7 @@ def trace(module: nn.Module) -> Traced:
     import torch
 
     wrapper = _one_input(module)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _caches_kept(module):
         warnings.simplefilter(
             "ignore"
         )  # tracing through asserts and shape checks warns; none of it is the user's doing
@@ -119,6 +120,24 @@ def trace(module: nn.Module) -> Traced:
     owned = {str(n.target): _owned(wrapper, str(n.target)) for n in nodes if n.op in ("call_module", "get_attr")}
     paths = tuple(_path(node) for node in nodes)
     return Traced(graph, tuple(nodes), paths, varying, cuts_of(nodes, varying, output), result, owned)
+
+
+@contextmanager
+def _caches_kept(module: nn.Module) -> Iterator[None]:
+    """Put dictionaries that hang in a network back as they were: a forward that keeps tensors there (LeViT's attention biases)
+    would keep the tracer's stand-ins."""
+    found = [
+        (value, dict(value))
+        for m in module.modules()
+        for name, value in vars(m).items()
+        if type(value) is dict and not name.startswith("_")
+    ]
+    try:
+        yield
+    finally:
+        for value, before in found:
+            value.clear()
+            value.update(before)
 
 
 def _one_input(module: nn.Module) -> nn.Module:

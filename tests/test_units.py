@@ -344,6 +344,31 @@ def test_a_copy_of_a_chain_is_a_whole_network_of_its_own() -> None:
     assert not torch.equal(twin.run(x), before)
 
 
+class Remembering(nn.Module):
+    """Keeps what it has computed from a parameter, as LeViT does with its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(1, 4, 1), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.tensor([2.0]))
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "scale" not in self.cache:
+            self.cache["scale"] = self.scale * 2
+        return self.fc((self.a(x) * self.cache["scale"]).mean((2, 3)))
+
+
+def test_tracing_leaves_no_stand_ins_in_the_network() -> None:
+    """Else the network itself would be broken after it was cut."""
+    module, x = Remembering().eval(), torch.randn(1, 1, 4, 4)
+    fresh = copy.deepcopy(module)
+    for fine in (False, True):
+        module.cache.clear()
+        assert torch.equal(cut(module, x, fine=fine).run(x), fresh(x))
+    assert torch.equal(module(x), fresh(x))
+
+
 class Preactivated(nn.Module):
     """Ends a unit before an in-place activation, twice through a view."""
 
