@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,6 +93,10 @@ class Backbone:
         """What the network computes and where it is cut into units, as granularity and digest."""
         said = {"architecture": self.chain.architecture, "units": self.units, "shapes": list(self.shapes.values())}
         return f"{self.granularity}:{digest_of(said)}"
+
+    def decoded_by(self, decoder: str) -> Backbone:
+        """Return the same network for images decoded otherwise, ``"pil"`` or ``"nvjpeg"``: part of the identity of its features."""
+        return replace(self, preprocessing=self.preprocessing.decoded_by(decoder))
 
     def example(self, n: int = 1) -> torch.Tensor:
         """Return (n, c, h, w) float32 of the size that the network takes, always the same."""

@@ -1,14 +1,14 @@
 """Extraction: run a network once over the images of some splits, and keep what every unit says.
 
-`planning.plan` decides what is missing; `extract` carries it out block by block. A block is decoded and preprocessed
-by threads, goes through the network in batches, and is handed to the store whole; what is killed in between loses at
-most a block. Batches begin with their block, so that a resumed run forms the same ones.
+`planning.plan` decides what is missing; `extract` carries it out block by block. A block goes through the network in batches
+(`featstore.forwarding`) and is handed to the store whole; what is killed in between loses at most a block. Batches begin with their
+block, so that a resumed run forms the same ones.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.bfloat import BFLOAT16_MAX, narrow
-from featstore.capture import capture
 from featstore.chunks import stored_dtype
 from featstore.deriving import pooled_from_maps
-from featstore.devices import (
-    arithmetic,
-    checked_device,
-    device_name,
-    memory_errors,
-    named_device,
-    on_device,
-    repeatable,
-)
+from featstore.devices import arithmetic, checked_device, device_name, memory_errors, named_device
+from featstore.engine import Engine
 from featstore.errors import BadInput, StoreBusy, StoreWrite
-from featstore.loading import default_workers, load_batches
+from featstore.forwarding import forward, roofline_of
+from featstore.jpegs import check_decoder
 from featstore.planning import Plan, SplitPlan, channel_axes, plan
 from featstore.poolings import PoolingLike, as_poolings
 from featstore.progress import Bar, bar, say
+from featstore.stages import Report, Stages
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "SplitPlan", "extract", "plan"]
 
 FLOAT16_MAX = 65504.0
-
-AHEAD = 3
-"""Batches that are prepared while a GPU works on one."""
 
 
 def extract(
@@ -71,6 +62,8 @@ def extract(
     block_rows: int | None = None,
     progress: bool = True,
     client: Client | str | None = None,
+    engine: Engine | None = None,
+    report: Callable[[Report], object] | None = None,
 ) -> Store:
     """Compute the features that a store lacks, and return the store.
 
@@ -116,6 +109,10 @@ def extract(
     client : distributed.Client, str or None
         A Dask cluster, or the address of its scheduler, whose workers compute the blocks, each on `device` as it sees it; the
         bytes are those of an extraction here on the same kind of device. See `featstore.distributed`.
+    engine : Engine or None
+        How the network is run: what changes the speed, and rounding at most. None is ``Engine()``.
+    report : callable or None
+        Is given a `Report` for every split of which something was computed: what its stages took, and which was the slowest.
 
     Raises
     ------
@@ -139,6 +136,9 @@ def extract(
     if client is None:
         with arithmetic(precision, where):
             pass  # refuse what the device cannot do before anything is read
+        check_decoder(backbone.preprocessing, where)
+    engine = engine or Engine()
+    engine.check(backbone.chain, deterministic=deterministic)
     store = root if isinstance(root, Store) else create_store(root)
     with Cluster(client) if client is not None else nullcontext() as cluster:
         if cluster is not None:
@@ -157,11 +157,13 @@ def extract(
         )
         if cluster is not None and not made.is_done:
             cluster.connect()
-        run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic)
+        run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic, engine)
         for part in made.parts:
             for name, why in part.skipped.items():
                 say(f"left out {name}: {why}")
-            _extract_split(run, store, part, cluster, repair=repair, block_rows=block_rows)
+            took = _extract_split(run, store, part, cluster, repair=repair, block_rows=block_rows)
+            if took is not None and report is not None:
+                report(took)
     return store
 
 
@@ -178,25 +180,13 @@ class Run:
         workers: int | None,
         progress: bool,
         deterministic: bool = False,
+        engine: Engine | None = None,
     ) -> None:
-        self.deterministic = deterministic
+        self.deterministic, self.engine = deterministic, engine or Engine()
         self.backbone, self.device, self.precision = backbone, device, precision
         self.poolings = {pooling.name: pooling for pooling in as_poolings(pool)}
         self.axes = channel_axes(backbone)
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
-
-    def features(self, pixels: np.ndarray, keys: Sequence[ArrayKey]) -> dict[tuple[str, str], torch.Tensor]:
-        """Return (unit, pooling) -> (n, …) float32 on the CPU for (n, h, w, c) uint8."""
-        import torch
-
-        x = self.backbone.preprocessing.normalize(torch.from_numpy(pixels).to(self.device))
-        wanted = [(key.unit, self.poolings[key.pool]) for key in keys]
-        if not self.deterministic:
-            found = capture(self.backbone.chain, x, wanted, self.axes)
-            return {which: value.cpu() for which, value in found.items()}
-        # Libraries choose their algorithms, and with them the order of sums, by the shape of the whole batch.
-        alone = [capture(self.backbone.chain, x[i : i + 1], wanted, self.axes) for i in range(len(x))]
-        return {which: torch.cat([one[which] for one in alone]).cpu() for which in alone[0]}
 
     def made_by(self) -> dict[str, Any]:
         """Return what computes here, for the provenance."""
@@ -210,6 +200,7 @@ class Run:
             "weights": self.backbone.weights,
             "batch_size": self.batch_size,
             **made_by,
+            **self.engine.provenance(),
         }
         if part.skipped:
             said["skipped"] = dict(part.skipped)
@@ -242,8 +233,8 @@ def _version(distribution: str) -> str | None:
 
 def _extract_split(
     run: Run, store: Store, part: SplitPlan, cluster: Cluster | None, *, repair: bool, block_rows: int | None
-) -> None:
-    """Compute what the store lacks of one split, as the one writer of its pass."""
+) -> Report | None:
+    """Compute what the store lacks of one split, as the one writer of its pass; return what it took, None for nothing."""
     nothing_to_do = not part.missing and not repair
     try:
         # a complete pass is entered, too: its labels may be new, and files cut short are found by their size
@@ -257,9 +248,9 @@ def _extract_split(
                 made_by = run.made_by() if cluster is None else cluster.made_by(run)
                 session.provenance = run.provenance(part, made_by)
                 with memory_errors(run.batch_size):
-                    _compute(run, part, session, store, cluster)
+                    took = _compute(run, part, session, store, cluster)
                 session.commit()
-                return
+                return took
     except (StoreBusy, StoreWrite):
         if not nothing_to_do:
             raise  # else somebody adds other units, or the store is read-only: what is wanted is there all the same
@@ -268,10 +259,11 @@ def _extract_split(
             f"nothing to extract: {len(part.arrays)} units of '{part.split.name}' ({len(part.split):,} images) "
             f"are complete in {store.root}"
         )
+    return None
 
 
-def _compute(run: Run, part: SplitPlan, session: Session, store: Store, cluster: Cluster | None) -> None:
-    """Compute the blocks that are missing, and hand each to the store."""
+def _compute(run: Run, part: SplitPlan, session: Session, store: Store, cluster: Cluster | None) -> Report:
+    """Compute the blocks that are missing, hand each to the store, and return what it took."""
     blocks = session.missing_blocks()
     n_missing = sum(len(block) for block in blocks)
     if run.progress:
@@ -280,19 +272,32 @@ def _compute(run: Run, part: SplitPlan, session: Session, store: Store, cluster:
         pooled = _maps(part, session.arrays) is not None
         how = f"of {what}, pooled from stored maps" if pooled else f"through {run.backbone.name} for {what}"
         say(f"'{part.split.name}': {n_missing:,} images {how}{resumed}")
+    peaks: tuple[float, float] | None = None
+    if run.engine.roofline and cluster is None and _maps(part, session.arrays) is None:
+        peaks = roofline_of(run, session.arrays)
+    stages = Stages()
     begun = time.monotonic()
     with bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown:
         if cluster is not None:
             cluster.compute(run, part, session, shown)
         else:
-            computed = blocks_of(run, part, session.arrays, blocks, store, shown)
+            session.count(stages)
+            computed = blocks_of(run, part, session.arrays, blocks, store, shown, stages)
             with closing(computed):
                 for block, features in computed:
                     session.write(block, features, wait=False)
-    seconds = time.monotonic() - begun
+            session.drain()
+    took = Report(
+        part.split.name,
+        n_missing,
+        time.monotonic() - begun,
+        {} if cluster is not None else stages.seconds,
+        stages.waiting_s,
+        *(peaks or (None, None)),
+    )
     if run.progress:
-        rate = n_missing / max(seconds, 1e-9)
-        say(f"'{part.split.name}': {n_missing:,} images in {seconds:.1f} s, {rate:,.0f} images/s")
+        say(str(took))
+    return took
 
 
 def _maps(part: SplitPlan, keys: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayKey] | None:
@@ -302,14 +307,20 @@ def _maps(part: SplitPlan, keys: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayKey]
 
 
 def blocks_of(
-    run: Run, part: SplitPlan, keys: Sequence[ArrayKey], blocks: Sequence[Block], store: Store, shown: Bar
+    run: Run,
+    part: SplitPlan,
+    keys: Sequence[ArrayKey],
+    blocks: Sequence[Block],
+    store: Store,
+    shown: Bar,
+    stages: Stages | None = None,
 ) -> Generator[tuple[Block, dict[ArrayKey, np.ndarray]]]:
     """Yield blocks, in order, and what is stored of each, (rows, …) of the stored dtype for every key."""
     batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
     ordered = [rows for _, rows in batches]
     maps = _maps(part, keys)
     if maps is None:
-        computed = _forward(run, part, keys, ordered)
+        computed = forward(run, part.split, keys, ordered, stages or Stages())
     else:
         computed = pooled_from_maps(store, maps, run.poolings, run.axes, ordered)
     with closing(computed):
@@ -324,26 +335,6 @@ def blocks_of(
             shown.update(len(rows))
             if rows.stop == block.stop:
                 yield block, gathered
-
-
-def _forward(
-    run: Run, part: SplitPlan, keys: Sequence[ArrayKey], batches: Sequence[range]
-) -> Generator[tuple[range, dict[tuple[str, str], torch.Tensor]]]:
-    """Yield the rows of each batch and what the network says of them; see `Run.features`."""
-    # Where the network runs on the same cores, decoding meanwhile gains nothing, and takes cores away in the middle of parallel
-    # sections whose other threads then wait: one run on two busy cores was three times slower.
-    ahead = 0 if run.device.type == "cpu" else AHEAD
-    loaded = load_batches(
-        part.split, run.backbone.preprocessing, batches, workers=run.workers or default_workers(), ahead=ahead
-    )
-    with (
-        on_device(run.backbone.chain, run.device),
-        arithmetic(run.precision, run.device),
-        repeatable(run.deterministic),
-        closing(loaded),
-    ):
-        for rows, pixels in loaded:
-            yield rows, run.features(pixels, keys)
 
 
 def _batches(block: Block, size: int) -> Iterator[range]:

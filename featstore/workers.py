@@ -20,6 +20,7 @@ import numpy as np
 from featstore.devices import arithmetic, checked_device
 from featstore.digests import DIGEST_BYTES, sample_digest
 from featstore.errors import BadInput, ClusterFailed, IdentityError, UnreadableImage
+from featstore.jpegs import check_decoder
 from featstore.loading import default_workers
 from featstore.locking import token_of
 from featstore.passes import PassFolder
@@ -231,6 +232,7 @@ def _there(staged: Staged, blocks: Sequence[Block]) -> dict[int, int]:
 def _prepare(work: Work, here: Here, run: Run) -> None:
     """Have a network on the worker's device, and make sure that it is the one that was planned with."""
     run.device = checked_device(run.device)
+    check_decoder(run.backbone.preprocessing, run.device)
     run.backbone.chain.to(run.device)
     if run.workers is None:  # of those that share a machine, each takes its part of the cores
         run.workers = max(default_workers() // work.n_on_host.get(here.address.rpartition(":")[0], 1), 1)

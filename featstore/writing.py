@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,11 @@ from featstore.staging import Block, ReadBack, Staged, crcs_of, reopen_damaged, 
 if TYPE_CHECKING:
     from featstore.digests import SplitDigest
     from featstore.splits import Split
+    from featstore.stages import Stages
 
 __all__ = ["Block", "BlockWriter", "Described", "Session", "open_described", "open_session"]
+
+N_WRITERS = min(os.cpu_count() or 1, 4)
 
 
 class Session:
@@ -146,6 +149,21 @@ class Session:
         """
         self._writer.write(self.staged, block, features, wait=wait)
 
+    def count(self, stages: Stages) -> None:
+        """Tell `stages` from now on what writing takes."""
+        self._writer.stages = stages
+        stages.shared_by(N_WRITERS, "write")
+
+    def drain(self) -> None:
+        """Wait for what is being written.
+
+        Raises
+        ------
+        StoreWrite
+            See `write`.
+        """
+        self._writer.drain()
+
     def adopt(self, written: Mapping[str, Mapping[int, int]]) -> None:
         """Take note of chunks that another process has written where this session would have.
 
@@ -229,8 +247,9 @@ class BlockWriter:
 
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self._root, self._durable = root, durable
+        self.stages: Stages | None = None
         self._pending: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="featstore-write")
+        self._pool = ThreadPoolExecutor(N_WRITERS, thread_name_prefix="featstore-write")
 
     def write(
         self, arrays: Sequence[Staged], block: Block, features: Mapping[ArrayKey, np.ndarray], *, wait: bool = True
@@ -262,7 +281,8 @@ class BlockWriter:
 
     def _write_chunk(self, staged: Staged, k: int, rows: np.ndarray) -> None:
         path = staged.folder / staged.grid.name(k)
-        staged.done[k] = write_chunk(path, rows, staged.grid, durable=self._durable)
+        with nullcontext() if self.stages is None else self.stages.timed("write"):
+            staged.done[k] = write_chunk(path, rows, staged.grid, durable=self._durable)
 
 
 def _checked_rows(key: ArrayKey, block: Block, features: Mapping[ArrayKey, np.ndarray]) -> np.ndarray:
