@@ -34,6 +34,7 @@ import itertools
 import os
 import sys
 import uuid
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,8 +78,6 @@ READ_BACK_CHUNKS = 64
 HASH_ROWS, HASH_GROUP = 20_000, 2_000
 """Images whose contents are read by the client itself, below which it is not worth asking; images per task."""
 CONNECT_S = 10.0
-QUIET_BYTES = "16 GiB"
-"""Of a task, below which Dask need not say that a network is large."""
 
 
 class Cluster:
@@ -271,10 +270,10 @@ class Cluster:
     def _shipped(self, name: str, what: Any) -> Iterator[Future[Any]]:
         """Give a future of something that workers need; it goes over the scheduler once, and from worker to worker."""
         import cloudpickle
-        import dask
 
         folders = tuple(dict.fromkeys((os.getcwd(), *sys.path[:1])))
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": QUIET_BYTES}):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sending large graph")  # a network is large, and sent once
             key = f"{name}-{uuid.uuid4().hex}"
             future = self.client.submit(Shipped, cloudpickle.dumps(what), folders, key=key, pure=False)
         try:
