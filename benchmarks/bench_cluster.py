@@ -58,10 +58,10 @@ def task_seconds(client: Client, n: int) -> float:
         return (time.perf_counter() - begun) / n
 
 
-def measure(spec: str, split: Split, batch_size: int, rounds: int, n_tasks: int) -> dict[str, Any]:
+def measure(spec: str, split: Split, batch_size: int, rounds: int, n_tasks: int, *, processes: bool) -> dict[str, Any]:
     """Return medians and ratios."""
     backbone = featstore.load_backbone(spec, weights=None)
-    local = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 100}
+    local = {"processes": processes, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 100}
     with (
         LocalCluster(n_workers=1, **local) as one,
         LocalCluster(n_workers=2, **local) as two,
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         split = featstore.load_split(asked.images or make_images(Path(folder), n))
         split = split.subset(np.arange(min(n, len(split))), split.name)
-        found = measure(asked.model, split, batch_size, rounds, n_tasks)
+        found = measure(asked.model, split, batch_size, rounds, n_tasks, processes=not asked.tiny)
     if asked.json:
         print(json.dumps(found))
         return

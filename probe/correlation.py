@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probe import lines
+from probe import lines, tables
 from probe.errors import BadInput
 from probe.intervals import Interval, z_value
 from probe.lines import bootstrap_band, fit_line
@@ -92,7 +92,9 @@ class Correlation:
                 else "all models have the same accuracy, here or on the source task"
             )
             return f"{start}: no correlation can be computed ({why})."
-        ends = f"{self.level:.0%} interval {self.r_interval.low:+.2f} to {self.r_interval.high:+.2f}"
+        ends = (
+            f"{self.level:.0%} interval {tables.signed(self.r_interval.low)} to {tables.signed(self.r_interval.high)}"
+        )
         if self.n_models < 3:
             return f"{start}: any two points lie on a line, which says nothing about a correlation."
         verdict = (
@@ -100,7 +102,10 @@ class Correlation:
             if self.is_significant
             else "a correlation is not shown, and, by the width of the interval, not excluded"
         )
-        return f"{start}: r = {self.r:.2f} ({ends}, p = {self.r_p:.2g}), rho = {self.rho:.2f}: {verdict}."
+        numbers = (
+            f"r = {tables.signed(self.r)} ({ends}, p = {tables.p_value(self.r_p)}), rho = {tables.signed(self.rho)}"
+        )
+        return f"{start}: {numbers}: {verdict}."
 
 
 def correlation(
@@ -289,12 +294,12 @@ def rank_correlations(
 
 def smallest_significant_r(n_models: int, *, level: float = 0.95) -> float:
     """The smallest \\|r\\| that is told from no correlation; 1 where there are fewer than three models."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     z_value(level)
     if n_models < 3:
         return 1.0
-    critical = float(t.ppf(0.5 + level / 2, n_models - 2))
+    critical = float(stdtrit(n_models - 2, 0.5 + level / 2))
     return critical / math.sqrt(n_models - 2 + critical * critical)
 
 
@@ -318,17 +323,17 @@ def power_of(r: float, n_models: int, *, level: float = 0.95) -> float:
     Given x, Student's t of the slope has a non-central distribution, whose centre is r / sqrt(1 - r²) times the root of the sum
     of squares of x; that sum is χ² with n - 1 degrees of freedom, and is averaged over at 100 of its quantiles.
     """
-    from scipy.stats import chi2, nct, t
+    from scipy.special import gammaincinv, nctdtr, stdtrit
 
     if not 0 < abs(r) < 1:
         raise BadInput(f"A correlation between 0 and 1 is needed, but it is {r:g}.")
     z_value(level)
     if n_models < 3:
         return 0.0
-    critical = float(t.ppf(0.5 + level / 2, n_models - 2))
-    squares = chi2.ppf((np.arange(100) + 0.5) / 100, n_models - 1)
+    critical = float(stdtrit(n_models - 2, 0.5 + level / 2))
+    squares = 2 * gammaincinv((n_models - 1) / 2, (np.arange(100) + 0.5) / 100)
     centre = abs(r) / math.sqrt(1 - r * r) * np.sqrt(squares)
-    return float(np.mean(nct.sf(critical, n_models - 2, centre)))
+    return float(np.mean(1 - nctdtr(n_models - 2, centre, critical)))
 
 
 def models_needed(r: float, *, power: float = 0.8, level: float = 0.95) -> int:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from probe.plots import style
 from probe.plots.pairs import differences, reliability_bars
 from probe.plots.planes import embedding_scatter
 from probe.plots.probing import accuracy_by_C, accuracy_by_depth
@@ -36,6 +37,7 @@ __all__ = [
     "save",
     "source_scatter",
     "spread",
+    "style",
     "svg_text",
     "unit_map",
 ]

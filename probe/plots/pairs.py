@@ -70,6 +70,7 @@ def differences(comparisons: Sequence[Comparison], ax: Axes | None = None) -> Ax
         fontsize=8.5,
     )
     quiet(ax)
+    ax.locator_params(axis="x", nbins=5)
     ax.grid(visible=False, axis="y")
     ax.grid(axis="x", color="0.92", linewidth=0.8)
     return ax

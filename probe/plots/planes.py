@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probe.plots.style import legend, new_axes, styles
+from probe.plots.style import legend, new_axes, shortened, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +32,12 @@ def embedding_scatter(embedding: Embedding, ax: Axes | None = None, *, names: Ma
     matplotlib.axes.Axes
         Without ticks: the units of t-SNE mean nothing.
     """
-    ax = new_axes((6.4, 4.8)) if ax is None else ax
     labels = np.zeros(len(embedding.points), int) if embedding.y is None else embedding.y
     classes = list(dict.fromkeys(labels.tolist()))
+    known = [shortened((names or {}).get(value, value), 30) for value in classes]
+    columns = 1 + (len(classes) - 1) // 22
+    if ax is None:
+        ax = new_axes((5.2 + (columns * (0.4 + 0.072 * max(map(len, known))) if len(classes) > 1 else 0), 4.8))
     handles = []
     for value, style in zip(classes, styles(len(classes)), strict=True):
         x, y = embedding.points[labels == value].T
@@ -42,16 +45,7 @@ def embedding_scatter(embedding: Embedding, ax: Axes | None = None, *, names: Ma
             ax.scatter(x, y, s=20, color=style.color, marker=style.marker, edgecolor="white", linewidth=0.4, alpha=0.9)
         )
     if len(classes) > 1:
-        known = [str((names or {}).get(value, value)) for value in classes]
-        legend(
-            ax,
-            handles,
-            known,
-            loc="upper left",
-            bbox_to_anchor=(1.0, 1.0),
-            fontsize=8,
-            ncols=1 + (len(classes) - 1) // 22,
-        )
+        legend(ax, handles, known, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, ncols=columns)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_aspect("equal", adjustable="datalim")

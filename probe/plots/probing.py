@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import BadInput
-from probe.plots.style import counts_of, metric_of, new_axes, plain, quiet, spread, styles
+from probe.plots.style import counts_of, legend, metric_of, new_axes, plain, quiet, spread, styles
 
 if TYPE_CHECKING:
     import pandas
@@ -56,19 +56,19 @@ def accuracy_by_depth(
     by = by or ("test" if kind == "test" else "train")
     units = table.drop_duplicates(["depth", "unit"]).sort_values("depth")
     place = {unit: i for i, unit in enumerate(units["unit"])}
-    several = table[by].nunique() > 1
+    handles: list[Any] = []
     for (name, rows), style in zip(table.groupby(by, sort=False), styles(table[by].nunique()), strict=True):
         middle, low, high = _over_seeds(rows, kind)
         x = [place[unit] for unit in middle.index]
         ax.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
-        ax.plot(
+        handles += ax.plot(
             x, middle, color=style.color, marker=style.marker, linestyle=style.dashes, linewidth=1.8, markersize=6,
-            label=plain(name) if several else None,
+            label=str(name),
         )  # fmt: skip
     _depth_axis(ax, units)
     _score_axis(ax, table, kind)
-    if several:
-        ax.legend(frameon=False, title=None, loc="best")
+    if len(handles) > 1:
+        legend(ax, handles, [handle.get_label() for handle in handles], loc="best")
     if references:
         _draw_references(ax, list(dict.fromkeys(str(v) for v in table[by])), references, reference_name)
     return ax
@@ -93,9 +93,10 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     if not len(paths):
         raise BadInput("There is nothing to draw: the table has no rows.")
     ax = new_axes((7.5, 4.6)) if ax is None else ax
+    handles: list[Any] = []
     for (name, rows), style in zip(paths.groupby(by, sort=False), styles(paths[by].nunique()), strict=True):
         mean = rows.groupby("C")["val_score"].mean()
-        ax.plot(mean.index, mean, color=style.color, linestyle=style.dashes, linewidth=1.6, label=plain(name))
+        handles += ax.plot(mean.index, mean, color=style.color, linestyle=style.dashes, linewidth=1.6, label=str(name))
         chosen = rows[rows["is_chosen"]]
         ax.plot(
             chosen["C"], chosen["val_score"], color=style.color, marker=style.marker, markersize=8, linestyle="none",
@@ -105,7 +106,7 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     ax.set_xlabel("C, inverse penalty (weak penalty to the right); marker: chosen on validation data")
     ax.set_ylabel(f"validation {metric_of(paths)} (n = {counts_of(paths['n_val'])})")
     quiet(ax)
-    ax.legend(frameon=False, loc="best", ncols=1 + paths[by].nunique() // 8)
+    legend(ax, handles, [handle.get_label() for handle in handles], loc="best", ncols=1 + paths[by].nunique() // 8)
     return ax
 
 

@@ -171,8 +171,8 @@ def counts_of(n: pandas.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def plain(name: object, most: int = 48) -> str:
-    """A name from data as text to be drawn: dollar signs are no formulas, line ends no lines, the middle of long ones is left out.
+def shortened(name: object, most: int = 48) -> str:
+    """A name on one line, the middle of long ones left out.
 
     Parameters
     ----------
@@ -185,9 +185,20 @@ def plain(name: object, most: int = 48) -> str:
     str
     """
     text = " ".join(str(name).split())
-    if len(text) > most:
-        text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
-    return text.replace("$", r"\$")
+    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+
+
+def plain(name: object, most: int = 48) -> str:
+    """A name from data as Matplotlib draws it as it is: `shortened`, and dollar signs are no formulas."""
+    return shortened(name, most).replace("$", r"\$")
+
+
+def new_row(n: int, size: tuple[float, float]) -> list[Axes]:
+    """Axes side by side on a new figure, each of this size in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(n * size[0], size[1]), dpi=150, layout="constrained")
+    return [*figure.subplots(1, n, squeeze=False)[0]]
 
 
 def legend(ax: Axes, handles: Sequence[Any], names: Iterable[object], **options: Any) -> None:
@@ -231,7 +242,9 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 9) for i in range(first, math.floor(high / step) + 1) if 0 < i * step < 1]
 
 
-def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *, size: float = 7.0) -> None:
+def label_points(
+    ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *, avoid: np.ndarray | None = None, size: float = 7.0
+) -> None:
     """Write names beside points (n,), where they cover neither points nor each other, as far as there is room.
 
     Parameters
@@ -240,12 +253,16 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *
         With its final scales and limits.
     x, y : numpy.ndarray of shape (n,)
     names : sequence of str
+    avoid : numpy.ndarray of shape (g, 2), optional
+        Points of a line that should not be covered either.
     size : float
         Of the letters, in points.
     """
     figure_of(ax).draw_without_rendering()
     at = ax.transData.transform(np.stack([x, y], axis=1))
     box, pixels = ax.get_window_extent(), figure_of(ax).dpi / 72
+    line = np.zeros((0, 2)) if avoid is None else ax.transData.transform(avoid.reshape(-1, 2))
+    thin = [(px - pixels, py - pixels, px + pixels, py + pixels) for px, py in line]
     taken = [(px - 4 * pixels, py - 4 * pixels, px + 4 * pixels, py + 4 * pixels) for px, py in at]
     for i in np.argsort(-at[:, 1], kind="stable"):
         name = plain(names[i], 28)
@@ -261,6 +278,7 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str], *
                 bottom = at[i, 1] + dy - height * (1 - math.sin(math.radians(angle))) / 2
                 own = (left, bottom, left + width, bottom + height)
                 cost = sum(_overlap(own, other) for j, other in enumerate(taken) if j != i)
+                cost += sum(_overlap(own, other) for other in thin)
                 outside = width * height - _overlap(own, (box.x0, box.y0, box.x1, box.y1))
                 found.append((cost + outside + distance * 0.3, own))
         _, own = min(found)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probe.averages import average_over_datasets
+from probe import tables
+from probe.averages import average_over_datasets, standard_errors
 from probe.correlation import AVERAGE, Correlation, bootstrap_band, correlation, models_of
 from probe.errors import BadInput
 from probe.intervals import wilson
@@ -82,7 +83,7 @@ def source_scatter(
     ax = new_axes((5.6, 5.0)) if ax is None else ax
     back = inverse_logit if scale == "logit" else np.asarray
     low, high = _bars(data, y, dataset, scale)
-    _line(ax, x, y, found, back, seed)
+    line = _line(ax, x, y, found, back, seed)
     is_tied = np.array([name in (tied or ()) for name in data.models])
     for filled, rows in ((False, ~is_tied), (True, is_tied)):
         ax.errorbar(
@@ -94,14 +95,12 @@ def source_scatter(
         logit_axis(ax, "y", np.stack([back(low), back(high)]))
     _words(ax, data, found, dataset, has_tied=bool(is_tied.any()), has_bars=bool((low < y).any()))
     if len(x) <= MOST_LABELLED:
-        label_points(ax, back(x), back(y), data.models)
+        label_points(ax, back(x), back(y), data.models, avoid=line)
     return ax
 
 
 def _bars(data: Crossed, y: np.ndarray, dataset: str | None, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of the error bars, on the scale; y itself where there are none."""
-    from probe.averages import standard_errors
-
     if dataset is None:
         if len(y) < 2 or len(data.datasets) < 2:
             return y, y
@@ -117,15 +116,17 @@ def _bars(data: Crossed, y: np.ndarray, dataset: str | None, scale: Scale) -> tu
     return np.minimum(low, y), np.maximum(high, y)
 
 
-def _line(ax: Axes, x: np.ndarray, y: np.ndarray, found: Correlation, back: Any, seed: int) -> None:
-    """The regression line and its bootstrapped band, straight on the scale."""
+def _line(ax: Axes, x: np.ndarray, y: np.ndarray, found: Correlation, back: Any, seed: int) -> np.ndarray:
+    """The regression line and its bootstrapped band, straight on the scale; returns points of the line, (g, 2)."""
     if len(x) < 3 or np.ptp(x) == 0:
-        return
+        return np.zeros((0, 2))
     margin = 0.05 * np.ptp(x)
     at = np.linspace(x.min() - margin, x.max() + margin, 60)
     low, high = bootstrap_band(x, y, at, seed=seed)
     ax.fill_between(back(at), back(low), back(high), color=LINE, alpha=0.18, linewidth=0, zorder=0)
-    ax.plot(back(at), back(found.intercept + found.slope * at), color=LINE, linewidth=1.6, zorder=2)
+    line = np.stack([back(at), back(found.intercept + found.slope * at)], axis=1)
+    ax.plot(line[:, 0], line[:, 1], color=LINE, linewidth=1.6, zorder=2)
+    return line
 
 
 def _words(ax: Axes, data: Crossed, found: Correlation, dataset: str | None, *, has_tied: bool, has_bars: bool) -> None:
@@ -133,7 +134,7 @@ def _words(ax: Axes, data: Crossed, found: Correlation, dataset: str | None, *, 
     unit = "logit scale" if found.scale == "logit" else "score"
     if dataset is None:
         what = f"average over {d} data set{'s' * (d != 1)}"
-        ax.set_ylabel(f"accuracy, {what} ({unit})" + ("; bars: ± 1 standard error" if has_bars else ""))
+        ax.set_ylabel(f"mean accuracy ({unit})" + ("; bars: ± 1 standard error" if has_bars else ""))
         ax.set_title(f"{what[:1].upper()}{what[1:]}\n{_numbers(found)}", fontsize=10)
     else:
         j = data.datasets.index(dataset)
@@ -151,7 +152,8 @@ def _words(ax: Axes, data: Crossed, found: Correlation, dataset: str | None, *, 
 def _numbers(c: Correlation) -> str:
     if np.isnan(c.r) or c.n_models < 3:
         return "too few models for a correlation" if c.n_models < 3 else "no correlation can be computed"
-    return f"r = {c.r:.2f} [{c.r_interval.low:.2f}, {c.r_interval.high:.2f}], ρ = {c.rho:.2f}"
+    low, high = (tables.signed(end) for end in c.r_interval)
+    return f"r = {tables.signed(c.r)} [{low}, {high}], ρ = {tables.signed(c.rho)}"
 
 
 def bars_by_dataset(
@@ -178,59 +180,57 @@ def bars_by_dataset(
     edge, which means nothing on a logit scale.
     """
     table = checked(table, ("model", "dataset", "accuracy"))
-    table = table[table["accuracy"].notna()].assign(n=table.get("n", np.nan))
+    table = table[table["accuracy"].notna()].assign(n=table.get("n", np.nan), regime=table.get("regime", ""))
     if not len(table):
         raise BadInput("There is nothing to draw: no row has an accuracy.")
-    table = table if "regime" in table else table.assign(regime="")
     datasets, regimes = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(map(str, table["regime"])))
+    cells = _cells(table)
+    shown = {d: v for d, v in (references or {}).items() if d in datasets}
     ax = new_axes((max(5.0, 1.6 + 0.9 * len(datasets) * max(1, len(regimes) / 2)), 4.4)) if ax is None else ax
-    width, handles, drawn = 0.8 / len(regimes), [], []
+    logit_axis(ax, "y", np.concatenate([*map(inverse_logit, cells.values()), np.array([*shown.values()], dtype=float)]))
+    floor = ax.get_ylim()[0]
+    width, handles = 0.8 / len(regimes), dict[str, Any]()
     for k, (regime, style) in enumerate(zip(regimes, styles(len(regimes)), strict=True)):
-        bars = None
         for j, dataset in enumerate(datasets):
-            rows = table[(table["dataset"] == dataset) & (table["regime"].astype(str) == regime)]
-            if not len(rows):
+            if (dataset, regime) not in cells:
                 continue
-            cells = rows.groupby("model", sort=False).agg(accuracy=("accuracy", "mean"), n=("n", "first"))
-            x = logit(cells["accuracy"].to_numpy(), cells["n"].to_numpy())
-            place = j + (k - (len(regimes) - 1) / 2) * width
+            x, place = cells[dataset, regime], j + (k - (len(regimes) - 1) / 2) * width
             error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else 0.0
             middle, low, high = inverse_logit([x.mean(), x.mean() - error, x.mean() + error])
-            bars = ax.bar(
-                place,
-                middle,
-                width * 0.94,
-                color=style.color,
-                alpha=0.55,
-                hatch=style.hatch,
-                edgecolor="black",
+            handles[regime] = ax.bar(
+                place, middle - floor, width * 0.94, floor, color=(style.color, 0.55), hatch=style.hatch, edgecolor="black",
                 linewidth=0.6,
-            )
+            )  # fmt: skip
             if len(x) > 1:
                 ax.errorbar(
                     place, middle, [[middle - low], [high - middle]], color="black", capsize=3, linewidth=1.2, zorder=4
                 )
                 across = place + width * np.linspace(-0.3, 0.3, len(x))
-                ax.plot(across, inverse_logit(x), ".", color="black", markersize=4.5, markeredgewidth=0, zorder=3)
-            drawn.append(inverse_logit(x))
-        handles.append(bars)
-    for dataset, value in (references or {}).items():
-        if dataset in datasets:
-            ax.hlines(
-                value,
-                datasets.index(dataset) - 0.45,
-                datasets.index(dataset) + 0.45,
-                color="black",
-                linestyle=(0, (3, 2)),
-            )
-            drawn.append(np.array([value]))
-    logit_axis(ax, "y", np.concatenate(drawn))
+                ax.scatter(across, inverse_logit(x), s=9, color="white", edgecolor="black", linewidth=0.6, zorder=3)
+    for dataset, value in shown.items():
+        j = datasets.index(dataset)
+        handles["reference"] = ax.hlines(value, j - 0.45, j + 0.45, color="black", linestyle=(0, (3, 2)))
     _bar_words(ax, table, datasets)
-    if len(regimes) > 1:
+    if len(handles) > 1:
         legend(
-            ax, handles, regimes, loc="upper left", bbox_to_anchor=(0, 1.12), ncols=min(4, len(regimes)), fontsize=8.5
+            ax,
+            [*handles.values()],
+            handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=min(5, len(handles)),
+            fontsize=8.5,
         )
     return ax
+
+
+def _cells(table: pandas.DataFrame) -> dict[tuple[Any, str], np.ndarray]:
+    """Log odds of the models by data set and regime, seeds averaged."""
+    out = {}
+    for (dataset, regime), rows in table.groupby(["dataset", "regime"], sort=False):
+        means = rows.groupby("model", sort=False)[["accuracy", "n"]].mean()
+        out[dataset, str(regime)] = logit(means["accuracy"].to_numpy(), means["n"].to_numpy())
+    return out
 
 
 def _bar_words(ax: Axes, table: pandas.DataFrame, datasets: list[Any]) -> None:
@@ -242,7 +242,6 @@ def _bar_words(ax: Axes, table: pandas.DataFrame, datasets: list[Any]) -> None:
             text.set(rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.6, len(datasets) - 0.4)
     m = table["model"].nunique()
-    ax.set_ylabel(
-        f"accuracy (logit scale); {m} model{'s' * (m != 1)}" + ("; bars: ± 1 standard error" if m > 1 else "")
-    )
+    whose = f"mean of {m} models ± 1 standard error" if m > 1 else "1 model"
+    ax.set_ylabel(f"accuracy (logit scale)\n{whose}")
     quiet(ax)

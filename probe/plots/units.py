@@ -55,7 +55,7 @@ def unit_map(table: pandas.DataFrame, picks: pandas.DataFrame | None = None, ax:
     shades = rank_shares(table, scenarios, units)
     if ax is None:
         longest = max(len(plain(s, 32)) for s in scenarios)
-        ax = new_axes((2.2 + 0.08 * longest + 0.55 * len(units), 1.6 + 0.42 * len(scenarios)))
+        ax = new_axes((2.6 + 0.08 * longest + 0.55 * len(units), 1.6 + 0.42 * len(scenarios)))
     # Black on the darkest grey could not be seen, nor white on white: greys from 0.98 to 0.35.
     image = ax.imshow(np.where(np.isnan(shades), np.nan, shades), cmap="Greys", vmin=0.0, vmax=1.45, aspect="auto")
     for i, j in np.argwhere(np.isnan(shades)):
@@ -69,7 +69,7 @@ def unit_map(table: pandas.DataFrame, picks: pandas.DataFrame | None = None, ax:
     colour_bar = ax.figure.colorbar(image, ax=ax, boundaries=np.linspace(0, 1, 65), ticks=[0, 1])
     colour_bar.ax.set_yticklabels(["worst", "best"])
     n_ratios = table["ratio"].nunique() if "ratio" in table else 1
-    over = f", summed over {n_ratios} amounts of data" if n_ratios > 1 else ""
+    over = f"\nsummed over {n_ratios} amounts of data" if n_ratios > 1 else ""
     colour_bar.set_label(f"rank on test data{over}", fontsize=8)
     return ax
 
