@@ -108,7 +108,8 @@ def extract(
         Show it on stderr.
     client : distributed.Client, str or None
         A Dask cluster, or the address of its scheduler, whose workers compute the blocks, each on `device` as it sees it; the
-        bytes are those of an extraction here on the same kind of device. See `featstore.distributed`.
+        bytes are those of an extraction here on the same kind of device. What `skip_unreadable` decodes beforehand is decoded
+        here. See `featstore.distributed`.
     engine : Engine or None
         How the network is run: what changes the speed, and rounding at most. None is ``Engine()``.
     report : callable or None

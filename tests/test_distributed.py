@@ -25,7 +25,9 @@ from torch import nn
 
 import featstore
 from featstore import Backbone, BadInput, ClusterFailed, Preprocessing, Split, Store, distributed, workers
+from featstore.agreeing import agreed
 from featstore.cli import main
+from featstore.staging import Block
 
 ROOT = Path(__file__).parents[1]
 N = 200
@@ -343,6 +345,42 @@ def test_workers_of_other_versions_are_all_named(backbone: Backbone, client: Cli
     with pytest.raises(ClusterFailed, match="precision 'tf32' exists on CUDA devices only"):
         extract(backbone, split, tmp_path / "s", client=client, precision="tf32")
     extract(backbone, split, tmp_path / "s", client=client)
+
+
+def said_by(gpu: str = "", device: str = "cpu", problem: str = "", **versions: str) -> dict[str, Any]:
+    """What a worker says of itself."""
+    return {"problem": problem, "gpu": gpu, "device": device, "versions": {"torch": "2.9.0+cu130", **versions}}
+
+
+def test_what_workers_must_have_in_common(capsys: pytest.CaptureFixture[str]) -> None:
+    """What torch was built for may differ from the client's, and is kept as the workers have it; a GPU for two is said."""
+    found = {"a:1": said_by("GPU-7", "H100"), "a:2": said_by("GPU-7", "H100"), "b:1": said_by("GPU-9", "A100")}
+    made_by = agreed(found, {"torch": "2.9.0+cpu"})
+    assert made_by == {"device": "A100, H100", "versions": {"torch": "2.9.0+cu130"}}
+    said = capsys.readouterr().err
+    assert "several workers share a GPU (GPU-7)" in said
+    assert "the workers compute on different devices (A100, H100), whose results differ by rounding" in said
+    found |= {"c:1": said_by(torch="2.8.0"), "c:2": said_by(problem="no cuda"), "c:3": said_by(pillow="9")}
+    with pytest.raises(
+        ClusterFailed, match=r"3 of 6 workers .*: c:2 says: no cuda; c:1 has torch 2\.8\.0, and here .* pillow None"
+    ):
+        agreed(found, {"torch": "2.9.0+cpu"})
+
+
+def test_tasks_grow_to_some_seconds_and_end_small() -> None:
+    """Every block once, in order; the first tasks are one block, later ones what fits, the last ones leave none idle."""
+    blocks = [Block(i, 10 * i, 10 * i + 10) for i in range(500)]
+    ranges = distributed._Ranges(blocks, lambda: 2)
+    sizes, given = [], []
+    for task in ranges:
+        given += task
+        sizes.append(len(task))
+        ranges.learn(len(task), 2.0 * len(task))
+    assert given == blocks
+    assert sizes[0] == 1
+    assert max(sizes) == distributed.TASK_S / 2
+    assert sizes[-4:] == [1, 1, 1, 1]
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)
 
 
 def test_workers_without_the_package(backbone: Backbone, client: Client, tmp_path: Path) -> None:
