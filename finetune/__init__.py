@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
+    from finetune.cost import Cost
     from finetune.errors import (
         BadInput,
         CorruptRun,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         RunBusy,
         RunWrite,
     )
+    from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
@@ -51,10 +53,12 @@ __all__ = [
     "Constant",
     "CorruptRun",
     "Cosine",
+    "Cost",
     "DifferentRun",
     "Diverged",
     "EpochShare",
     "FinetuneError",
+    "Flex",
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
@@ -68,6 +72,10 @@ __all__ = [
     "Search",
     "StepDecay",
     "StopEarly",
+    "TableRow",
+    "flex_of",
+    "flex_plan",
+    "flex_tune",
     "from_scratch",
     "full_tune",
     "grids",
@@ -91,6 +99,8 @@ _HOMES = {
     **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
     **dict.fromkeys(("Search", "search"), "searching"),
     "predict": "predicting",
+    **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
+    "Cost": "cost",
     "Recipe": "recipe",
     "Row": "checkpoint",
     "Augmentation": "augmentation",
