@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
+    from finetune.methods import Comparison, MethodRow, compare_methods
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
     from finetune.recipe import Recipe
@@ -50,6 +51,7 @@ __all__ = [
     "Augmentation",
     "Auxiliary",
     "BadInput",
+    "Comparison",
     "Constant",
     "CorruptRun",
     "Cosine",
@@ -62,6 +64,7 @@ __all__ = [
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
+    "MethodRow",
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
@@ -73,6 +76,7 @@ __all__ = [
     "StepDecay",
     "StopEarly",
     "TableRow",
+    "compare_methods",
     "flex_of",
     "flex_plan",
     "flex_tune",
@@ -101,6 +105,7 @@ _HOMES = {
     "predict": "predicting",
     **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
     "Cost": "cost",
+    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
     "Augmentation": "augmentation",

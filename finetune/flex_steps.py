@@ -56,9 +56,7 @@ class SharedImages(Asked):
 def shared(asked: Asked) -> SharedImages:
     """What is asked, without the test split."""
     splits = {name: split for name, split in asked.splits.items() if name != "test"}
-    return SharedImages(
-        splits, asked.recipe, asked.metric, asked.head_rows, asked.device, asked.progress, asked.workers
-    )
+    return SharedImages(**{**vars(asked), "splits": splits})
 
 
 @dataclass(eq=False)

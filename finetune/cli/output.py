@@ -33,7 +33,13 @@ def show_run(run: Path, *, as_json: bool = False) -> int:
 
     record = read_json(run / RECORD)
     if record is None:
-        print_run(finetune.open_run(run), as_json)
+        found = finetune.open_run(run)
+        if found.regime == "flex_tune":
+            from finetune.cli.flexing import print_flex
+
+            print_flex(finetune.flex_of(found), as_json)
+        else:
+            print_run(found, as_json)
         return 0
     if record.get("state") != "complete":
         raise BadInput(f"the search in {run} is not finished; the command that began it continues it.")
