@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from finetune.cli.options import add_data, add_recipe, add_store, take_data, take_recipe
+from finetune.cli.output import print_rows
 from finetune.cli.values import names
 from finetune.feeding import ITEM_BYTES, FeedKind
 from finetune.flex import Method
@@ -71,23 +72,17 @@ def print_flex(found: Flex, as_json: bool) -> None:
         trained = ("",) * 3 if row.val is None else (f"{row.val:.4f}", f"{row.epochs:.1f}", f"{row.seconds:.1f}")
         score = "" if row.score is None else f"{row.score:.4f}"
         rows.append((mark + row.candidate, score, *trained, row.fed_from or "images"))
-    _print_rows(rows)
+    print_rows(rows)
     scores = ", ".join(f"{name} {score:.4f}" for name, score in found.best.scores.items())
     print(f"{found.method} chooses {found.unit}: {scores}")
     phases: list[Sequence[str]] = [("phase", "trainings", "epochs", "seconds", "unit-passes")]
     for name, spent in [*found.cost.phases.items(), ("total", found.cost.total)]:
         said = (str(spent.n_trainings), f"{spent.epochs:.1f}", f"{spent.seconds:.1f}", f"{spent.unit_passes:,}")
         phases.append((name, *said))
-    _print_rows(phases)
+    print_rows(phases)
     known = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found.cost.formulas.items() if seconds is not None)
     print(f"Table 1 with these epochs and seconds: {known or 'not known'}")
     print(f"written to {found.best.path}")
-
-
-def _print_rows(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _pairs(text: str) -> str | tuple[tuple[str, ...], ...]:
