@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
+    from finetune.cost import Cost
     from finetune.errors import (
         BadInput,
         CorruptRun,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
         RunBusy,
         RunWrite,
     )
+    from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
+    from finetune.methods import Comparison, MethodRow, compare_methods
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
     from finetune.recipe import Recipe
@@ -49,16 +52,20 @@ __all__ = [
     "Augmentation",
     "Auxiliary",
     "BadInput",
+    "Comparison",
     "Constant",
     "CorruptRun",
     "Cosine",
+    "Cost",
     "DifferentRun",
     "Diverged",
     "EpochShare",
     "FinetuneError",
+    "Flex",
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
+    "MethodRow",
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
@@ -69,9 +76,14 @@ __all__ = [
     "Search",
     "StepDecay",
     "StopEarly",
+    "TableRow",
     "attach",
+    "compare_methods",
     "export_onnx",
     "export_torchscript",
+    "flex_of",
+    "flex_plan",
+    "flex_tune",
     "from_scratch",
     "full_tune",
     "grids",
@@ -97,6 +109,9 @@ _HOMES = {
     **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
     **dict.fromkeys(("Search", "search"), "searching"),
     "predict": "predicting",
+    **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
+    "Cost": "cost",
+    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
     "Augmentation": "augmentation",
