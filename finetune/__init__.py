@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune import grids
+    from finetune.adapters import Colour, Geometry, ImageToImage
+    from finetune.adapting import tune_adapter
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         tune_scale_shift,
         tune_unit,
     )
+    from finetune.retrieval import Retrieval, mean_average_precision, retrieve
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
     from finetune.scoring import MacroF1AtThresholds
@@ -48,6 +51,7 @@ __all__ = [
     "Augmentation",
     "Auxiliary",
     "BadInput",
+    "Colour",
     "Constant",
     "CorruptRun",
     "Cosine",
@@ -55,12 +59,15 @@ __all__ = [
     "Diverged",
     "EpochShare",
     "FinetuneError",
+    "Geometry",
+    "ImageToImage",
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
+    "Retrieval",
     "Row",
     "Run",
     "RunBusy",
@@ -71,10 +78,13 @@ __all__ = [
     "from_scratch",
     "full_tune",
     "grids",
+    "mean_average_precision",
     "open_run",
     "predict",
     "probe_then_tune",
+    "retrieve",
     "search",
+    "tune_adapter",
     "tune_head",
     "tune_scale_shift",
     "tune_unit",
@@ -93,6 +103,9 @@ _HOMES = {
     "predict": "predicting",
     "Recipe": "recipe",
     "Row": "checkpoint",
+    **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),
+    "tune_adapter": "adapting",
+    **dict.fromkeys(("Retrieval", "mean_average_precision", "retrieve"), "retrieval"),
     "Augmentation": "augmentation",
     "Auxiliary": "auxiliary",
     "MacroF1AtThresholds": "scoring",
