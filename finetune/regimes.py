@@ -352,6 +352,8 @@ def _tune_images(
 ) -> Run:
     """Train some units of a network, or (None) all of it, from images; ``parts`` where those are not the units'."""
     recipe = asked.recipe
+    if recipe.augmentation is not None:
+        recipe.augmentation.check_policy(backbone.preprocessing)
     identity = asked.identity(regime, network_identity(backbone), asked.image_identity())
     identity["units"] = None if units is None else list(units)
     if C is not None:
