@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_said(backbone: Any, digits: dict[str, featstore.Sp
     """Eight pixels cannot be halved four times; a network's dropout is not an adapter's; nothing is written."""
     with pytest.raises(finetune.BadInput, match="8 × 8 pixels 4 times"):
         tune(backbone, digits, tmp_path / "run", ImageToImage(n_blocks=4))
-    with pytest.raises(finetune.BadInput, match="dropout is 0.5"):
+    with pytest.raises(finetune.BadInput, match="dropout is 0"):
         tune(backbone, digits, tmp_path / "run", Colour(), recipe=replace(RECIPE, dropout=0.5))
     with pytest.raises(finetune.BadInput, match="-1 hidden"):
         tune(backbone, digits, tmp_path / "run", Colour(n_hidden=-1))
