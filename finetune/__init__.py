@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
+    from finetune.cost import Cost
     from finetune.errors import (
         BadInput,
         CorruptRun,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         RunBusy,
         RunWrite,
     )
+    from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
@@ -55,10 +57,12 @@ __all__ = [
     "Constant",
     "CorruptRun",
     "Cosine",
+    "Cost",
     "DifferentRun",
     "Diverged",
     "EpochShare",
     "FinetuneError",
+    "Flex",
     "Geometry",
     "ImageToImage",
     "KeepBest",
@@ -75,6 +79,10 @@ __all__ = [
     "Search",
     "StepDecay",
     "StopEarly",
+    "TableRow",
+    "flex_of",
+    "flex_plan",
+    "flex_tune",
     "from_scratch",
     "full_tune",
     "grids",
@@ -101,6 +109,8 @@ _HOMES = {
     **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
     **dict.fromkeys(("Search", "search"), "searching"),
     "predict": "predicting",
+    **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
+    "Cost": "cost",
     "Recipe": "recipe",
     "Row": "checkpoint",
     **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),

@@ -122,6 +122,8 @@ class Run:
         BadInput
             It has other weights than the run began from.
         """
+        if self.regime == "flex_tune":  # another training than that of a unit builds its network itself
+            return open_run(self.path / self.details["run"]).network(backbone)
         from finetune.adapters import adapted
         from finetune.heads import head_for
         from finetune.networks import with_head
