@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune import grids
+    from finetune.adapters import Colour, Geometry, ImageToImage
+    from finetune.adapting import tune_adapter
     from finetune.attaching import attach, export_onnx, export_torchscript, probe_layer
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         tune_scale_shift,
         tune_unit,
     )
+    from finetune.retrieval import Retrieval, mean_average_precision, retrieve
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
     from finetune.scoring import MacroF1AtThresholds
@@ -52,6 +55,7 @@ __all__ = [
     "Augmentation",
     "Auxiliary",
     "BadInput",
+    "Colour",
     "Comparison",
     "Constant",
     "CorruptRun",
@@ -62,6 +66,8 @@ __all__ = [
     "EpochShare",
     "FinetuneError",
     "Flex",
+    "Geometry",
+    "ImageToImage",
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
@@ -69,6 +75,7 @@ __all__ = [
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
+    "Retrieval",
     "Row",
     "Run",
     "RunBusy",
@@ -87,11 +94,14 @@ __all__ = [
     "from_scratch",
     "full_tune",
     "grids",
+    "mean_average_precision",
     "open_run",
     "predict",
     "probe_layer",
     "probe_then_tune",
+    "retrieve",
     "search",
+    "tune_adapter",
     "tune_head",
     "tune_scale_shift",
     "tune_unit",
@@ -114,6 +124,9 @@ _HOMES = {
     **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
+    **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),
+    "tune_adapter": "adapting",
+    **dict.fromkeys(("Retrieval", "mean_average_precision", "retrieve"), "retrieval"),
     "Augmentation": "augmentation",
     "Auxiliary": "auxiliary",
     "MacroF1AtThresholds": "scoring",
