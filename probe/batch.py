@@ -7,8 +7,9 @@ rows a problem leaves out have weight zero in its lane; small subsets of many ro
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +23,7 @@ from probe.joining import rows_of
 from probe.labels import Labels, Task, encode, weights_of
 from probe.path import Path, grid_of, options_of, path_of, warn
 from probe.solver import PathSolver
+from probe.teams import at_once, shares
 
 _APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
 
@@ -33,6 +35,17 @@ class _Problem:
     number: int
     rows: np.ndarray | None
     labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class _Team:
+    """Problems that advance together, and what makes their features and labels."""
+
+    problems: list[_Problem]
+    make: Callable[[list[_Problem]], tuple[Design, Labels]]
+
+    def made(self) -> tuple[Design, Labels]:
+        return self.make(self.problems)
 
 
 def fit_paths(
@@ -120,15 +133,27 @@ def _solve(
     """Solve a batch and add its paths to those found; on Ctrl-C as many penalties as it came to, as they are."""
     started = time.perf_counter()
     unique, where = np.unique(grid, return_inverse=True)
-    design, labels = _batch(A, group, fit_intercept)
-    with threads_for(A, labels.k * labels.n_lanes):
+
+    def solve(team: _Team, is_stopped: Callable[[], bool] | None = None) -> bool:
+        """Whether it came to the end."""
+        design, labels = team.made()
         solver = PathSolver(design, labels, fit_intercept, **options)
         try:
-            solver.walk(1.0 / unique)
-            found |= _paths(solver, group, unique, where, started, True)
+            solver.walk(1.0 / unique, is_stopped)
+            found.update(_paths(solver, team.problems, unique, where, started, True))
         except KeyboardInterrupt:
-            found |= _paths(solver, group, unique, where, started, False)
-            raise
+            found.update(_paths(solver, team.problems, unique, where, started, False))
+            return False
+        return True
+
+    teams = _teams(A, group, fit_intercept)
+    if len(teams) == 1:
+        with threads_for(A, sum(p.labels.n_rows_of_coef for p in group)):
+            is_whole = solve(teams[0])
+    else:
+        is_whole = at_once(solve, teams)
+    if not is_whole:
+        raise KeyboardInterrupt
 
 
 def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
@@ -226,22 +251,28 @@ def _groups(problems: list[_Problem]) -> list[list[_Problem]]:
     return list(groups.values())
 
 
-def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
-    """Features and labels of a batch."""
+def _teams(A: Array, group: list[_Problem], fit_intercept: bool) -> list[_Team]:
+    """Problems that advance together, one team for every thread, and how their features and labels are made."""
     n, d = (int(s) for s in A.shape)
     every = np.arange(n)
     subsets = [every if p.rows is None else p.rows for p in group]
     union = every if any(p.rows is None for p in group) else np.unique(np.concatenate(subsets))
     longest = max(len(rows) for rows in subsets)
+    parts = shares([p.labels.n_lanes for p in group], longest * group[0].labels.k, A)
     if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
-        return _apart(A, group, subsets, fit_intercept)
+        return [_Team([group[i] for i in part], partial(_apart, A, fit_intercept=fit_intercept)) for part in parts]
     if len(group) == 1:
-        only = group[0]
-        return _whole(A, only.rows, fit_intercept), only.labels
+        design = _whole(A, group[0].rows, fit_intercept)
+        return [_Team(group, lambda _: (design, group[0].labels))]
     place = np.full(n, -1, dtype=np.int64)
     place[union] = np.arange(len(union))
-    parts = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
-    return _whole(A, None if len(union) == n else union, fit_intercept), _merged(parts, len(union))
+    whole = _whole(A, None if len(union) == n else union, fit_intercept)
+
+    def make(problems: list[_Problem]) -> tuple[Design, Labels]:
+        own = [(p.labels, place if p.rows is None else place[p.rows]) for p in problems]
+        return whole.again(), _merged(own, len(union))
+
+    return [_Team([group[i] for i in part], make) for part in parts]
 
 
 def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
@@ -254,11 +285,13 @@ def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
         raise
 
 
-def _apart(A: Array, group: list[_Problem], subsets: list[np.ndarray], fit_intercept: bool) -> tuple[Design, Labels]:
+def _apart(A: Array, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+    """A matrix for each problem."""
+    subsets = [np.arange(int(A.shape[0])) if p.rows is None else p.rows for p in problems]
     designs = []
-    for problem, rows in zip(group, subsets, strict=True):
+    for problem, rows in zip(problems, subsets, strict=True):
         designs.extend([_whole(A, rows, fit_intercept)] * problem.labels.n_lanes)
-    parts = [(p.labels, np.arange(len(rows))) for p, rows in zip(group, subsets, strict=True)]
+    parts = [(p.labels, np.arange(len(rows))) for p, rows in zip(problems, subsets, strict=True)]
     return Subsets(designs), _merged(parts, max(len(rows) for rows in subsets))
 
 

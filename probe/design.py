@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -102,6 +104,14 @@ class Whole(Rotated):
         self.reads = Reads()
         self._fit_intercept = fit_intercept
         self.rotation = rotate(X, fit_intercept) if rotation is None else rotation
+        self._rotated: dict[object, weakref.ref[Any]] = {}
+        self._lock = threading.Lock()
+
+    def again(self) -> Whole:
+        """The same features with a count of their own; rotated rows are shared with whoever has them already."""
+        other = Whole(self.X, self._fit_intercept, self.rotation)
+        other._rotated, other._lock = self._rotated, self._lock
+        return other
 
     @property
     def example(self) -> Array:
@@ -120,7 +130,13 @@ class Whole(Rotated):
 
     def rows(self, dtype: object) -> Shared:
         """The rotated rows."""
-        return Shared(self.rotation.rows(self.X, dtype), self.rotation.spectrum, self.reads)
+        with self._lock:
+            known = self._rotated.get(dtype)
+            A = None if known is None else known()
+            if A is None:
+                A = self.rotation.rows(self.X, dtype)
+                self._rotated[dtype] = weakref.ref(A)
+        return Shared(A, self.rotation.spectrum, self.reads)
 
     def scale(self, loss: BatchedLoss, k: int) -> np.ndarray:
         """‖∇F‖∞ at zero, (L,)."""
