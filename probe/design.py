@@ -73,8 +73,7 @@ class Rotated:
 
     def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
         """Largest entry of the gradients by weights and intercepts, (m,)."""
-        xp = namespace(G)
-        return to_numpy(xp.max(xp.abs(self.rotation.gradient(G)), axis=(1, 2)))
+        return self.rotation.largest(G)
 
     def to_features(self, T: Array) -> tuple[Array, Array]:
         """(b, L, k, r) → weights (b, L, k, d) and intercepts (b, L, k)."""
