@@ -148,12 +148,12 @@ def test_preconditioners_applied_together_are_those_of_each_lane() -> None:
     rotation = Whole(X, True).rotation
     A, mask = rotation.rows(X, np.float64), rotation.penalised
     r = np.random.default_rng(0)
-    lanes = []
+    lanes, T = [], 0.2 * r.normal(size=(1, 10, len(mask)))
     for seed in range(4):
         noisy = np.where(r.random(len(y)) < 0.2, r.permutation(y), y)
         loss = encode(noisy, len(y)).loss(X, np.float64)
         assert isinstance(loss, Softmax)
-        _, R = loss.evaluate(0.2 * r.normal(size=(1, 10, len(mask))) @ A.T)
+        _, R = loss.evaluate(T @ A.T)
         lanes.append(build(Candidates(A), loss.curvature(R, 0), rotation.spectrum, mask, 0.01 * (1.0 + seed), False))
     assert all(isinstance(lane, StiffPairs) and lane.n_pairs > 50 for lane in lanes)
     lanes[2] = replace(lanes[2], n_pairs=0, _pairs=None)
