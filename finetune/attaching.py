@@ -136,9 +136,9 @@ def export_onnx(network: nn.Module, backbone: Backbone, path: str | Path, *, cla
     MissingExtra
         Where onnx is not installed.
     """
-    import torch
-
     import io
+
+    import torch
 
     try:
         import onnx
@@ -150,7 +150,8 @@ def export_onnx(network: nn.Module, backbone: Backbone, path: str | Path, *, cla
             "ignore"
         )  # torch would rather be asked for its other exporter: 30 times slower on these networks
         torch.onnx.export(
-            network.eval(), (backbone.example(2),), buffer, input_names=["images"], output_names=["logits"],
+            network.eval(), (backbone.example(2),), buffer,  # type: ignore[arg-type]
+            input_names=["images"], output_names=["logits"],
             dynamic_axes={"images": free, "logits": free}, opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     proto = onnx.load_model_from_string(buffer.getvalue())

@@ -63,6 +63,7 @@ def test_attached_logits_are_those_of_the_probe(
         )  # in place of the network's own
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.*:FutureWarning", "ignore:.*torch.jit.load.*:DeprecationWarning")
 def test_exported_networks_give_the_same_logits(
     fitted: tuple[featstore.Backbone, featstore.Store, featstore.Split], tmp_path: Path
 ) -> None:
