@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from probe.calibration import calibration_table, reliability
     from probe.comparison import Comparison, compare, label_accuracy
     from probe.convergence import SpeedUp, converged_at, history_table, speed_up
-    from probe.correlation import Correlation, correlate, correlation_table, rank_correlations, what_few_models_show
+    from probe.correlation import Correlation, correlate, correlation_table, rank_correlations
     from probe.embedding import Embedding, chosen_classes, tsne
     from probe.errors import (
         BadInput,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ZeroRows,
     )
     from probe.estimator import LinearProbe
+    from probe.few_models import what_few_models_show
     from probe.few_shot import crossings, few_shot_means
     from probe.grids import C_GRID, CLIP_GRID, GRIDS, SVM_GRID, named_grid
     from probe.labels import Loss
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from probe.predictions import Predictions
     from probe.rank_tests import holm
     from probe.regimes import compare_regimes
+    from probe.report import write_report
     from probe.results import Results, load_results
     from probe.ridge import LeftOut, fit_ridge, ridge_path, select_ridge_loo
     from probe.saving import load_model, save_model
@@ -159,8 +161,9 @@ _HOME = {
     "svm_path": "svm",
     "sweep": "sweeps",
     "tsne": "embedding",
-    "what_few_models_show": "correlation",
+    "what_few_models_show": "few_models",
     "widen": "validation",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -263,6 +266,7 @@ __all__ = [
     "tsne",
     "what_few_models_show",
     "widen",
+    "write_report",
 ]
 
 

@@ -183,6 +183,7 @@ def _connected(scheduler: str | Client) -> Iterator[Client]:
         yield scheduler
         return
     try:
+        _check_address(scheduler)
         client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ClusterFailed(
@@ -193,6 +194,17 @@ def _connected(scheduler: str | Client) -> Iterator[Client]:
         yield client
     finally:
         client.close()  # type: ignore[no-untyped-call]
+
+
+def _check_address(address: str) -> None:
+    """Raise `ValueError` for what is no address; a client that tried it would be left half made."""
+    from distributed.comm.addressing import get_address_host_port, parse_address
+    from distributed.comm.registry import get_backend
+
+    scheme, _ = parse_address(address)
+    get_backend(scheme)
+    if scheme in ("tcp", "tls", "ws", "wss"):  # others have no port
+        get_address_host_port(address)
 
 
 def _first_line(error: Any) -> str:

@@ -192,7 +192,7 @@ def speed_up(converged: pandas.DataFrame, fast: str, slow: str, *, by: str = "st
     -----
     Kornblith et al. (2019), Section 4.6: 1,151 steps (quartiles 267 and 4,882) against 19,531, 17 times fewer.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     z_value(level)
     if by not in ("step", "epoch"):
@@ -215,7 +215,7 @@ def speed_up(converged: pandas.DataFrame, fast: str, slow: str, *, by: str = "st
     f, s = logs[0].to_numpy(), logs[1].reindex(logs[0].index).to_numpy()
     d = s - f
     mean = float(d.mean())
-    half = math.nan if len(d) < 2 else float(t.ppf(0.5 + level / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+    half = math.nan if len(d) < 2 else float(stdtrit(len(d) - 1, 0.5 + level / 2) * d.std(ddof=1) / math.sqrt(len(d)))
     both = converged[converged["regime"].isin([fast, slow])]
     return SpeedUp(
         fast=fast,

@@ -270,7 +270,7 @@ def cuml_part(part: str) -> Any:
         import cuml.solvers
     except ImportError as error:
         raise MissingExtra(
-            f"backend='cuml' needs cuML, which cannot be imported ({error}); install featprobe[cuda12] or featprobe[cuda13], by "
+            f"backend='cuml', and t-SNE on a GPU, need cuML, which cannot be imported ({error}); install featprobe[cuda12] or featprobe[cuda13], by "
             "the CUDA version of the driver."
         ) from error
     return getattr(cuml, part)

@@ -34,8 +34,8 @@ def few_shot_means(table: pandas.DataFrame) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Per model, data set, regime and per_class, sorted by the last: accuracy (mean), standard_error (standard deviation over
-        subsets / sqrt(their number); NaN with one), n_subsets.
+        Per model, data set, regime (in the order of the table) and per_class (ascending): accuracy (mean), standard_error
+        (standard deviation over subsets / sqrt(their number); NaN with one), n_subsets.
     """
     import pandas
 
@@ -56,7 +56,11 @@ def few_shot_means(table: pandas.DataFrame) -> pandas.DataFrame:
         if column in table:
             first_of = table.groupby([*keys, "per_class"], sort=False)[column].first().reset_index(name=column)
             out = out.merge(first_of, on=[*keys, "per_class"])
-    return pandas.DataFrame(out.drop(columns="sd").sort_values([*keys, "per_class"], kind="stable", ignore_index=True))
+    # Models, data sets and regimes stay in the order of the table.
+    out = out.assign(order=out.groupby(keys, sort=False).ngroup()).sort_values(
+        ["order", "per_class"], ignore_index=True
+    )
+    return pandas.DataFrame(out.drop(columns=["sd", "order"]))
 
 
 def crossings(table: pandas.DataFrame, a: str, b: str) -> pandas.DataFrame:

@@ -39,7 +39,7 @@ def slope_interval(x: np.ndarray, y: np.ndarray, *, level: float = 0.95) -> Inte
     Interval
         Student's, n - 2 degrees of freedom; NaN with fewer than three points or a constant x.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     z_value(level)
     slope, intercept = fit_line(x, y)
@@ -48,7 +48,7 @@ def slope_interval(x: np.ndarray, y: np.ndarray, *, level: float = 0.95) -> Inte
     residual = y - intercept - slope * x
     dx = x - x.mean()
     error = math.sqrt(float(residual @ residual) / (len(x) - 2) / float(dx @ dx))
-    half = float(t.ppf(0.5 + level / 2, len(x) - 2)) * error
+    half = float(stdtrit(len(x) - 2, 0.5 + level / 2)) * error
     return Interval(slope - half, slope + half)
 
 
@@ -105,13 +105,13 @@ def _fisher(r: float, n: int, variance: float, level: float) -> Interval:
 
 def r_p_value(r: float, n: int) -> float:
     """Two-sided p-value of no correlation, by Student's t with n - 2 degrees of freedom; NaN with fewer than three."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     if math.isnan(r) or n < 3:
         return math.nan
     if abs(r) >= 1:
         return 0.0
-    return float(2 * t.sf(abs(r) * math.sqrt((n - 2) / (1 - r * r)), n - 2))
+    return float(2 * stdtr(n - 2, -abs(r) * math.sqrt((n - 2) / (1 - r * r))))
 
 
 def bootstrap_band(
@@ -170,7 +170,7 @@ def partial_p_value(y: np.ndarray, x: np.ndarray, given: np.ndarray) -> float:
     float
         Two-sided p-value, n - 3 degrees of freedom; NaN with fewer than four points or where `given` determines x.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     n = len(y)
     if n < 4:
@@ -183,4 +183,4 @@ def partial_p_value(y: np.ndarray, x: np.ndarray, given: np.ndarray) -> float:
     r = pearson(rest_x, rest_y)
     if math.isnan(r) or abs(r) >= 1:
         return r_p_value(r, n)
-    return float(2 * t.sf(abs(r) * math.sqrt((n - 3) / (1 - r * r)), n - 3))
+    return float(2 * stdtr(n - 3, -abs(r) * math.sqrt((n - 3) / (1 - r * r))))

@@ -66,9 +66,24 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
     return "" if low is None or high is None or low != low else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def signed(r: float) -> str:
+    """A correlation: two decimals, three where they would round to 1; empty where there is none."""
+    return "" if r != r else f"{r:.3f}" if 0.995 <= abs(r) < 1 else f"{r:.2f}"
+
+
 def p_value(p: float) -> str:
-    """A p-value with two figures, never as 0; empty where there is none."""
-    return "" if p != p else f"{p:.2f}" if p >= 0.095 else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
+    """A p-value with one or two figures, never as 0; empty where there is none."""
+    return (
+        ""
+        if p != p
+        else "<1e-99"
+        if p < 1e-99
+        else f"{p:.2f}"
+        if p >= 0.095
+        else f"{p:.2g}"
+        if p >= 1e-4
+        else f"{p:.0e}"
+    )
 
 
 def penalty(C: float) -> str:
