@@ -179,7 +179,8 @@ class Cluster:
         arrays = tuple(replace(staged, folder=staged.folder.absolute(), done={}) for staged in session.staged)
         unlabelled = replace(part, split=replace(part.split, labels=None, classes=()), skipped={})
         work = Work(folder, token, arrays, unlabelled, Counter(_host(address) for address in seen))
-        say(f"'{part.split.name}' goes to {len(seen)} workers of {self._address}")
+        if run.progress:
+            say(f"'{part.split.name}' goes to {len(seen)} workers of {self._address}")
         with (
             self._shipped(f"network {run.backbone.name}", run) as network,
             self._shipped(f"images {part.split.name}", work) as images,
