@@ -451,13 +451,13 @@ def test_what_a_worker_stumbles_over_is_said_here(backbone: Backbone, client: Cl
     for i in range(3):
         Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(tmp_path / f"photos/a/{i}.png")
     photos = featstore.load_split(f"imagefolder:{tmp_path}/photos")
+    again = featstore.load_split(f"imagefolder:{tmp_path}/photos")
     photos.digest()
     (tmp_path / "photos/a/1.png").unlink()
     with pytest.raises(
         featstore.UnreadableImage, match=r"1\.png cannot be read: No such file .* the worker tcp://\S+, which must"
     ):
         extract(backbone, photos, tmp_path / "s", client=client)
-    again = featstore.load_split(f"imagefolder:{tmp_path}/photos")
     (tmp_path / "photos/a/2.png").write_bytes(b"no image")
     store = extract(backbone, again, tmp_path / "s", client=client, skip_unreadable=True)
     assert store.features("penultimate", again.name).ids.tolist() == ["a/0.png"]
