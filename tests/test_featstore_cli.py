@@ -75,7 +75,7 @@ def test_extract_passes_its_options_on(extracted: Path, capsys: pytest.CaptureFi
         ("digits:test", "conv2", "float32"),
         ("digits:val", "conv2", "float32"),
     ]
-    assert [(r["split"], r["n_images"]) for r in said["reports"]] == [("digits:val", 359), ("digits:test", 451)]
+    assert [(r["split"], r["n_images"]) for r in said["reports"]] == [("digits:val", 90), ("digits:test", 451)]
     assert all(r["bottleneck"] in r["stages"] and r["flops_per_image"] is None for r in said["reports"])
     wide = open_store(root).features("conv2", SPLIT).numpy()
     half = open_store(extracted).features("conv2", SPLIT).numpy()
