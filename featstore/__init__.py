@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows, versioned
     from featstore.stages import Report
     from featstore.store import Entry, Store, create_store, open_store
+    from featstore.units import Chain
     from featstore.verifying import Problem
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Backbone",
     "BadInput",
     "BadLabels",
+    "Chain",
     "Check",
     "ClusterFailed",
     "Collected",
@@ -120,6 +122,7 @@ _HOMES = {
     **dict.fromkeys(("Samples", "Shift", "Split", "holdout_rows", "per_class_rows", "versioned"), "splits"),
     **dict.fromkeys(("Entry", "Store", "create_store", "open_store"), "store"),
     **dict.fromkeys(("Merged", "merge"), "merging"),
+    "Chain": "units",
     "Collected": "removing",
     "Engine": "engine",
     "Report": "stages",

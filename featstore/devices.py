@@ -22,6 +22,7 @@ __all__ = [
     "device_name",
     "is_deterministic",
     "keyed_precision",
+    "memory_errors",
     "named_device",
     "on_device",
     "repeatable",
@@ -132,6 +133,23 @@ def repeatable(wanted: bool) -> Iterator[None]:
     finally:
         backend.deterministic, backend.benchmark = before
         torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def memory_errors(batch_size: int) -> Iterator[None]:
+    """Turn what torch says where memory ends, of a device or of the machine, into one `BadInput`."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        said = (str(error).splitlines() or ["out of memory"])[0]
+        raise BadInput(
+            f"batches of {batch_size} images need more memory than there is ({said}); use a smaller batch_size (--batch-size), or "
+            "store fewer units at a time. What was written is kept, and the same call goes on there."
+        ) from error
 
 
 @contextmanager

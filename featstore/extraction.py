@@ -18,7 +18,7 @@ import numpy as np
 from featstore.bfloat import BFLOAT16_MAX, narrow
 from featstore.chunks import stored_dtype
 from featstore.deriving import pooled_from_maps
-from featstore.devices import arithmetic, checked_device, device_name, named_device
+from featstore.devices import arithmetic, checked_device, device_name, memory_errors, named_device
 from featstore.engine import Engine
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.forwarding import forward, roofline_of
@@ -108,7 +108,8 @@ def extract(
         Show it on stderr.
     client : distributed.Client, str or None
         A Dask cluster, or the address of its scheduler, whose workers compute the blocks, each on `device` as it sees it; the
-        bytes are those of an extraction here on the same kind of device. See `featstore.distributed`.
+        bytes are those of an extraction here on the same kind of device. What `skip_unreadable` decodes beforehand is decoded
+        here. See `featstore.distributed`.
     engine : Engine or None
         How the network is run: what changes the speed, and rounding at most. None is ``Engine()``.
     report : callable or None
@@ -126,6 +127,7 @@ def extract(
         If the cluster does not answer, cannot compute what is asked, or is lost; what was written before is kept.
     """
     from featstore.distributed import Cluster
+    from featstore.splits import Split
     from featstore.store import Store, create_store
 
     for name, value in (("batch_size", batch_size), ("workers", workers), ("block_rows", block_rows)):
@@ -139,19 +141,24 @@ def extract(
     engine = engine or Engine()
     engine.check(backbone.chain, deterministic=deterministic)
     store = root if isinstance(root, Store) else create_store(root)
-    made = plan(
-        backbone,
-        splits,
-        store,
-        units=units,
-        pool=pool,
-        dtype=dtype,
-        precision=precision,
-        deterministic=deterministic,
-        skip_unreadable=skip_unreadable,
-    )
-    run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic, engine)
     with Cluster(client) if client is not None else nullcontext() as cluster:
+        if cluster is not None and not skip_unreadable:  # else what is unreadable is left out first
+            for split in [splits] if isinstance(splits, Split) else splits:
+                cluster.digest(split, store.digest_cache)
+        made = plan(
+            backbone,
+            splits,
+            store,
+            units=units,
+            pool=pool,
+            dtype=dtype,
+            precision=precision,
+            deterministic=deterministic,
+            skip_unreadable=skip_unreadable,
+        )
+        if cluster is not None and not made.is_done:
+            cluster.connect()
+        run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic, engine)
         for part in made.parts:
             for name, why in part.skipped.items():
                 say(f"left out {name}: {why}")
@@ -241,7 +248,8 @@ def _extract_split(
             if session.arrays:
                 made_by = run.made_by() if cluster is None else cluster.made_by(run)
                 session.provenance = run.provenance(part, made_by)
-                took = _compute(run, part, session, store, cluster)
+                with memory_errors(run.batch_size):
+                    took = _compute(run, part, session, store, cluster)
                 session.commit()
                 return took
     except (StoreBusy, StoreWrite):

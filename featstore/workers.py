@@ -15,8 +15,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featstore.devices import arithmetic, checked_device
+from featstore.digests import DIGEST_BYTES, sample_digest
 from featstore.errors import BadInput, ClusterFailed, IdentityError, UnreadableImage
+from featstore.jpegs import check_decoder
 from featstore.loading import default_workers
 from featstore.locking import token_of
 from featstore.passes import PassFolder
@@ -31,7 +35,17 @@ if TYPE_CHECKING:
     from featstore.extraction import Run
     from featstore.planning import SplitPlan
 
-__all__ = ["PROTOCOL_VERSION", "Here", "Shipped", "Work", "compute", "facts", "why_unseen"]
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Here",
+    "Shipped",
+    "Work",
+    "compute",
+    "digests",
+    "facts",
+    "protocol_version",
+    "why_unseen",
+]
 
 PROTOCOL_VERSION = 1
 """Raised when a client and workers of two versions would not understand each other."""
@@ -109,12 +123,17 @@ class Work:
     n_on_host: Mapping[str, int]
 
 
+def protocol_version() -> int:
+    """Return `PROTOCOL_VERSION` of where this is called."""
+    return PROTOCOL_VERSION
+
+
 def facts(device: str | torch.device, precision: str) -> dict[str, Any]:
     """Return what a worker would compute with, ``"versions"``, ``"device"`` and ``"gpu"``, or a ``"problem"`` in words."""
     from featstore.devices import device_name
     from featstore.extraction import versions
 
-    said: dict[str, Any] = {"versions": {**versions(), "protocol of workers": str(PROTOCOL_VERSION)}}
+    said: dict[str, Any] = {"versions": versions(), "protocol": PROTOCOL_VERSION}
     try:
         where = checked_device(device)
         with arithmetic(precision, where):
@@ -127,6 +146,16 @@ def facts(device: str | torch.device, precision: str) -> dict[str, Any]:
 
         gpu = str(getattr(torch.cuda.get_device_properties(where), "uuid", ""))
     return {**said, "problem": "", "device": device_name(where), "gpu": gpu}
+
+
+def digests(images: Shipped, rows: np.ndarray) -> np.ndarray:
+    """Return the digests of the contents of some samples: (len(rows), 16) uint8."""
+    with one_at_a_time:
+        samples = images.get()
+    found = np.empty((len(rows), DIGEST_BYTES), np.uint8)
+    for k, i in enumerate(rows.tolist()):
+        found[k] = np.frombuffer(sample_digest(samples.read(i)), np.uint8)
+    return found
 
 
 def why_unseen(folder: PassFolder, token: str) -> str:
@@ -203,6 +232,7 @@ def _there(staged: Staged, blocks: Sequence[Block]) -> dict[int, int]:
 def _prepare(work: Work, here: Here, run: Run) -> None:
     """Have a network on the worker's device, and make sure that it is the one that was planned with."""
     run.device = checked_device(run.device)
+    check_decoder(run.backbone.preprocessing, run.device)
     run.backbone.chain.to(run.device)
     if run.workers is None:  # of those that share a machine, each takes its part of the cores
         run.workers = max(default_workers() // work.n_on_host.get(here.address.rpartition(":")[0], 1), 1)

@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finetune import grids
+    from finetune.augmentation import Augmentation
+    from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
     from finetune.errors import (
         BadInput,
@@ -16,21 +19,34 @@ if TYPE_CHECKING:
         DifferentRun,
         Diverged,
         FinetuneError,
+        MissingExtra,
         OutOfMemory,
         RunBusy,
         RunWrite,
     )
     from finetune.keeping import KeepBest, KeepLast, StopEarly
     from finetune.optimizers import SGD, Adam, AdamW
+    from finetune.predicting import predict
     from finetune.recipe import Recipe
-    from finetune.regimes import tune_head
+    from finetune.regimes import (
+        from_scratch,
+        full_tune,
+        probe_then_tune,
+        tune_head,
+        tune_scale_shift,
+        tune_unit,
+    )
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
+    from finetune.scoring import MacroF1AtThresholds
+    from finetune.searching import Search, search
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Augmentation",
+    "Auxiliary",
     "BadInput",
     "Constant",
     "CorruptRun",
@@ -41,20 +57,31 @@ __all__ = [
     "FinetuneError",
     "KeepBest",
     "KeepLast",
+    "MacroF1AtThresholds",
+    "MissingExtra",
     "OutOfMemory",
     "Recipe",
     "Row",
     "Run",
     "RunBusy",
     "RunWrite",
+    "Search",
     "StepDecay",
     "StopEarly",
+    "from_scratch",
+    "full_tune",
+    "grids",
     "open_run",
+    "predict",
+    "probe_then_tune",
+    "search",
     "tune_head",
+    "tune_scale_shift",
+    "tune_unit",
 ]
 
 _ERRORS = (
-    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "OutOfMemory", "RunBusy", "RunWrite",
+    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
@@ -62,13 +89,22 @@ _HOMES = {
     **dict.fromkeys(("SGD", "Adam", "AdamW"), "optimizers"),
     **dict.fromkeys(("Run", "open_run"), "run"),
     **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
+    **dict.fromkeys(("Search", "search"), "searching"),
+    "predict": "predicting",
     "Recipe": "recipe",
     "Row": "checkpoint",
-    "tune_head": "regimes",
+    "Augmentation": "augmentation",
+    "Auxiliary": "auxiliary",
+    "MacroF1AtThresholds": "scoring",
+    **dict.fromkeys(
+        ("from_scratch", "full_tune", "probe_then_tune", "tune_head", "tune_scale_shift", "tune_unit"), "regimes"
+    ),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "grids":
+        return importlib.import_module("finetune.grids")
     if name not in _HOMES:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"finetune.{_HOMES[name]}"), name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from finetune.stepping import Stepper
     from finetune.trainable import Moving
 
 
@@ -99,7 +100,7 @@ class Checkpoint:
     identity: Mapping[str, Any]
     saved_step: int | None = None
 
-    def save(self, position: Position, moving: Moving, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    def save(self, position: Position, moving: Moving, steps: Stepper, device: torch.device) -> None:
         """Write the state, replacing the file in one move.
 
         Raises
@@ -111,7 +112,7 @@ class Checkpoint:
         tensors |= {f"best/{name}": tensor for name, tensor in (position.best or {}).items()}
         tensors |= {f"random/{name}": tensor for name, tensor in _random_states(device).items()}
         scalars: dict[str, dict[str, Any]] = {}
-        for index, values in optimizer.state_dict()["state"].items():
+        for index, values in steps.optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 if hasattr(value, "dtype"):
                     tensors[f"optimizer/{index}/{key}"] = value
@@ -119,10 +120,14 @@ class Checkpoint:
                     scalars.setdefault(str(index), {})[key] = value
         at = {name: value for name, value in vars(position).items() if name not in ("history", "best")}
         at |= {"history": [asdict(row) for row in position.history], "has_best": position.best is not None}
-        write_tensors(self.path, tensors, {"identity": dict(self.identity), "position": at, "optimizer": scalars})
+        write_tensors(
+            self.path,
+            tensors,
+            {"identity": dict(self.identity), "position": at, "optimizer": scalars, "scale": steps.scale_state()},
+        )
         self.saved_step = position.step
 
-    def resume(self, moving: Moving, optimizer: torch.optim.Optimizer, device: torch.device) -> Position | None:
+    def resume(self, moving: Moving, steps: Stepper, device: torch.device) -> Position | None:
         """Put the stored state into network, optimiser and random generators.
 
         Returns
@@ -146,7 +151,9 @@ class Checkpoint:
         for name, tensor in _under("optimizer/", tensors).items():
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        groups = steps.optimizer.state_dict()["param_groups"]
+        steps.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        steps.load_scale(about["scale"])
         _restore_random_states(_under("random/", tensors), device)
         at = dict(about["position"])
         history = [Row(**row) for row in at.pop("history")]

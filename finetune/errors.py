@@ -4,12 +4,13 @@
 
     FinetuneError (Exception)
     ├── BadInput (also ValueError)   an argument, a split or a recipe that cannot be trained with
-    ├── DifferentRun                 the folder or checkpoint belongs to another recipe, network or data; the
-    differences in words ├── CorruptRun                   a file of a run is damaged or of a newer format
+    ├── DifferentRun                 a folder or checkpoint of another recipe, network or data; differences in words
+    ├── CorruptRun                   a file of a run is damaged or of a newer format
     ├── RunBusy                      another process is writing the same run
     ├── RunWrite                     the run's folder cannot be written: full disk, read-only
-    ├── Diverged                     the loss or a weight became NaN or infinite: step, learning rate, where the last
-    good state is └── OutOfMemory                  the device's memory did not suffice: what to lower
+    ├── Diverged                     the loss or a weight became NaN or infinite: step, rate, last good state
+    ├── OutOfMemory                  the device's memory did not suffice: what to lower
+    └── MissingExtra                 an optional library is not installed: which extra has it
 
 Errors of `featstore` and `probe` that come up while `finetune` calls them pass through unchanged.
 """
@@ -60,6 +61,10 @@ class DifferentRun(FinetuneError):
             f"{where} belongs to another training, so continuing it would mix two:\n{listed}\n"
             "Ask for what is stored there, or give this training a folder of its own."
         )
+        self._where = where
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._where, self.differences)
 
 
 class CorruptRun(FinetuneError):
@@ -90,6 +95,18 @@ class Diverged(FinetuneError):
         self.step = step
         self.lr = lr
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _diverged, (str(self), self.step, self.lr)
+
 
 class OutOfMemory(FinetuneError):
     """The device's memory did not suffice."""
+
+
+class MissingExtra(FinetuneError):
+    """An optional library is not installed; the message names the extra that has it."""
+
+
+def _diverged(message: str, step: int, lr: float) -> Diverged:
+    """A `Diverged` as it comes back from another process."""
+    return Diverged(message, step=step, lr=lr)

@@ -7,15 +7,23 @@ training sees the same batches.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from finetune.ahead import ahead
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+EVALUATION_VALUES = 1 << 23
+"""Values of the inputs that pass the network at once in evaluation: 32 MiB, of which a network makes a few dozen
+times as much."""
 
 
 class Examples(Protocol):
@@ -24,6 +32,11 @@ class Examples(Protocol):
     @property
     def labels(self) -> np.ndarray:
         """Class of each sample: ``(n,)`` int64."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Threads that should prepare batches ahead of their use; 0 where that would gain nothing."""
         ...
 
     def __len__(self) -> int:
@@ -65,6 +78,11 @@ class TensorExamples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def workers(self) -> int:
+        """0: there is nothing to prepare."""
+        return 0
+
     def inputs(self, rows: np.ndarray, epoch: int | None) -> Tensor:
         """The rows, as float32 where the tensor is."""
         import torch
@@ -101,7 +119,9 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(n)
 
 
-def logits_of(network: nn.Module, examples: Examples, *, batch_size: int, device: str | torch.device) -> np.ndarray:
+def logits_of(
+    network: nn.Module, examples: Examples, *, device: str | torch.device, batch_size: int | None = None
+) -> np.ndarray:
     """The network's output for every sample, in order; the caller has set the network to evaluation mode.
 
     Parameters
@@ -110,10 +130,10 @@ def logits_of(network: nn.Module, examples: Examples, *, batch_size: int, device
         From inputs ``(b, …)`` to logits ``(b, k)``.
     examples : Examples
         What to run it on.
-    batch_size : int
-        Samples per forward pass.
     device : str or torch.device
         Where the network is.
+    batch_size : int or None
+        Samples per forward pass; None goes by their size.
 
     Returns
     -------
@@ -122,10 +142,19 @@ def logits_of(network: nn.Module, examples: Examples, *, batch_size: int, device
     import torch
 
     rows = np.arange(len(examples))
-    with torch.inference_mode():
-        parts = [
-            network(examples.inputs(rows[start : start + batch_size], None).to(device)).float().cpu()
-            for start in range(0, len(rows), batch_size)
-        ]
+    size = batch_size or evaluation_batch(examples.inputs(rows[:1], None).numel())
+    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with (
+        torch.inference_mode(),
+        contextlib.closing(
+            ahead(lambda block: examples.inputs(block, None), blocks, workers=examples.workers)
+        ) as batches,
+    ):
+        parts = [network(inputs.to(device)).float().cpu() for inputs in batches]
     found: np.ndarray = torch.cat(parts).numpy()
     return found
+
+
+def evaluation_batch(n_values: int) -> int:
+    """Samples per forward pass of an evaluation, for inputs of so many values each."""
+    return min(max(EVALUATION_VALUES // n_values, 64), 4096 if n_values < 4096 else 1024)

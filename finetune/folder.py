@@ -41,7 +41,13 @@ class RunFolder:
         """Where the training keeps its state."""
         return Checkpoint(self.path / "checkpoint.safetensors", self.identity)
 
-    def finish(self, trained: Trained, predictions: Mapping[str, Predictions], scores: Mapping[str, float]) -> Run:
+    def finish(
+        self,
+        trained: Trained,
+        predictions: Mapping[str, Predictions],
+        scores: Mapping[str, float],
+        details: Mapping[str, Any],
+    ) -> Run:
         """Write weights and predictions, then say that the run is complete, then drop the checkpoint.
 
         Parameters
@@ -52,6 +58,8 @@ class RunFolder:
             By ``"val"`` and ``"test"``.
         scores : mapping of str to float
             The metric, likewise.
+        details : mapping
+            What else the regime tells, as plain JSON.
         """
         about = {"identity": dict(self.identity)}
         write_tensors(self.path / "best.safetensors", trained.kept, {**about, "step": trained.kept_step})
@@ -59,7 +67,11 @@ class RunFolder:
         for name, said in predictions.items():
             write_atomically(self.path / "predictions" / f"{name}.npz", said.to_bytes())
         result = {name: getattr(trained, name) for name in ("kept_step", "stopped", "seconds")}
-        result |= {"history": [asdict(row) for row in trained.history], "scores": dict(scores)}
+        result |= {
+            "history": [asdict(row) for row in trained.history],
+            "scores": dict(scores),
+            "details": dict(details),
+        }
         self._write({**(read_record(self.path) or {}), "state": "complete", "result": result})
         self.checkpoint.path.unlink(missing_ok=True)
         run = finished_run(self.path)

@@ -6,7 +6,6 @@ that is not read off its type but measured: some end in a convolution with an ac
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -78,30 +77,33 @@ def head_from_rows(backbone: Backbone, rows: Sequence[int]) -> nn.Linear:
 
 
 def head_name(backbone: Backbone) -> str:
-    """Where `with_head` puts the head: the path of the layer that it replaces, else ``"head"``."""
-    return _replaced(backbone) or "head"
+    """Where `finetune.networks` puts the head: the path of the layer that it replaces, else ``"head"``."""
+    return replaced_layer(backbone) or "head"
 
 
-def with_head(backbone: Backbone, head: nn.Linear) -> nn.Module:
-    """A copy of the network, images to logits, with another head in place of its own; in evaluation mode.
+def head_for(backbone: Backbone, n_classes: int, rows: Sequence[int] | None, *, seed: int) -> nn.Linear:
+    """A new head for so many classes, or some rows of the network's own.
 
     Parameters
     ----------
     backbone : Backbone
-        Not changed.
-    head : nn.Linear
-        From penultimate features to logits; used, not copied.
+        The network.
+    n_classes : int
+        Of the target.
+    rows : sequence of int or None
+        See `head_from_rows`; None makes a new head.
+    seed : int
+        Of the recipe.
     """
-    name = _replaced(backbone)
-    if name is None:
-        return _on_penultimate(backbone, head)
-    network = copy.deepcopy(backbone.module)
-    parent, _, leaf = name.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, head)
-    return network.eval()
+    return new_head(n_features(backbone), n_classes, seed=seed) if rows is None else head_from_rows(backbone, rows)
 
 
-def _replaced(backbone: Backbone) -> str | None:
+def n_features(backbone: Backbone) -> int:
+    """Number of penultimate features, d."""
+    return backbone.shapes["penultimate"][_channels(backbone)]
+
+
+def replaced_layer(backbone: Backbone) -> str | None:
     """Path of the layer of the network that another head takes the place of; None where there is no such layer."""
     import torch
 
@@ -111,31 +113,17 @@ def _replaced(backbone: Backbone) -> str | None:
     return found[0]
 
 
-def _on_penultimate(backbone: Backbone, head: nn.Linear) -> nn.Module:
-    """The network as far as its penultimate unit, averaged over positions, then the head."""
-    from torch import nn
-
-    chain = copy.deepcopy(backbone.chain)
-
-    class OnPenultimate(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = chain.module
-            self.head = head
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.head(_pooled(backbone, chain.run(x, last="penultimate")))
-            return logits
-
-    return OnPenultimate().eval()
-
-
-def _pooled(backbone: Backbone, output: Tensor) -> Tensor:
+def pooled(backbone: Backbone, output: Tensor) -> Tensor:
     """The penultimate unit's output ``(n, …)`` as the ``(n, d)`` float32 that a store holds."""
     import featstore
 
-    axis = featstore.channel_axis(backbone.shapes["penultimate"], backbone.preprocessing.input_size)
-    return featstore.mean_pool(output, axis)
+    return featstore.mean_pool(output, _channels(backbone))
+
+
+def _channels(backbone: Backbone) -> int:
+    import featstore
+
+    return featstore.channel_axis(backbone.shapes["penultimate"], backbone.preprocessing.input_size)
 
 
 def _linear_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]] | None:
@@ -154,7 +142,7 @@ def _linear_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]
     features = torch.randn((_N_PROBES, *backbone.shapes["penultimate"]), generator=torch.Generator().manual_seed(0)).to(
         weight.device
     )
-    vectors = _pooled(backbone, features)
+    vectors = pooled(backbone, features)
     if weight.shape[1] != vectors.shape[1]:
         return None
     with torch.inference_mode():

@@ -12,18 +12,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from finetune.ahead import ahead
 from finetune.checkpoint import Checkpoint, Position, Row
 from finetune.errors import BadInput, Diverged, OutOfMemory
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
-from finetune.trainable import Moving, trainable
+from finetune.stepping import stepper
+from finetune.trainable import Moving, Parts, trainable
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 
@@ -60,10 +63,9 @@ def train(
     *,
     recipe: Recipe,
     checkpoint: Checkpoint,
-    parts: Collection[str] = ("",),
+    parts: Collection[str] | Parts = ("",),
     evaluate: Callable[[], float] | None = None,
     device: str = "cpu",
-    frozen_in_train_mode: bool = False,
     checkpoint_every_s: float = 30.0,
     report: Callable[[Row, int], None] | None = None,
 ) -> Trained:
@@ -79,14 +81,12 @@ def train(
         Every hyper-parameter.
     checkpoint : Checkpoint
         Where the state is kept between steps, and continued from.
-    parts : collection of str
-        Modules or parameters that move; see `finetune.trainable.trainable`.
+    parts : collection of str, or Parts
+        What moves; see `finetune.trainable.trainable`.
     evaluate : callable or None
         Gives the validation score (higher is better) of the network as it is; called in evaluation mode.
     device : str
         ``"cpu"``, ``"cuda"`` …
-    frozen_in_train_mode : bool
-        See `finetune.trainable.trainable`.
     checkpoint_every_s : float
         Seconds between checkpoints. They are also written before the first step, so that a folder that cannot be
         written is found at once, at Ctrl-C, and at the end.
@@ -114,24 +114,24 @@ def train(
     momentum = recipe.bn_momentum_for(n)
     with (
         torch.random.fork_rng([where] if where.type == "cuda" else []),
-        trainable(network, parts, bn_momentum=momentum, frozen_in_train_mode=frozen_in_train_mode) as moving,
+        trainable(network, parts, bn_momentum=momentum, train_mode=recipe.train_mode) as moving,
         _memory_errors_explained(recipe, device),
         _ctrl_c_between_steps() as is_interrupted,
+        contextlib.ExitStack() as stack,
     ):
         torch.manual_seed(recipe.seed)
-        optimizer = recipe.optimizer.build(_parameter_groups(moving, recipe), recipe.lr)
-        at = checkpoint.resume(moving, optimizer, where)
+        steps = stepper(network, moving, recipe, where)
+        at = checkpoint.resume(moving, steps, where)
         if at is None:
             at = Position()
-            checkpoint.save(at, moving, optimizer, where)
+            checkpoint.save(at, moving, steps, where)
         started, saved = time.monotonic() - at.seconds, time.monotonic()
+        batches = stack.enter_context(contextlib.closing(_batches(examples, recipe, at.step, n_steps)))
 
         while at.step < n_steps and at.stopped is None:
             lr = recipe.lr_at(at.step, n_train=n)
-            rows = batch_rows(n, recipe.batch_size, seed=recipe.seed, step=at.step)
-            inputs = examples.inputs(rows, at.step // per_epoch).to(where)
-            labels = torch.from_numpy(examples.labels[rows]).to(where)
-            loss = _update(network, optimizer, inputs, labels, lr=lr, label_smoothing=recipe.label_smoothing)
+            inputs, labels = next(batches)
+            loss = steps.update(inputs.to(where), labels.to(where), lr=lr)
             if not math.isfinite(loss):
                 raise _diverged(f"the loss of step {at.step + 1} is {loss}", at.step + 1, lr, checkpoint)
             at.step, at.loss_sum, at.n_losses = at.step + 1, at.loss_sum + loss, at.n_losses + 1
@@ -148,7 +148,7 @@ def train(
                     report(at.history[-1], n_steps)
             if is_saved or at.stopped is not None:
                 at.seconds = time.monotonic() - started
-                checkpoint.save(at, moving, optimizer, where)
+                checkpoint.save(at, moving, steps, where)
                 saved = time.monotonic()
             if is_end:
                 break
@@ -163,36 +163,19 @@ def train(
     return Trained(kept, last, kept_step, tuple(at.history), stopped, at.seconds)
 
 
-def _update(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    labels: Tensor,
-    *,
-    lr: float,
-    label_smoothing: float,
-) -> float:
-    """One step; the mean loss of the batch before it. No step is taken on a loss that is not finite."""
+def _batches(examples: Examples, recipe: Recipe, step: int, n_steps: int) -> Generator[tuple[Tensor, Tensor]]:
+    """Inputs and labels of every update from ``step`` on, made ahead by threads where the examples ask for it."""
     import torch
 
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss = torch.nn.functional.cross_entropy(network(inputs), labels, label_smoothing=label_smoothing)
-    loss.backward()  # type: ignore[no-untyped-call]
-    value = loss.item()
-    if math.isfinite(value):
-        optimizer.step()
-    return value
+    n = len(examples)
+    per_epoch = recipe.steps_per_epoch(n)
+    labels = torch.from_numpy(np.ascontiguousarray(examples.labels))
 
+    def make(step: int) -> tuple[Tensor, Tensor]:
+        rows = batch_rows(n, recipe.batch_size, seed=recipe.seed, step=step)
+        return examples.inputs(rows, step // per_epoch), labels[torch.from_numpy(rows)]
 
-def _parameter_groups(moving: Moving, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters that decay, and those that do not."""
-    tensors = list(moving.parameters.values())
-    decayed = [p for p in tensors if recipe.decay_biases or p.ndim >= 2]
-    spared = [p for p in tensors if not recipe.decay_biases and p.ndim < 2]
-    groups = [(decayed, recipe.weight_decay), (spared, 0.0)]
-    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
+    return ahead(make, range(step, n_steps), workers=examples.workers)
 
 
 def _add_row(

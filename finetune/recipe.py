@@ -15,21 +15,21 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
+from finetune import papers
+from finetune.augmentation import Augmentation
+from finetune.auxiliary import Auxiliary
 from finetune.errors import BadInput, CorruptRun
-from finetune.keeping import Keep, KeepBest, KeepLast, StopEarly
-from finetune.optimizers import SGD, Adam, AdamW, Optimizer
-from finetune.schedules import Constant, Cosine, EpochShare, Schedule, StepDecay
+from finetune.keeping import Keep, KeepLast
+from finetune.optimizers import SGD, AdamW, Optimizer
+from finetune.records import plain, revived
+from finetune.schedules import Cosine, EpochShare, Schedule
 
-# Royer and Lampert 2020, the authors' code (ameroyer/Flextuning), by data set and share of the target pool:
-# (batch size, epochs at most, steps between evaluations); early stopping as (drop, min_steps); learning rate.
-_ROYER_RUNS: dict[str, dict[float, tuple[int, int, int]]] = {
-    "mnist": {0.001: (16, 1000, 20), 0.01: (32, 500, 50), 0.1: (32, 100, 500), 1.0: (32, 25, 4000)},
-    "pacs": {0.01: (8, 2000, 100), 0.1: (8, 1000, 150), 1.0: (8, 150, 800)},
-}
-_ROYER_STOP = {"mnist": (0.0025, 250), "pacs": (0.025, 800)}
-_ROYER_LR = {"mnist": 1e-3, "pacs": 1e-4}  # section 4: 1e-3 for the small networks, 1e-4 for Inception2
+TrainMode: TypeAlias = Literal["moving", "all", "none"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+View: TypeAlias = Literal["loaded", "whole", "crop", "better"]
+
 _NESTEROV, _COSINE, _LAST = SGD(), Cosine(), KeepLast()
 
 
@@ -68,8 +68,28 @@ class Recipe:
     bn_momentum : float, EpochShare or None
         Momentum of moving batch-norm statistics, torch's convention: a number, `EpochShare`, or None for the layers'
         own.
+    augmentation : Augmentation or None
+        What happens to training images; None prepares them as in evaluation.
+    train_mode : str
+        Which modules are in training mode, so that their batch-norm statistics move and their dropout is active:
+        ``"moving"``, those that are trained; ``"all"``, as the authors' code of Royer and Lampert 2020 has it; or
+        ``"none"``, as that of Lee et al. 2022 has it.
+    dropout : float or None
+        Rate of the dropout between penultimate features and head: the network's own there, else one in front of the
+        head. None leaves the network as it is.
+    bn_scale : bool
+        Whether the scales of batch norm are trained; otherwise they stay what they are, 1 in a network from scratch.
+    auxiliary : Auxiliary or None
+        A second classifier on an earlier unit, in whole-network trainings.
+    precision : str
+        ``"float32"``; ``"bfloat16"`` or ``"float16"`` for torch's automatic mixed precision in training (evaluation is
+        in float32).
+    view : str
+        How images are looked at in validation and test: ``"loaded"``, the backbone's preprocessing; ``"whole"``, the
+        whole image; ``"crop"``, the inner 87.5 % of each side; ``"better"``, whole during training and then whichever
+        of the two scores higher on val (Kornblith et al. 2019).
     seed : int
-        Draws the order of the samples, dropout, and the values of a new head.
+        Draws the order of the samples, augmentation, dropout, and the values of new weights.
 
     Raises
     ------
@@ -97,49 +117,60 @@ class Recipe:
     label_smoothing: float = 0.0
     decay_biases: bool = True
     bn_momentum: float | EpochShare | None = None
+    augmentation: Augmentation | None = None
+    train_mode: TrainMode = "moving"
+    dropout: float | None = None
+    bn_scale: bool = True
+    auxiliary: Auxiliary | None = None
+    precision: Precision = "float32"
+    view: View = "loaded"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [*_length_problems(self), *_number_problems(self), *self.optimizer.problems()]
-        problems += [*self.schedule.problems(), *self.keep.problems()]
-        if isinstance(self.bn_momentum, EpochShare):
-            problems += self.bn_momentum.problems()
+        problems = [*_length_problems(self), *_number_problems(self), *_word_problems(self)]
+        for part in (self.optimizer, self.schedule, self.keep, self.bn_momentum, self.auxiliary):
+            problems += [] if part is None or isinstance(part, (int, float)) else part.problems()
         if problems:
             raise BadInput.of("this recipe", problems)
 
     @classmethod
-    def kornblith2019(cls, *, lr: float, decay: float, **changes: Any) -> Recipe:
-        """Fine-tuning of Kornblith, Shlens and Le 2019, section 4.2: 20,000 steps of 256, cosine decay.
+    def kornblith2019(cls, *, lr: float, decay: float, pretrained: bool = True, **changes: Any) -> Recipe:
+        """Training of Kornblith, Shlens and Le 2019, section 4.2: Nesterov, batches of 256, cosine decay, crops and flips.
 
-        The paper selects ``lr`` and ``decay`` per data set on validation data, so neither has a default.
+        The paper selects ``lr`` and ``decay`` per data set on validation data, so neither has a default; see
+        `finetune.grids`. The last step's weights are evaluated.
 
         Parameters
         ----------
         lr : float
-            The paper's grid: 7 log-spaced values from 1e-4 to 1e-1.
+            The paper's grid: 7 log-spaced values from 1e-4 to 1e-1, from scratch from 1e-3 to 1.
         decay : float
-            The paper's grid: 0, or 7 log-spaced values from 1e-6 to 1e-3. It is the product of learning rate and
-            weight decay: as SimCLR (appendix B.8, which repeats the protocol) states, the values are divided by the
-            learning rate.
+            The paper's grid: 0, or 7 log-spaced values from 1e-6 to 1e-3 (from scratch 1e-5 to 1e-2). It is the product
+            of learning rate and weight decay: as SimCLR (appendix B.8, which repeats the protocol) states, the values
+            are divided by the learning rate.
+        pretrained : bool
+            20,000 steps; False, for training from scratch, 19,531.
         changes : Any
             Fields of `Recipe` to set otherwise.
 
         Notes
         -----
         Momentum 0.9 and batch norm's rule max(1 − 10/s, 0.9) are from SimCLR's appendix B.8. That the last step's
-        weights are evaluated is from the supplement, quoted from memory.
+        weights are evaluated, the scratch grid, and the choice between whole image and crop are from the supplement,
+        quoted from memory.
         """
-        paper: dict[str, Any] = {
-            "steps": 20_000,
-            "batch_size": 256,
-            "bn_momentum": EpochShare(),
-            "weight_decay": _divided(decay, lr),
-        }
-        return cls(lr=lr, **_changed(paper, changes))
+        return cls(**papers.changed(papers.kornblith2019(lr=lr, decay=decay, pretrained=pretrained), changes))
 
     @classmethod
     def fang2023(
-        cls, *, lr: float, decay: float, optimizer: SGD | AdamW | None = None, pretrained: bool = True, **changes: Any
+        cls,
+        *,
+        lr: float,
+        decay: float,
+        optimizer: SGD | AdamW | None = None,
+        pretrained: bool = True,
+        data: str | None = None,
+        **changes: Any,
     ) -> Recipe:
         """Training of Fang, Kornblith and Schmidt 2023, as ``sample_train.py`` of the authors' code has it.
 
@@ -158,21 +189,17 @@ class Recipe:
             `SGD` with Nesterov momentum 0.9 (default), or `AdamW`.
         pretrained : bool
             False for training from scratch.
+        data : str or None
+            Their data set, which the flips depend on (see `Augmentation.fang2023`); None flips left and right.
         changes : Any
             Fields of `Recipe` to set otherwise.
         """
-        paper: dict[str, Any] = {
-            "epochs": 30 if pretrained else 50,
-            "batch_size": 128,
-            "schedule": Cosine(per_epoch=True),
-        }
-        paper |= {"optimizer": optimizer or SGD(), "keep": KeepBest()}
-        paper["weight_decay"] = _divided(decay, lr) if isinstance(optimizer, AdamW) else decay
-        return cls(lr=lr, **_changed(paper, changes))
+        paper = papers.fang2023(lr=lr, decay=decay, optimizer=optimizer, pretrained=pretrained, data=data)
+        return cls(**papers.changed(paper, changes))
 
     @classmethod
     def royer2020(cls, data: str, *, ratio: float, **changes: Any) -> Recipe:
-        """Training of Royer and Lampert 2020: Adam, constant learning rate, early stopping.
+        """Training of Royer and Lampert 2020: Adam, constant learning rate, early stopping, no augmentation.
 
         Lengths go by the amount of target data. Only what the authors' code states can be asked for.
 
@@ -184,32 +211,30 @@ class Recipe:
             Share of the target pool that is trained on: 0.001, 0.01, 0.1 or 1 for MNIST; 0.01, 0.1 or 1 for PACS.
         changes : Any
             Fields of `Recipe` to set otherwise: ``keep=StopEarly(…, restore_best=False)`` is what the authors' code
-            does, ``lr=1e-4`` what it uses for MNIST where the paper says 1e-3.
+            does, as is ``train_mode="all"``, ``lr=1e-4`` what it uses for MNIST where the paper says 1e-3.
 
         Raises
         ------
         BadInput
             A data set or ratio their code has no values for.
         """
-        if data not in _ROYER_RUNS:
-            raise BadInput(
-                f"Royer and Lampert's code has no training lengths for {data!r}; it has {', '.join(_ROYER_RUNS)}."
-            )
-        if ratio not in _ROYER_RUNS[data]:
-            known = ", ".join(f"{known:g}" for known in _ROYER_RUNS[data])
-            raise BadInput(
-                f"Royer and Lampert's code has no training length for ratio {ratio:g} of {data}; it has {known}."
-            )
-        batch_size, epochs, every = _ROYER_RUNS[data][ratio]
-        drop, min_steps = _ROYER_STOP[data]
-        paper: dict[str, Any] = {
-            "lr": _ROYER_LR[data],
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "evaluate_every": every,
-        }
-        paper |= {"optimizer": Adam(), "schedule": Constant(), "keep": StopEarly(drop=drop, min_steps=min_steps)}
-        return cls(**_changed(paper, changes))
+        return cls(**papers.changed(papers.royer2020(data, ratio=ratio), changes))
+
+    @classmethod
+    def surgical2022(cls, *, lr: float, **changes: Any) -> Recipe:
+        """Training of Lee et al. 2022 (surgical fine-tuning) on CIFAR-C: Adam, 15 epochs, the best epoch on val.
+
+        Weight decay is 1e-4; batch norm and dropout stay in evaluation mode, the default of the authors' code. Their
+        ImageNet-C runs have 10 epochs. The batch size is not among the facts at hand: that of `Recipe`.
+
+        Parameters
+        ----------
+        lr : float
+            Their grid: 1e-1 … 1e-5, a decade apart.
+        changes : Any
+            Fields of `Recipe` to set otherwise.
+        """
+        return cls(**papers.changed(papers.surgical2022(lr=lr), changes))
 
     def steps_per_epoch(self, n_train: int) -> int:
         """Updates in one pass over ``n_train`` samples."""
@@ -252,7 +277,12 @@ class Recipe:
         has_val : bool
             Whether there is a validation split.
         """
-        found = []
+        found: list[str] = []
+        if self.view == "better" and not has_val:
+            found.append(
+                "view is 'better', which is chosen on a validation split, and there is none: pass val, or say 'whole' or "
+                "'crop'."
+            )
         if n_train > 0 and self.warmup_steps >= self.n_steps(n_train):
             found.append(
                 f"warmup_steps is {self.warmup_steps} but the training has only {self.n_steps(n_train)} steps; "
@@ -266,7 +296,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries; `from_json` gives an equal recipe back."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Recipe:
@@ -280,44 +310,7 @@ class Recipe:
         unknown = set(stored) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise CorruptRun(f"the stored recipe has fields this version does not know: {', '.join(sorted(unknown))}.")
-        return cls(**{name: _revived(value) for name, value in stored.items()})
-
-
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (SGD, Adam, AdamW, Constant, Cosine, StepDecay, EpochShare, KeepLast, KeepBest, StopEarly)
-}
-
-
-def _plain(value: Any) -> Any:
-    """A record becomes ``{"kind": its name, field: value …}``, a tuple a list; numbers and strings stay."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _revived(value: Any) -> Any:
-    """The inverse of `_plain`."""
-    if isinstance(value, Mapping):
-        fields = dict(value)
-        kind = fields.pop("kind", None)
-        if kind not in _KINDS:
-            raise CorruptRun(f"the stored recipe has a part of kind {kind!r}; this version knows {', '.join(_KINDS)}.")
-        return _KINDS[kind](**{name: _revived(item) for name, item in fields.items()})
-    return tuple(_revived(item) for item in value) if isinstance(value, list) else value
-
-
-def _changed(paper: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A paper's fields with the caller's in their place; a length given in the other unit replaces the paper's."""
-    is_resized = "steps" in changes or "epochs" in changes
-    return {name: value for name, value in paper.items() if not (is_resized and name in ("steps", "epochs"))} | {
-        **changes
-    }
-
-
-def _divided(decay: float, lr: float) -> float:
-    return decay / lr if lr else decay  # lr = 0 is reported with the recipe's other problems
+        return cls(**{name: revived(value) for name, value in stored.items()})
 
 
 def _length_problems(recipe: Recipe) -> list[str]:
@@ -343,12 +336,24 @@ def _number_problems(recipe: Recipe) -> list[str]:
         "lr": (lambda x: 0 < x < math.inf, "greater than 0 and finite"),
         "weight_decay": (lambda x: 0 <= x < math.inf, "at least 0 and finite"),
         "label_smoothing": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+        "dropout": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
         "bn_momentum": (lambda x: 0 < x <= 1, "greater than 0 and at most 1"),
     }
     for name, (is_good, wanted) in real.items():
         value = getattr(recipe, name)
-        if name == "bn_momentum" and (value is None or isinstance(value, EpochShare)):
+        if name in ("bn_momentum", "dropout") and (value is None or isinstance(value, EpochShare)):
             continue
         if not isinstance(value, (int, float)) or not is_good(value):
             found.append(f"{name} is {value!r}; it must be a number {wanted}.")
+    return found
+
+
+def _word_problems(recipe: Recipe) -> list[str]:
+    found = []
+    for name, kind in (("train_mode", TrainMode), ("precision", Precision), ("view", View)):
+        if getattr(recipe, name) not in get_args(kind):
+            found.append(f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(get_args(kind))}.")
+    for name, record in (("augmentation", Augmentation), ("auxiliary", Auxiliary)):
+        if getattr(recipe, name) is not None and not isinstance(getattr(recipe, name), record):
+            found.append(f"{name} is {getattr(recipe, name)!r}; it must be a finetune.{record.__name__} or None.")
     return found

@@ -60,6 +60,8 @@ class Run:
         Spent training and evaluating, interruptions left out.
     scores : mapping of str to float
         Metric of the kept weights on ``"val"`` and ``"test"``, where there are such splits.
+    details : mapping
+        What else the regime tells: the view of the images that was better on val, the probe that the head began as.
     sessions : tuple of mapping
         When, where and with which versions each call worked on it.
     """
@@ -73,6 +75,7 @@ class Run:
     stopped: str
     seconds: float
     scores: Mapping[str, float]
+    details: Mapping[str, Any]
     sessions: tuple[Mapping[str, Any], ...] = field(repr=False)
 
     @property
@@ -119,22 +122,30 @@ class Run:
         BadInput
             It has other weights than the run began from.
         """
-        import torch
+        from finetune.heads import head_for
+        from finetune.networks import with_head
+        from finetune.scale_shift import fold_scale_shift
 
-        from finetune.heads import head_name, with_head
-
-        began_from = self.identity["network"]["weights_digest"]
-        if backbone.weights_digest != began_from:
+        began = self.identity["network"]
+        if self.regime == "from_scratch":
+            if backbone.cut != began["cut"]:
+                raise BadInput(
+                    f"{backbone.name} is another architecture than the {began['backbone']} that the run in {self.path} "
+                    "trained; its weights do not fit: load the backbone that it was made with, with any weights."
+                )
+        elif backbone.weights_digest != began["weights_digest"]:
             raise BadInput(
                 f"{backbone.name} has weights {backbone.weights_digest} and the run in {self.path} began from weights "
-                f"{began_from}; its head does not belong on other features: load the backbone that it was made with."
+                f"{began['weights_digest']}; its head does not belong on other features: load the backbone that it was "
+                "made with."
             )
-        tensors = {name.rpartition(".")[2]: tensor for name, tensor in self.weights().items()}
-        k, d = tensors["weight"].shape
-        head = torch.nn.Linear(d, k, bias="bias" in tensors)
-        head.load_state_dict(tensors)
-        assert set(self.weights()) == {f"{head_name(backbone)}.{name}" for name in tensors}
-        return with_head(backbone, head)
+        head = head_for(backbone, self.identity["n_classes"], self.identity["head_rows"], seed=self.recipe.seed)
+        network, tensors = with_head(backbone, head), self.weights()
+        fold_scale_shift(network, tensors)
+        own = {name: t for name, t in tensors.items() if not name.startswith("auxiliary.") and ".parametr" not in name}
+        unexpected = network.load_state_dict(own, strict=False).unexpected_keys
+        assert not unexpected, unexpected
+        return network
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain numbers, strings, lists and dictionaries."""
@@ -192,6 +203,22 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             f"{path} has format {record['format']}, newer than this version's {FORMAT}; upgrade to read it."
         )
     return dict(record)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file of ours; None where there is none.
+
+    Raises
+    ------
+    CorruptRun
+        It is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise CorruptRun(f"{path} is damaged ({error}); remove it and call again.") from error
 
 
 def finished_run(folder: Path) -> Run | None:

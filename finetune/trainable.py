@@ -2,7 +2,8 @@
 
 The switches are put back on exit. Frozen means frozen: outside the moving parts no parameter has a gradient, batch
 norm uses its stored statistics and leaves them, dropout does nothing. The authors' code of Royer and Lampert 2020 is
-looser (dropout active and batch-norm statistics drifting in all units); ``frozen_in_train_mode=True`` asks for that.
+looser (dropout active and batch-norm statistics drifting in all units): ``train_mode="all"``. That of Lee et al. 2022
+keeps even what is trained in evaluation mode: ``train_mode="none"``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,29 @@ from finetune.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What moves in a network, name by name.
+
+    Attributes
+    ----------
+    parameters : frozenset of str
+        Names of the parameters that the optimiser changes.
+    modules : frozenset of str
+        Names of the modules in training mode: their statistics move and their dropout is active. Each for itself, not
+        for what it contains.
+    """
+
+    parameters: frozenset[str]
+    modules: frozenset[str]
+
+
+def whole(network: nn.Module, frozen: Collection[str] = ()) -> Parts:
+    """All of a network but some parameters."""
+    parameters = {name for name, _ in network.named_parameters()} - set(frozen)
+    return Parts(frozenset(parameters), frozenset(name for name, _ in network.named_modules()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +103,10 @@ class Moving:
 @contextlib.contextmanager
 def trainable(
     network: nn.Module,
-    parts: Collection[str] = ("",),
+    parts: Collection[str] | Parts = ("",),
     *,
     bn_momentum: float | None = None,
-    frozen_in_train_mode: bool = False,
+    train_mode: str = "moving",
 ) -> Iterator[Moving]:
     """Let some parts of a network move, and nothing else.
 
@@ -93,13 +117,13 @@ def trainable(
     ----------
     network : nn.Module
         Changed in place.
-    parts : collection of str
+    parts : collection of str, or Parts
         Names of modules (all their parameters, statistics and dropout move) or of single parameters; ``""`` is the
-        whole network.
+        whole network. `Parts` say it name by name.
     bn_momentum : float or None
         Momentum of the moving batch-norm statistics, torch's convention; None leaves the layers' own.
-    frozen_in_train_mode : bool
-        Let batch-norm statistics and dropout of the frozen parts move too, as the authors' code of flex-tuning does.
+    train_mode : str
+        Which modules are in training mode: ``"moving"``, ``"all"`` or ``"none"``; see `finetune.Recipe`.
 
     Yields
     ------
@@ -115,7 +139,7 @@ def trainable(
     switches = _Switches.of(network)
     try:
         network.eval()
-        for module in network.modules() if frozen_in_train_mode else modules:
+        for module in {"moving": modules, "all": network.modules(), "none": ()}[train_mode]:
             module.training = True
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in chosen)
@@ -128,10 +152,12 @@ def trainable(
         switches.restore()
 
 
-def _named_parts(network: nn.Module, parts: Collection[str]) -> tuple[list[nn.Module], set[str]]:
+def _named_parts(network: nn.Module, parts: Collection[str] | Parts) -> tuple[list[nn.Module], Collection[str]]:
     """Modules that move, and the names of all parameters that move; every bad name in one error."""
     by_module = dict(network.named_modules())
     by_parameter = dict(network.named_parameters())
+    if isinstance(parts, Parts):
+        return [by_module[name] for name in parts.modules], parts.parameters
     modules: list[nn.Module] = []
     chosen: set[str] = set()
     problems = []
@@ -156,7 +182,7 @@ def _named_parts(network: nn.Module, parts: Collection[str]) -> tuple[list[nn.Mo
     return modules, chosen
 
 
-def _moving_parameters(network: nn.Module, chosen: set[str]) -> dict[str, nn.Parameter]:
+def _moving_parameters(network: nn.Module, chosen: Collection[str]) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in network.named_parameters() if name in chosen}
 
 

@@ -38,14 +38,14 @@ class LoggedSamples:
         return None
 
 
-def logged_split(n: int, log: Path, name: str = "pictures", *, pause_s: float = 0.0) -> featstore.Split:
-    """n random pictures of 8 × 8, in three classes."""
-    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+def logged_split(n: int, log: Path, name: str = "pictures", *, size: int = 8, pause_s: float = 0.0) -> featstore.Split:
+    """n random pictures, in three classes."""
+    images = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     ids = np.array([f"{i:05d}" for i in range(n)])
     return featstore.Split(name, ids, np.arange(n) % 3, ("a", "b", "c"), LoggedSamples(images, log, pause_s))
 
 
-def readings(log: Path, *, but: int = 0) -> Counter[int]:
+def readings(log: Path, *but: int) -> Counter[int]:
     """How often every row was read by processes other than `but`."""
     lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-    return Counter(int(row) for pid, row in lines if int(pid) != but)
+    return Counter(int(row) for pid, row in lines if int(pid) not in but)

@@ -277,3 +277,11 @@ def test_ctrl_c_twice_is_one_line_and_130(long_extraction: subprocess.Popen[str]
     assert store.verify() == []
     assert not any(e.is_complete for e in store.entries())
     assert not list(store.root.rglob("*.partial"))
+
+
+def test_a_store_behind_a_url_is_refused_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A path would swallow a slash of it, and features would go to a local folder called 'http:'."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["extract", "featstore:digits_net", "digits:val", "http://localhost:1/feats", "--quiet"]) == 1
+    assert "stores behind a URL are only read" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

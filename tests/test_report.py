@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import json
 import re
 import shlex
@@ -26,6 +27,8 @@ from probe.report import report_html, write_report
 from probe.report.confusion import Confusion, worst_mistakes
 from probe.report.entries import entries_of, sweep_command
 from probe.results import Results, load_results
+from probe.studies.records import Failure, StudyFolder, StudyRecord
+from probe.studies.results import StudyResults
 
 EVIL = "<script>alert(1)</script>"
 QUOTED = "\"' onmouseover=alert(2) x='"
@@ -337,3 +340,53 @@ def test_marks_say_the_values_that_are_drawn(page: Any, hostile: Results) -> Non
     for record in hostile:
         if record.per_class is None:
             assert any(record.unit in text and text.endswith(f"{record.test_score:.4f}") for text in said)
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> StudyResults:
+    """A study of four networks on two data sets, two regimes, with a training history, a leak and a failed cell."""
+    out, results = StudyFolder(folder / "study"), load_results(folder / "results")
+    whole = [r for r in results if r.per_class is None]
+    for i, (m, dataset, regime) in enumerate(itertools.product(range(4), ("photos", EVIL), ("logistic", "full"))):
+        r = whole[i % len(whole)]
+        asked = {"network": {"name": f"net{m}"}, "dataset": {"name": dataset}, "regime": {"name": regime}, "seed": 0}
+        key = {"network": {"weights_digest": f"w{m}"}, "i": i}
+        history = (
+            [{"step": s, "epoch": s / 10, "accuracy": 0.5 + s / 100} for s in (10, 20, 30)] if regime == "full" else []
+        )
+        leaks = {"identical": {"test in train": 3}, "near": {}, "absent": {}}
+        record = StudyRecord(
+            key, asked, "accuracy", True, r.val_score, 0.6 + 0.05 * m + 0.01 * i / 16, r.test_interval, 100, 50, 451,
+            0.6 + 0.1 * m, {"unit": "", "C": 0.5} if regime == "logistic" else {"lr": 0.1},
+            {"seconds": 2.0}, {}, {"n_converged": 45, "grid": r.grid, "val_scores": r.val_scores, "status": "converged"}
+            if regime == "logistic" else {}, leaks, tuple(history), {"numpy": "2"},
+        )  # fmt: skip
+        out.write(record, results.predictions(r))
+    records, damaged = out.records()
+    failure = Failure({**asked, "network": {"name": "broken"}}, f"the weights {EVIL} do not exist")
+    return StudyResults(tuple(records), (failure,), out, 0, tuple(damaged))
+
+
+def test_a_study_is_reported_with_what_only_a_study_shows(study: StudyResults) -> None:
+    """The correlation with the source task in words, the drawings, the leak, the failure; nothing of it as markup."""
+    page = report_html(study)
+    words = texts(page)
+    average = probe.correlate(study.table(failed=False).query("regime == 'full'"))[-1]
+    assert f"r = {average.r:.2f}" in words
+    assert "3 images of test are the same as images of train" in words
+    assert f"failed: the weights {EVIL} do not exist" in html.unescape(page)
+    assert EVIL not in page
+    assert words.count("accuracy against accuracy on the source task") >= 2
+    said = [html.unescape(text) for text in re.findall(r"<title>([^<]*)</title>", page)]
+    row = study.table(failed=False).query("dataset == 'photos' and regime == 'full'").iloc[0]
+    assert f"photos, full: {row['accuracy']:.4f}" in said
+    assert any(text.startswith("net3: ") for text in said)
+    assert any(text.startswith("full") or ": 0.8" in text for text in said)
+
+
+def test_the_command_knows_a_study_by_its_folder(
+    study: StudyResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sweeps have their records at the top of the folder, studies one level down."""
+    assert main(["report", str(study.folder.path), "-o", str(tmp_path / "r.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_results"] == len(study)

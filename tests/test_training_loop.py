@@ -25,6 +25,7 @@ from finetune.loop import Trained, train
 from finetune.optimizers import SGD, Adam, AdamW
 from finetune.recipe import Recipe
 from finetune.schedules import Constant, EpochShare
+from finetune.stepping import stepper
 from finetune.trainable import trainable
 
 RECIPE = Recipe(lr=0.05, steps=23, batch_size=7, weight_decay=1e-3, warmup_steps=3, label_smoothing=0.1)
@@ -67,6 +68,7 @@ class Interrupted:
     what: Callable[[], Any]
     seen: int = 0
     labels: np.ndarray = field(init=False)
+    workers: int = 0
 
     def __post_init__(self) -> None:
         self.labels = self.inside.labels
@@ -166,10 +168,10 @@ def test_frozen_dropout_does_nothing(digits: TensorExamples, tmp_path: Path) -> 
 
 
 def test_the_authors_looser_freezing_is_available(digits: TensorExamples, tmp_path: Path) -> None:
-    """With frozen_in_train_mode the statistics of frozen batch norms drift, their parameters do not."""
+    """With train_mode="all" the statistics of frozen batch norms drift, their parameters do not."""
     net = network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    fit(digits, tmp_path, net, parts=("3",), frozen_in_train_mode=True)
+    fit(digits, tmp_path, net, recipe=replace(RECIPE, train_mode="all"), parts=("3",))
     moved = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
     statistics = {
         f"{unit}.1.{name}" for unit in "01" for name in ("running_mean", "running_var", "num_batches_tracked")
@@ -303,9 +305,9 @@ def test_nan_loss_stops_and_keeps_the_last_good_state(digits: TensorExamples, tm
     assert caught.value.lr == recipe.lr_at(first, n_train=60)
     assert f"after step {first}," in str(caught.value)
     with trainable(network()) as moving:
-        optimizer = recipe.optimizer.build([{"params": list(moving.parameters.values()), "weight_decay": 0.0}], 0.1)
+        steps = stepper(moving.network, moving, recipe, torch.device("cpu"))
         checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", {"recipe": recipe.to_json()})
-        position = checkpoint.resume(moving, optimizer, torch.device("cpu"))
+        position = checkpoint.resume(moving, steps, torch.device("cpu"))
         assert position is not None
         assert position.step == first
         assert moving.is_finite()

@@ -24,8 +24,9 @@ import probe
 from finetune import SGD, Constant, KeepBest, Recipe, task
 from finetune.checkpoint import Checkpoint
 from finetune.examples import TensorExamples
-from finetune.heads import head_from_rows, head_name, new_head, with_head
+from finetune.heads import head_from_rows, head_name, new_head
 from finetune.loop import train as train_loop
+from finetune.networks import with_head
 
 GREY = featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
 RECIPE = Recipe(lr=0.2, epochs=3, batch_size=32, weight_decay=1e-3)
@@ -433,7 +434,7 @@ def test_classes_must_be_the_same_and_all_there(
     with pytest.raises(finetune.BadInput, match="logits belong to one list of classes"):
         tune(backbone, {**digits, "val": swapped}, tmp_path / "run", store)
     several = replace(digits["train"], labels=np.eye(10, dtype=np.uint8)[digits["train"].labels])
-    with pytest.raises(finetune.BadInput, match="has 10 labels per image"):
+    with pytest.raises(finetune.BadInput, match="give the same kind of labels"):
         tune(backbone, {**digits, "train": several}, tmp_path / "run", store)
 
 

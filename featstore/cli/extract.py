@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
     sub.add_argument("splits", nargs="+", metavar="SPLIT", help="imagefolder:PATH, npz:PATH, webdataset:PATH, parquet:PATH, "
                      "cifar10:train, … (see `featstore datasets`) or package.module:function; shifts may follow: "
                      "'digits:train+blur(2.0)'")  # fmt: skip
-    sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store; made where there is none")
+    sub.add_argument("root", metavar="STORE", help="folder of the store; made where there is none")
     sub.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
     sub.add_argument("--cut", choices=("coarse", "fine"), help="how the network is cut into units")
     sub.add_argument("--seed", type=int, help="of random weights")
@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
     sub.set_defaults(command=command)
 
 
-def command(model: str, splits: list[str], root: Path, *, as_json: bool = False, **options: Any) -> int:
+def command(model: str, splits: list[str], root: str, *, as_json: bool = False, **options: Any) -> int:
     """Load the network and the splits, and extract what is missing."""
     import featstore
 

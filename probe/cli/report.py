@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from featstore import Split
+    from probe.results import Results
+    from probe.studies.results import StudyResults
 
 
 def add(commands: Any) -> None:
@@ -25,7 +27,9 @@ def add(commands: Any) -> None:
         description="Write the results in folders as one web page that needs no network and no other file. Exit code 1 "
         "where a record is damaged; the page says which.",
     )
-    sub.add_argument("folders", type=Path, nargs="+", metavar="RESULTS", help="folders of results")
+    sub.add_argument(
+        "folders", type=Path, nargs="+", metavar="RESULTS", help="folders of results, of sweeps or studies"
+    )
     sub.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the page: report.html")
     sub.add_argument("--title", help="of the page")
     sub.add_argument(
@@ -49,9 +53,8 @@ def command(
 ) -> int:
     """Write the page; say where it is and how large."""
     from probe.report import write_report
-    from probe.results import load_results
 
-    found = [load_results(folder) for folder in folders]
+    found = [_loaded(folder) for folder in folders]
     path = write_report(found, out, image_of=_image_of(data_root) if images else None, **options)
     n, size = sum(map(len, found)), path.stat().st_size
     damaged = [sentence for results in found for sentence in results.damaged]
@@ -62,6 +65,14 @@ def command(
     for sentence in damaged:
         print(f"probe: error: {sentence}", file=sys.stderr)
     return 1 if damaged else 0
+
+
+def _loaded(folder: Path) -> Results | StudyResults:
+    """The results in a folder: a study's has its records one level down."""
+    from probe.results import load_results
+    from probe.studies.results import load_study
+
+    return load_study(folder) if (folder / "records").is_dir() else load_results(folder)
 
 
 def _image_of(data_root: Path | None) -> Callable[[str, str], Image.Image | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +14,9 @@ from probe.grids import C_GRID, GRIDS
 from probe.intervals import Interval
 from probe.predictions import Predictions
 from probe.records import Record
-from probe.results import Results
+from probe.results import Results, absent_sentence
+from probe.studies.records import StudyRecord
+from probe.studies.results import StudyResults
 
 
 @dataclass(frozen=True)
@@ -159,14 +163,14 @@ def task_names(tasks: Iterable[Task]) -> dict[Task, str]:
     return {task: task.name if counts[task.name] == 1 else task.long_name for task in known}
 
 
-def entries_of(results: Results) -> list[Entry]:
+def entries_of(results: Results | StudyResults) -> list[Entry]:
     """One entry per record, in their order."""
+    if isinstance(results, StudyResults):
+        return [_study_entry(record, results) for record in results]
     return [_entry(record, results) for record in results]
 
 
 def _entry(r: Record, results: Results) -> Entry:
-    from probe.results import absent_sentence
-
     notes = [r.widened] if r.widened else []
     notes += [absent_sentence(split, names) for split, names in r.absent.items()]
     return Entry(
@@ -187,6 +191,60 @@ _SAME = (
     "test_interval", "n_train", "n_val", "n_test", "status", "n_converged", "worst_grad_norm", "worst_gap", "n_iter", "passes",
     "seconds", "versions",
 )  # fmt: skip
+
+
+def _study_entry(r: StudyRecord, results: StudyResults) -> Entry:
+    network, dataset, regime, seed = r.names
+    told, per_class = r.details, r.details.get("per_class")
+    fitted = len(told.get("grid", ()))
+    return Entry(
+        digest=r.digest,
+        task=Task(dataset, "", dataset, per_class, r.metric),
+        candidate=Candidate(network, regime, str(r.chosen.get("unit", ""))),
+        depth=0,
+        d=int(told.get("d", 0)),
+        seed=seed,
+        higher_is_better=r.higher_is_better,
+        C=r.chosen.get("C"),
+        at_edge=bool(r.chosen.get("at_edge", False)),
+        grid=tuple(told.get("grid", ())),
+        val_scores=tuple(told.get("val_scores", ())),
+        val_score=r.val_score,
+        test_score=r.test_score,
+        val_interval=None,
+        test_interval=r.test_interval,
+        n_train=r.n_train,
+        n_val=r.n_val,
+        n_test=r.n_test,
+        status=str(told.get("status", "")),
+        n_converged=int(told.get("n_converged", fitted)),
+        n_fits=fitted,
+        worst_grad_norm=float(told.get("worst_grad_norm", math.nan)),
+        worst_gap=float(told.get("worst_gap", math.nan)),
+        n_iter=int(told.get("n_iter", 0)),
+        passes=int(told.get("passes", 0)),
+        seconds=float(r.cost.get("seconds", math.nan)),
+        notes=_leak_notes(r),
+        command="probe study PLAN.toml --run --out RESULTS",
+        identity={
+            "network weights": str(r.key["network"]["weights_digest"]),
+            "asked for": json.dumps(dict(r.asked), sort_keys=True),
+        },
+        versions=r.versions,
+        predictions=lambda: results.predictions(r),
+    )
+
+
+def _leak_notes(r: StudyRecord) -> tuple[str, ...]:
+    """What was found when the splits were looked at for images and classes that should not, or should, be there."""
+    notes = [str(r.details["widened"])] if r.details.get("widened") else []
+    for kind, what in (("identical", "the same as"), ("near", "nearly the same as")):
+        for where, n in (r.leaks.get(kind) or {}).items():
+            inner, _, outer = where.partition(" in ")
+            if n:
+                notes.append(f"{n:,} images of {inner} are {what} images of {outer}.")
+    notes += [absent_sentence(split, names) for split, names in (r.leaks.get("absent") or {}).items() if names]
+    return tuple(notes)
 
 
 def sweep_command(r: Record) -> str:

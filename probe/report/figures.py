@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from probe import plots
@@ -55,7 +55,11 @@ def figures_of(found: Ranked, name: str) -> list[Figure]:
     if (paths := path_table(found)) is not None:
         ax = plots.accuracy_by_C(paths, by="candidate")
         many = f" of the {MOST_LINES} best of {len(found.order)}" if len(found.order) > MOST_LINES else ""
-        drawn.append(Figure(svg_of(ax, f"{name}-C"), f"Validation score along the path of penalties{many}."))
+        drawn.append(
+            Figure(
+                svg_of(ax, f"{name}-C", _chosen_names(paths)), f"Validation score along the path of penalties{many}."
+            )
+        )
     return drawn
 
 
@@ -96,6 +100,20 @@ def path_table(found: Ranked) -> pandas.DataFrame | None:
         if math.isfinite(score)
     ]
     return pandas.DataFrame(rows) if rows else None
+
+
+def _chosen_names(paths: pandas.DataFrame) -> Callable[[float, float], str]:
+    """Whose choice a mark is: that of the chosen penalty and score nearest to it."""
+    rows = paths[paths["is_chosen"]]
+    columns = (rows["C"].tolist(), rows["val_score"].tolist(), rows["candidate"].tolist())
+    chosen: list[tuple[float, float, str]] = list(zip(*columns, strict=True))
+
+    def name(x: float, y: float) -> str:
+        near = min(chosen, key=lambda c: (abs(math.log(c[0] / x)), abs(c[1] - y)))
+        who = dict.fromkeys(c[2] for c in chosen if c[:2] == near[:2])
+        return f"{' and '.join(who)} at C = {near[0]:.2e}"
+
+    return name
 
 
 def _by_depth(entries: Sequence[Entry]) -> dict[str, list[Entry]]:

@@ -19,8 +19,11 @@ from probe.report import words
 from probe.report.confusion import Confusion, worst_mistakes
 from probe.report.entries import Entry, Task, entries_of, task_names
 from probe.report.figures import Figure, figures_of
+from probe.report.studies import study_overview
 from probe.report.thumbnails import thumbnail
 from probe.results import Results
+from probe.studies.records import Failure
+from probe.studies.results import StudyResults
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -41,7 +44,7 @@ _COLUMNS = (
 
 
 def write_report(
-    results: Results | Sequence[Results],
+    results: Results | StudyResults | Sequence[Results | StudyResults],
     out: str | Path,
     *,
     title: str = "Results",
@@ -51,8 +54,8 @@ def write_report(
 
     Parameters
     ----------
-    results : Results or sequence of Results
-        As `probe.sweep` and `probe.load_results` return them.
+    results : Results, StudyResults, or sequence of them
+        As `probe.sweep`, `probe.load_results`, `probe.run_study` and `probe.load_study` return them.
     out : str or Path
         The file; one that is there is replaced at once or not at all.
     title : str
@@ -77,7 +80,7 @@ def write_report(
 
 
 def report_html(
-    results: Results | Sequence[Results],
+    results: Results | StudyResults | Sequence[Results | StudyResults],
     *,
     title: str = "Results",
     image_of: Callable[[str, str], Image.Image | None] | None = None,
@@ -86,7 +89,7 @@ def report_html(
     import jinja2
     from markupsafe import Markup
 
-    several = [results] if isinstance(results, Results) else list(results)
+    several = [results] if isinstance(results, Results | StudyResults) else list(results)
     entries = [entry for found in several for entry in entries_of(found)]
     if not entries:
         where = ", ".join(f"'{found.folder.path}'" for found in several) or "no folder"
@@ -108,26 +111,35 @@ def report_html(
     )
 
 
-def _content(entries: list[Entry], several: list[Results], image_of: Any) -> dict[str, Any]:
+def _content(entries: list[Entry], several: Sequence[Results | StudyResults], image_of: Any) -> dict[str, Any]:
     """Everything that the template shows but for the page's own style and script."""
     by_task = words.by_task(entries)
     names = task_names(by_task)
     ranked = [words.ranked(task, found) for task, found in by_task.items()]
     shown = ranked[:MOST_TASKS]
     left_out = f"The first {len(shown)} of {len(ranked)} tasks; the table has all." if len(ranked) > len(shown) else ""
+    studies = [found for found in several if isinstance(found, StudyResults)]
+    overviews = [study_overview(found, f"study-{i}") for i, found in enumerate(studies)]
     n_models = len({entry.candidate.model for entry in entries})
     folders = ", ".join(str(found.folder.path) for found in several)
     return {
         "about": f"{len(entries):,} results of {n_models} {_plural(n_models, 'network')} on {len(by_task)} "
         f"{_plural(len(by_task), 'task')}, from {folders}.",
-        "summary": [*(words.task_sentence(found, names[found.task]) for found in shown), *_about_all(entries)],
-        "overview": [],
+        "summary": [
+            *(sentence for _, said in overviews for sentence in said),
+            *(words.task_sentence(found, names[found.task]) for found in shown),
+            *_about_all(entries),
+        ],
+        "overview": [figure for figures, _ in overviews for figure in figures],
         "columns": [{"name": name, "is_number": is_number} for name, is_number in _COLUMNS],
         "rows": [_row(entry, names[entry.task]) for entry in entries],
         "choices": _choices(entries, names),
         "tasks": [_task(found, names[found.task], f"task-{i}", image_of) for i, found in enumerate(shown, 1)],
         "tasks_left_out": left_out,
-        "short": [line for entry in entries for line in _short(entry, names[entry.task])],
+        "short": [
+            *(line for entry in entries for line in _short(entry, names[entry.task])),
+            *(_failed(failure) for found in studies for failure in found.failed),
+        ],
         "damaged": [sentence for found in several for sentence in found.damaged],
         "cost": _cost(entries),
         "versions": _versions(entries),
@@ -164,7 +176,7 @@ def _row(e: Entry, task: str) -> dict[str, Any]:
         (tables.number(e.test_score), _sortable(e.test_score)),
         (tables.interval(*(e.interval or (None, None))).replace(" ", "\u00a0"), None),
         (f"{e.n:,}", e.n),
-        (f"{e.n_converged}/{e.n_fits}", e.n_converged / e.n_fits if e.n_fits else "NaN"),
+        (f"{e.n_converged}/{e.n_fits}" if e.n_fits else "", e.n_converged / e.n_fits if e.n_fits else "NaN"),
         (tables.seconds(e.seconds), _sortable(e.seconds)),
     ]
     return {
@@ -261,6 +273,11 @@ def _short(e: Entry, task: str) -> list[dict[str, str]]:
         said.append(f"The chosen C of {tables.penalty(e.C or math.nan)} lies at the edge of the grid.")
     name = f"{task}: {e.candidate}, seed {e.seed}"
     return [{"digest": e.digest, "name": name, "what": sentence} for sentence in said]
+
+
+def _failed(failure: Failure) -> dict[str, str]:
+    network, dataset, regime, seed = failure.names
+    return {"digest": "", "name": f"{dataset}: {network}, {regime}, seed {seed}", "what": f"failed: {failure.sentence}"}
 
 
 def _cost(entries: list[Entry]) -> dict[str, Any]:

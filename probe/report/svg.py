@@ -6,8 +6,10 @@ same words sooner, and reaches the marks by keyboard.
 
 from __future__ import annotations
 
+import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,21 +17,23 @@ import numpy as np
 from probe import plots
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
-def svg_of(ax: Axes, name: str) -> str:
+def svg_of(ax: Axes, name: str, names: Callable[[float, float], str] | None = None) -> str:
     """Draw the figure of some axes as an ``<svg>`` element.
 
     Parameters
     ----------
     ax : matplotlib.axes.Axes
-        The points of its lines with markers are given words.
+        The points of its lines and scatters and its bars are given words.
     name : str
         Of letters, digits and hyphens; unique in the page, since everything in the drawing is named after it.
+    names : callable, optional
+        What the point ``(x, y)`` is, where neither the legend nor the axis says it.
 
     Returns
     -------
@@ -39,9 +43,10 @@ def svg_of(ax: Axes, name: str) -> str:
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes that belong to no figure cannot be drawn"
     figure.canvas.draw()  # lays out: names of ticks exist only then
-    words = {f"{name}-marks-{i}": _line_words(line, ax) for i, line in enumerate(_marked_lines(ax))}
-    for gid, line in zip(words, _marked_lines(ax), strict=True):
-        line.set_gid(gid)
+    words = {}
+    for i, marks in enumerate(_marked(ax)):
+        marks.artist.set_gid(gid := f"{name}-marks-{i}")
+        words[gid] = _words(marks, ax, names)
     root = ElementTree.fromstring(plots.svg_text(ax, name))
     for element in root.iter():
         if (said := words.get(element.get("id", ""))) is not None:
@@ -59,32 +64,59 @@ def svg_of(ax: Axes, name: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _marked_lines(ax: Axes) -> list[Line2D]:
-    return [line for line in ax.get_lines() if line.get_marker() not in ("None", "", " ", None) and len(_points(line))]
+class Marks(NamedTuple):
+    """An artist that draws a mark at each of some points, and its name; none where that begins with an underscore."""
+
+    artist: Artist
+    points: list[tuple[float, float]]
+    label: str
 
 
-def _points(line: Line2D) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in np.asarray(line.get_xydata(), dtype=float)]
+def _marked(ax: Axes) -> list[Marks]:
+    """Points of lines with markers and of scatters, and the tops of bars; the caps of error bars are no points."""
+    found = []
+    for line in ax.get_lines():
+        if line.get_marker() not in ("None", "", " ", "_", "|", None):
+            found.append(Marks(line, _points(line.get_xydata()), str(line.get_label())))
+    for scatter in ax.collections:
+        if hasattr(scatter, "get_sizes") and scatter.get_offsets() is not None:
+            found.append(Marks(scatter, _points(scatter.get_offsets()), str(scatter.get_label())))
+    for bars in ax.containers:
+        for bar in getattr(bars, "patches", ()):
+            top = (bar.get_x() + bar.get_width() / 2, bar.get_y() + bar.get_height())
+            found.append(Marks(bar, [top], str(bars.get_label())))
+    return [marks for marks in found if marks.points]
 
 
-def _line_words(line: Line2D, ax: Axes) -> list[str]:
-    """What each point says: the line's name, the place, the value."""
-    label = str(line.get_label())
-    start = "" if label.startswith("_") else f"{label}: "
+def _points(xy: Any) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in np.asarray(xy, dtype=float).reshape(-1, 2)]
+
+
+def _words(marks: Marks, ax: Axes, names: Callable[[float, float], str] | None) -> list[str]:
+    """What each point says: its name, or its line's and the place on the axis; and the value."""
+    start = "" if marks.label.startswith("_") else f"{marks.label}: "
     ticks = {float(at): text.get_text() for at, text in zip(ax.get_xticks(), ax.get_xticklabels(), strict=False)}
-    is_numeric = ax.get_xscale() == "log"
+    is_named = ax.get_xscale() == "linear" and not any(_is_number(text) for text in ticks.values())
 
     def place(x: float) -> str:
-        text = "" if is_numeric else ticks.get(x, "").replace("\n", ", ")
-        return text or f"{x:.4g}"
+        near = min(ticks, key=lambda at: abs(at - x), default=math.inf)
+        return ticks[near].replace("\n", ", ") if is_named and abs(near - x) < 0.5 else f"{x:.4g}"
 
-    return [f"{start}{place(x)}: {y:.4f}" for x, y in _points(line)]
+    return [f"{names(x, y) if names else start + place(x)}: {y:.4f}" for x, y in marks.points]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace("\N{MINUS SIGN}", "-"))
+    except ValueError:
+        return False
+    return True
 
 
 def _add_titles(group: ElementTree.Element, words: list[str]) -> None:
-    """Give the marks of a line their words; matplotlib writes one ``<use>`` per point, in order, leaving out none."""
-    marks = list(group.iter(f"{{{_SVG}}}use"))
-    if len(marks) != len(words):  # points outside the axes are not drawn: then nobody knows which mark is which
+    """Give marks their words. Matplotlib writes one ``<use>`` per point, in order, and a bar as one ``<path>``."""
+    marks = list(group.iter(f"{{{_SVG}}}use")) or list(group.iter(f"{{{_SVG}}}path"))
+    if len(marks) != len(words):  # points outside the figure are not drawn: then nobody knows which mark is which
         return
     for mark, said in zip(marks, words, strict=True):
         mark.set("class", "mark")

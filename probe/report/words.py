@@ -133,11 +133,13 @@ def _score(group: Sequence[Entry]) -> str:
 
 
 def certificate_sentence(entries: Sequence[Entry]) -> str:
-    """Say how many fits met their tolerance."""
+    """Say how many fits met their tolerance; empty where nothing was fitted along a path."""
     n, good = sum(e.n_fits for e in entries), sum(e.n_converged for e in entries)
+    if not n:
+        return ""
     if good == n:
         return f"All {n:,} fits carry a certificate that they are optimal to the tolerance asked for."
-    tested = sum(e.status != "converged" for e in entries)
+    tested = sum(e.status != "converged" for e in entries if e.n_fits)
     return (
         f"{n - good:,} of {n:,} fits fall short of the tolerance asked for; {tested:,} of the {len(entries):,} models that "
         "were tested are among them. They are listed below."

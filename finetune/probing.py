@@ -1,0 +1,79 @@
+"""The head that a fitted linear probe is: where probe-then-tune (LP-FT) begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.errors import BadInput
+from finetune.task import Asked
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featstore import FeatureMatrix
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedHead:
+    """A head and the probe that it is.
+
+    Attributes
+    ----------
+    head : nn.Linear
+        From penultimate features to logits.
+    C : float
+        Of the probe, chosen on val; in the sum form of `probe`.
+    val : float
+        Its score there.
+    at_edge : bool
+        Whether that C is the smallest or largest of the grid.
+    """
+
+    head: nn.Linear
+    C: float
+    val: float
+    at_edge: bool
+
+
+def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarray) -> ProbedHead:
+    """Fit a probe for every C on the training features and take the one that is best on val.
+
+    Parameters
+    ----------
+    asked : Asked
+        Labels, metric, device.
+    features : dict of str to FeatureMatrix
+        Penultimate features of ``"train"`` and ``"val"``.
+    grid : ndarray of shape (b,)
+        Values of C, increasing.
+    """
+    import torch
+
+    import probe
+    from finetune.scoring import MacroF1AtThresholds
+
+    if "val" not in features:
+        raise BadInput("the probe's C is chosen on a validation split, and there is none: pass val.")
+    if isinstance(asked.metric, MacroF1AtThresholds):
+        raise BadInput("the probe cannot be chosen by macro F1 at thresholds; choose by another metric: map11.")
+    x, x_val = (features[name].load(asked.device, dtype=torch.float32) for name in ("train", "val"))
+    path = probe.fit_path(x, asked.labels("train"), C=grid)
+    choice = probe.select(path, x_val, asked.labels("val"), metric=asked.metric)
+    at = choice.index
+    coef, intercept = (_on_cpu(values[at]) for values in (path.coef, path.intercept))
+    if len(coef) == 1 and asked.labels("train").ndim == 1:  # one row says how far class 1 is above class 0
+        coef, intercept = torch.cat([-coef / 2, coef / 2]), torch.cat([-intercept / 2, intercept / 2])
+    head = torch.nn.Linear(coef.shape[1], len(coef))
+    with torch.no_grad():
+        head.weight.copy_(coef)
+        head.bias.copy_(intercept)
+    return ProbedHead(head, float(choice.C), float(choice.scores[at]), bool(choice.at_edge))
+
+
+def _on_cpu(values: Any) -> Any:
+    import torch
+
+    return torch.as_tensor(values).detach().cpu().float()

@@ -1,0 +1,117 @@
+"""How a training is scored: any metric of `probe`, or macro F1 with thresholds that are chosen on val and then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from finetune.errors import BadInput
+
+if TYPE_CHECKING:
+    from probe import metrics as probe_metrics
+
+    AnyMetric: TypeAlias = "probe_metrics.Metric | MacroF1AtThresholds"
+
+
+@dataclass(frozen=True)
+class MacroF1AtThresholds:
+    """Macro F1 of several labels per image, with one threshold per class chosen on val (Fang et al. 2023, HPA).
+
+    At each evaluation the thresholds are chosen anew on the validation logits; the test split is judged with those of
+    the kept weights.
+
+    Parameters
+    ----------
+    choose : callable or None
+        ``(y_val (n, k), logits_val (n, k)) -> thresholds (k,)`` on logits; None is `probe.metrics.thresholds_by_f1`.
+    """
+
+    choose: Callable[[Any, Any], np.ndarray] | None = field(default=None)
+
+    @property
+    def name(self) -> str:
+        """The name in records, with the rule's."""
+        return f"macro_f1_at_{getattr(self.choose, '__name__', 'thresholds_by_f1')}"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """True."""
+        return True
+
+
+def as_any_metric(metric: Any, *, is_multi_label: bool) -> AnyMetric:
+    """A metric in one form; None is accuracy, and 11-point mean average precision for several labels per image."""
+    from probe import metrics
+
+    if metric is None:
+        return metrics.map11 if is_multi_label else metrics.accuracy
+    return metric if isinstance(metric, MacroF1AtThresholds) else metrics.as_metric(metric)
+
+
+def metric_named(name: str) -> AnyMetric:
+    """A metric by its name on the command line.
+
+    Raises
+    ------
+    probe.BadInput
+        With the nearest known names.
+    """
+    from probe import metrics
+
+    return MacroF1AtThresholds() if name == "macro_f1_at_thresholds" else metrics.get(name)
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A metric whose thresholds, if it has any, are chosen.
+
+    Attributes
+    ----------
+    metric : Metric
+        Of `probe`.
+    thresholds : ndarray of shape (k,), or None
+        On logits.
+    """
+
+    metric: probe_metrics.Metric
+    thresholds: np.ndarray | None
+
+    def score(self, labels: np.ndarray, logits: np.ndarray) -> float:
+        """The metric of ``(n, k)`` logits."""
+        from probe import metrics
+
+        return float(metrics.evaluate(self.metric, labels, logits))
+
+    def predicted(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Predicted labels of the same form as the true ones."""
+        from probe import metrics
+
+        if self.thresholds is not None:
+            return (logits > self.thresholds).astype(np.uint8)
+        said = np.asarray(metrics.predicted_labels(logits, multi_label=labels.ndim == 2))
+        return said.astype(np.int64) if labels.ndim == 1 else said
+
+
+def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settled:
+    """A metric with its thresholds chosen on these logits, the validation split's.
+
+    Raises
+    ------
+    BadInput
+        Logits that are not numbers.
+    """
+    from probe import metrics
+
+    if not np.isfinite(logits).all():
+        n = int((~np.isfinite(logits)).any(1).sum())
+        raise BadInput(
+            f"the logits of {n} of {len(logits)} images are NaN or infinite; which cannot rank weights: lower the "
+            "learning rate."
+        )
+    if isinstance(metric, MacroF1AtThresholds):
+        thresholds = np.asarray((metric.choose or metrics.thresholds_by_f1)(labels, logits))
+        return Settled(metrics.macro_f1_at(thresholds), thresholds)
+    return Settled(metric, None)
