@@ -244,6 +244,6 @@ def _unique(boundaries: list[Boundary]) -> list[Boundary]:
     """Drop all but the last of the boundaries at one position: modules that interleave end together."""
     return [
         b
-        for b, following in zip(boundaries, [*boundaries[1:], None], strict=True)
-        if following is None or following.position > b.position
+        for i, b in enumerate(boundaries)
+        if i + 1 == len(boundaries) or boundaries[i + 1].position > b.position
     ]

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune import grids
+    from finetune.adapters import Colour, Geometry, ImageToImage
+    from finetune.adapting import tune_adapter
+    from finetune.attaching import attach, export_onnx, export_torchscript, probe_layer
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
+    from finetune.cost import Cost
     from finetune.errors import (
         BadInput,
         CorruptRun,
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
         RunBusy,
         RunWrite,
     )
+    from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
+    from finetune.methods import Comparison, MethodRow, compare_methods
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
     from finetune.recipe import Recipe
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
         tune_scale_shift,
         tune_unit,
     )
+    from finetune.retrieval import Retrieval, mean_average_precision, retrieve
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
     from finetune.scoring import MacroF1AtThresholds
@@ -48,19 +55,27 @@ __all__ = [
     "Augmentation",
     "Auxiliary",
     "BadInput",
+    "Colour",
+    "Comparison",
     "Constant",
     "CorruptRun",
     "Cosine",
+    "Cost",
     "DifferentRun",
     "Diverged",
     "EpochShare",
     "FinetuneError",
+    "Flex",
+    "Geometry",
+    "ImageToImage",
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
+    "MethodRow",
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
+    "Retrieval",
     "Row",
     "Run",
     "RunBusy",
@@ -68,13 +83,25 @@ __all__ = [
     "Search",
     "StepDecay",
     "StopEarly",
+    "TableRow",
+    "attach",
+    "compare_methods",
+    "export_onnx",
+    "export_torchscript",
+    "flex_of",
+    "flex_plan",
+    "flex_tune",
     "from_scratch",
     "full_tune",
     "grids",
+    "mean_average_precision",
     "open_run",
     "predict",
+    "probe_layer",
     "probe_then_tune",
+    "retrieve",
     "search",
+    "tune_adapter",
     "tune_head",
     "tune_scale_shift",
     "tune_unit",
@@ -84,6 +111,7 @@ _ERRORS = (
     "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
 )  # fmt: skip
 _HOMES = {
+    **dict.fromkeys(("attach", "export_onnx", "export_torchscript", "probe_layer"), "attaching"),
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("KeepBest", "KeepLast", "StopEarly"), "keeping"),
     **dict.fromkeys(("SGD", "Adam", "AdamW"), "optimizers"),
@@ -91,8 +119,14 @@ _HOMES = {
     **dict.fromkeys(("Constant", "Cosine", "EpochShare", "StepDecay"), "schedules"),
     **dict.fromkeys(("Search", "search"), "searching"),
     "predict": "predicting",
+    **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
+    "Cost": "cost",
+    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
+    **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),
+    "tune_adapter": "adapting",
+    **dict.fromkeys(("Retrieval", "mean_average_precision", "retrieve"), "retrieval"),
     "Augmentation": "augmentation",
     "Auxiliary": "auxiliary",
     "MacroF1AtThresholds": "scoring",

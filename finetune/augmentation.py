@@ -110,6 +110,11 @@ class Augmentation:
             )
         return found
 
+    def check_policy(self, preprocessing: Preprocessing) -> None:
+        """Raise `BadInput` unless timm understands the policy; found otherwise with the first training image."""
+        if self.policy:
+            _policy(self.policy, (0, 0, 0), min(preprocessing.input_size))
+
     def pixels(self, image: Image.Image, preprocessing: Preprocessing, key: str) -> np.ndarray:
         """An image augmented and brought to the network's input size: ``(h, w, c)`` uint8.
 
@@ -222,6 +227,21 @@ class _Python:
         return getattr(self._own.python, name)
 
 
+class _ImageOps:
+    """Stands for ``PIL.ImageOps``: of no bits at all, timm's lowest step, newer versions of PIL will not hear."""
+
+    def __getattr__(self, name: str) -> Any:
+        from PIL import ImageOps
+
+        return getattr(ImageOps, name)
+
+    def posterize(self, image: Image.Image, bits: int) -> Image.Image:
+        """The highest bits of each value; of none of them, as older versions of PIL have it, black."""
+        from PIL import ImageOps
+
+        return ImageOps.posterize(image, bits) if bits > 0 else image.point([0] * 256 * len(image.getbands()))
+
+
 class _Numpy:
     """Stands for the module ``numpy``, whose ``random`` is the thread's own."""
 
@@ -253,4 +273,5 @@ def _timm_with_own_draws() -> ModuleType:
     own = _ByThread()
     module.random = _Python(own)  # type: ignore[attr-defined]
     module.np = _Numpy(own)  # type: ignore[attr-defined]
+    module.ImageOps = _ImageOps()  # type: ignore[attr-defined]
     return module

@@ -75,7 +75,7 @@ def full_tune(
     """
     check_folder(Path(out))
     asked = asked_for(train, val, recipe, **options)
-    return _tune_images(asked, backbone, out, regime="full_tune", units=None, network=_network(backbone, asked))
+    return tune_images(asked, backbone, out, regime="full_tune", units=None, network=network_for(backbone, asked))
 
 
 def from_scratch(
@@ -111,7 +111,7 @@ def from_scratch(
             "from_scratch trains a head from random weights; head_rows, which start from the old, do not fit."
         )
     begun = fresh_backbone(backbone, seed=recipe.seed)
-    return _tune_images(asked, begun, out, regime="from_scratch", units=None, network=_network(begun, asked))
+    return tune_images(asked, begun, out, regime="from_scratch", units=None, network=network_for(begun, asked))
 
 
 def tune_unit(
@@ -150,11 +150,11 @@ def tune_unit(
     check_folder(Path(out))
     asked = asked_for(train, val, recipe, **options)
     units = unit_names(backbone, unit)
-    network = _network(backbone, asked)
+    network = network_for(backbone, asked)
     network.parts(units)  # refuses units without parameters, which a new head would hide
     if asked.head_rows is None and "head" not in units:
         units = (*units, "head")
-    return _tune_images(asked, backbone, out, regime="tune_unit", units=units, network=network)
+    return tune_images(asked, backbone, out, regime="tune_unit", units=units, network=network)
 
 
 def tune_head(
@@ -197,8 +197,8 @@ def tune_head(
     check_folder(out)
     asked = asked_for(train, val, recipe, **options)
     if n_units != 1:
-        network = _network(backbone, asked)
-        return _tune_images(
+        network = network_for(backbone, asked)
+        return tune_images(
             asked, backbone, out, regime="tune_head", units=last_units(network, n_units), network=network
         )
     asked.refuse_image_switches("tune_head runs everything below the head once; use tune_unit(unit='head')")
@@ -252,13 +252,13 @@ def tune_scale_shift(
     """
     check_folder(Path(out))
     asked = asked_for(train, val, recipe, **options)
-    network = _network(backbone, asked)
+    network = network_for(backbone, asked)
     added = add_scale_shift(network.module)
     if not added:
         raise BadInput(f"{backbone.name} has no two-dimensional convolution, so there is nothing to scale and shift.")
     head = network.parts(["head"])
     parts = Parts(head.parameters | set(added), head.modules)
-    return _tune_images(
+    return tune_images(
         asked,
         backbone,
         out,
@@ -313,20 +313,20 @@ def probe_then_tune(
     def probed() -> ProbedHead:
         return probed_head(asked, penultimate_features(backbone, asked, store or out / "features"), grid)
 
-    return _tune_images(
+    return tune_images(
         asked,
         backbone,
         out,
         regime="probe_then_tune",
         units=None,
-        network=_network(backbone, asked),
+        network=network_for(backbone, asked),
         C=grid,
         begin=probed,
     )
 
 
-def _network(backbone: Backbone, asked: Asked) -> TargetNetwork:
-    """The network with the target's head, and the recipe's dropout in front of it."""
+def network_for(backbone: Backbone, asked: Asked) -> TargetNetwork:
+    """The network with the target's head, and the recipe's dropout in front of it: what a regime trains."""
     rate = asked.recipe.dropout
     head = head_for(backbone, asked.n_classes, asked.head_rows, seed=asked.recipe.seed)
     network = target_network(backbone, head)
@@ -338,7 +338,7 @@ def _network(backbone: Backbone, asked: Asked) -> TargetNetwork:
     return target_network(backbone, with_dropout(head, rate))
 
 
-def _tune_images(
+def tune_images(
     asked: Asked,
     backbone: Backbone,
     out: str | Path,
@@ -352,6 +352,8 @@ def _tune_images(
 ) -> Run:
     """Train some units of a network, or (None) all of it, from images; ``parts`` where those are not the units'."""
     recipe = asked.recipe
+    if recipe.augmentation is not None:
+        recipe.augmentation.check_policy(backbone.preprocessing)
     identity = asked.identity(regime, network_identity(backbone), asked.image_identity())
     identity["units"] = None if units is None else list(units)
     if C is not None:

@@ -249,7 +249,7 @@ def mapped(
                 for item in islice(items, 1):
                     another = client.submit(function, item, pure=False)
                     asked[another] = item
-                    answers.add(another)
+                    answers.add(another)  # type: ignore[no-untyped-call]
         finally:
             client.cancel(list(asked))  # type: ignore[no-untyped-call]
 
@@ -259,7 +259,7 @@ def _answer(future: Future[Any]) -> tuple[Any, Exception | None]:
 
     if future.status == "finished":
         return future.result(), None
-    error = future.exception() if future.status == "error" else None
+    error = future.exception() if future.status == "error" else None  # type: ignore[no-untyped-call]
     if isinstance(error, KilledWorker):
         return None, ClusterFailed("Each worker that computed it was lost; give workers more memory.")
     if error is None:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import featstore
 import finetune
 from finetune import Recipe
-from finetune.examples import TensorExamples, logits_of
+from finetune.examples import TensorExamples
 from finetune.heads import head_for
 from finetune.networks import target_network, unit_names
 from finetune.task import asked_for, carry_out, run_of
@@ -124,17 +125,120 @@ def test_a_unit_fed_with_its_stored_input_trains_to_the_same_weights(
     np.testing.assert_allclose(said, fed.predictions["test"].scores, rtol=1e-4, atol=1e-4)
 
 
+class Plain(nn.Module):
+    """Two convolutions and a head without dropout, for 8 × 8 digits; some of the kernels in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.one = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(8, 12, 3, groups=2, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.fc(self.pool(self.two(self.one(x))))
+        return y
+
+
+@pytest.fixture(scope="module")
+def plain() -> Any:
+    """`Plain` as a backbone."""
+    return featstore.load_backbone(
+        Plain().eval(), preprocessing=featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
+    )
+
+
 def test_training_the_head_from_images_or_from_features_is_the_same(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+    plain: Any, digits: dict[str, featstore.Split], tmp_path: Path
 ) -> None:
-    """With the network's own dropout off, tune_head from its store and tune_unit('head') from images agree."""
-    still = replace(backbone, module=backbone.module)
-    stored = tune(finetune.tune_head, still, digits, tmp_path / "stored")
-    target = target_network(backbone, head_for(backbone, 10, None, seed=0))
-    examples = TensorExamples(images_of(backbone, digits["test"]), digits["test"].labels)
-    target.module.load_state_dict(stored.weights(), strict=False)
-    logits = logits_of(target.module, examples, device="cpu")
-    np.testing.assert_allclose(logits, stored.predictions["test"].scores, rtol=1e-4, atol=1e-4)
+    """Without dropout in front of the head, ft-fc (1) from its store and from images agree up to rounding."""
+    stored = tune(finetune.tune_head, plain, digits, tmp_path / "stored")
+    images = tune(finetune.tune_unit, plain, digits, tmp_path / "images", unit="head")
+    for name, tensor in stored.weights().items():
+        torch.testing.assert_close(tensor, images.weights()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_two_units(backbone: Any, plain: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """ft-fc (2): the head and the last unit before it that has parameters, wherever that is."""
+    run = tune(finetune.tune_head, backbone, digits, tmp_path / "a", n_units=2)
+    assert set(run.weights()) == {"fc.weight", "fc.bias", "head.weight", "head.bias"}
+    assert run.identity["units"] == ["penultimate", "head"]
+    named = tune(finetune.tune_unit, backbone, digits, tmp_path / "b", unit=("penultimate", "head"))
+    assert all(torch.equal(tensor, named.weights()[name]) for name, tensor in run.weights().items())
+    run = tune(finetune.tune_head, plain, digits, tmp_path / "c", n_units=2)
+    assert run.identity["units"] == ["two", "head"]
+    with pytest.raises(finetune.BadInput, match=r"n_units is 9, and .* has 3 units with parameters: one, two, head"):
+        tune(finetune.tune_head, plain, digits, tmp_path / "d", n_units=9)
+
+
+def test_scales_and_shifts_move_and_nothing_else(
+    plain: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """One scale per output and input channel of a group, one shift per bias, and the head; batch norm stays whole.
+
+    The network of the run has them multiplied in: W · s and b + t, computed here, and says what the run stored.
+    """
+    recipe = replace(RECIPE, lr=0.5, weight_decay=0.0)
+    run = tune(finetune.tune_scale_shift, plain, digits, tmp_path / "run", recipe=recipe)
+    shapes = {name: tuple(tensor.shape) for name, tensor in run.weights().items()}
+    assert shapes == {
+        "one.0.parametrizations.weight.0.scale": (8, 1, 1, 1),
+        "one.0.parametrizations.bias.0.shift": (8,),
+        "two.0.parametrizations.weight.0.scale": (12, 4, 1, 1),
+        "fc.weight": (10, 12),
+        "fc.bias": (10,),
+    }
+    before, after = plain.module.state_dict(), run.network(plain).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"one.0.weight", "one.0.bias", "two.0.weight", "fc.weight", "fc.bias"}
+    scale = run.weights()["two.0.parametrizations.weight.0.scale"]
+    assert (scale - 1).abs().max() > 1e-3
+    torch.testing.assert_close(after["two.0.weight"], before["two.0.weight"] * scale, rtol=0, atol=0)
+    with torch.inference_mode():
+        said = run.network(plain)(images_of(plain, digits["test"])).numpy()
+    np.testing.assert_allclose(said, run.predictions["test"].scores, rtol=1e-4, atol=1e-4)
+
+
+def test_scales_and_shifts_begin_as_the_network(plain: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """With a vanishing learning rate the network does what it did; a network without convolutions is refused."""
+    still = replace(RECIPE, lr=1e-12, epochs=None, steps=1, weight_decay=0.0)
+    run = tune(finetune.tune_scale_shift, plain, digits, tmp_path / "run", recipe=still, head_rows=range(10))
+    with torch.inference_mode():
+        own = plain.module(images_of(plain, digits["test"])).numpy()
+    np.testing.assert_allclose(run.predictions["test"].scores, own, rtol=1e-4, atol=1e-5)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    without = featstore.load_backbone(flat, preprocessing=plain.preprocessing)
+    with pytest.raises(finetune.BadInput, match="no two-dimensional convolution"):
+        tune(finetune.tune_scale_shift, without, digits, tmp_path / "b")
+
+
+@pytest.mark.parametrize("n_classes", [10, 2])
+def test_probe_then_tune_begins_as_the_probe(
+    plain: Any, digits: dict[str, featstore.Split], tmp_path: Path, n_classes: int
+) -> None:
+    """With a vanishing learning rate the network says what scikit-learn's fit at the chosen C says, on features that
+    are computed here; two classes, one row in a probe, are two rows of a head."""
+    from sklearn.linear_model import LogisticRegression
+
+    chosen = {name: split.subset(np.asarray(split.labels) < n_classes, name) for name, split in digits.items()}
+    chosen = {name: replace(split, classes=split.classes[:n_classes]) for name, split in chosen.items()}
+    still = replace(RECIPE, lr=1e-12, epochs=None, steps=1, weight_decay=0.0, train_mode="none")
+    run = tune(finetune.probe_then_tune, plain, chosen, tmp_path / "run", recipe=still, C=(1e-2, 1.0, 1e2))
+    with torch.inference_mode():
+        features = {
+            name: plain.chain.run(images_of(plain, split), last="penultimate").double().numpy()
+            for name, split in chosen.items()
+        }
+    C = run.details["probe"]["C"]
+    fits = {c: LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(features["train"], chosen["train"].labels)
+            for c in (1e-2, 1.0, 1e2)}  # fmt: skip
+    val = {c: fit.score(features["val"], chosen["val"].labels) for c, fit in fits.items()}
+    assert val[C] == max(val.values()) == run.details["probe"]["val"]
+    expected = fits[C].predict_proba(features["test"])
+    ours = torch.softmax(torch.from_numpy(run.predictions["test"].scores).double(), 1).numpy()
+    np.testing.assert_allclose(ours, expected, atol=2e-3)  # both fits are optimal to their tolerances
+    assert set(run.weights()) == set(plain.module.state_dict())
 
 
 def test_from_scratch_begins_from_the_seed_and_forgets_the_weights(

@@ -33,7 +33,13 @@ def show_run(run: Path, *, as_json: bool = False) -> int:
 
     record = read_json(run / RECORD)
     if record is None:
-        print_run(finetune.open_run(run), as_json)
+        found = finetune.open_run(run)
+        if found.regime == "flex_tune":
+            from finetune.cli.flexing import print_flex
+
+            print_flex(finetune.flex_of(found), as_json)
+        else:
+            print_run(found, as_json)
         return 0
     if record.get("state") != "complete":
         raise BadInput(f"the search in {run} is not finished; the command that began it continues it.")
@@ -55,7 +61,7 @@ def _print_table(found: dict[str, Any], as_json: bool) -> None:
     for cell in cells:
         said = (f"{cell['val']:.4f}", str(cell["kept_step"]), f"{cell['seconds']:.1f}") if not cell["note"] else None
         rows.append((cell["name"], *(said or (cell["note"], "", ""))))
-    _print_rows(rows)
+    print_rows(rows)
     edge = f"; at the edge of the grid in {' and '.join(found['at_edge'])}" if found["at_edge"] else ""
     print(f"best on val: {found['best']}{edge}")
     for name, score in found["scores"].items():
@@ -63,7 +69,8 @@ def _print_table(found: dict[str, Any], as_json: bool) -> None:
     print(f"written to {found['path']}")
 
 
-def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text as columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

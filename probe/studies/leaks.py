@@ -136,9 +136,9 @@ def find_leaks(
             continue
         what = f"{split} in {other}"
         if contents is not None:
-            rows = _same_content(contents[split], contents[other])
-            identical[what] = len(rows)
-            pairs += [Pair(split, str(named[split][i]), other, str(named[other][j]), 1.0) for i, j in rows]
+            same = _same_content(contents[split], contents[other])
+            identical[what] = len(same)
+            pairs += [Pair(split, str(named[split][i]), other, str(named[other][j]), 1.0) for i, j in same]
         if features is not None:
             found = near_duplicates(features[split], features[other], features["train"], similarity=similarity)
             near[what] = len(found)

@@ -1,0 +1,97 @@
+"""What flex-tuning chooses among: single units, pairs of units, trainings of another kind, and the whole network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from finetune.algorithms import ALL
+from finetune.errors import BadInput
+from finetune.networks import unit_names
+
+if TYPE_CHECKING:
+    from finetune.networks import TargetNetwork
+    from finetune.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One training that flex-tuning may choose.
+
+    Parameters
+    ----------
+    name : str
+        ``"conv2"``, ``"conv2+head"``, ``"all"``, or what a training of another kind is called.
+    units : tuple of str
+        Units of the network that it tunes, in order of execution; empty for a training of another kind.
+    regime : callable or None
+        A training of another kind, called like `finetune.full_tune`: the image-to-image unit.
+    """
+
+    name: str
+    units: tuple[str, ...] = ()
+    regime: Callable[..., Run] | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it tunes some units of the network and leaves others."""
+        return bool(self.units) and self.name != ALL
+
+    @property
+    def first(self) -> str:
+        """The first unit that it tunes: what stands before can be run once."""
+        return self.units[0]
+
+
+def candidates_of(
+    network: TargetNetwork,
+    units: str | Sequence[str] = "all",
+    pairs: str | Sequence[tuple[str, str]] = (),
+    others: Mapping[str, Callable[..., Run]] | None = None,
+) -> tuple[Candidate, ...]:
+    """Every candidate, in the order that breaks ties: single units as they run, pairs, other trainings, the whole.
+
+    Parameters
+    ----------
+    network : TargetNetwork
+        Whose units they are.
+    units : str or sequence of str
+        Names; ``"all"`` are those that have parameters.
+    pairs : str or sequence of (str, str)
+        Pairs of units tuned together; ``"all"`` are all pairs of ``units``.
+    others : mapping of str to callable, or None
+        Trainings of another kind by name; see `Candidate`.
+
+    Raises
+    ------
+    BadInput
+        Units that do not exist or have no parameters, pairs that are none, names that are taken; all in one error.
+    """
+    trained = {name for name, _ in network.chain.module.named_parameters()}
+    having = [unit for unit in network.units if unit == "head" or trained & set(network.chain.tensors[unit])]
+    singles = tuple(having) if units == "all" else unit_names(network.backbone, units)
+    asked = list(itertools.combinations(singles, 2)) if pairs == "all" else [tuple(pair) for pair in pairs]
+    problems = [_without_parameters(unit, network, having) for unit in singles if unit not in having]
+    found = [Candidate(unit, (unit,)) for unit in singles]
+    for pair in asked:
+        members = unit_names(network.backbone, pair) if isinstance(pair, tuple) else ()
+        if len(members) != 2:
+            problems.append(f"{pair!r} is not a pair of two different units.")
+        problems += [_without_parameters(unit, network, having) for unit in members if unit not in having]
+        found.append(Candidate("+".join(members), members))
+    for name, regime in (others or {}).items():
+        if name in {ALL, *network.units} or not name or set(name) & set("/\\") or name.startswith("."):
+            problems.append(f"'{name}' cannot name another training: it is a unit's name, or no name of a folder.")
+        found.append(Candidate(name, (), regime))
+    if problems:
+        raise BadInput.of("the choice of candidates", list(dict.fromkeys(problems)))
+    return (*{c.name: c for c in found}.values(), Candidate(ALL, network.units))
+
+
+def _without_parameters(unit: str, network: TargetNetwork, having: Sequence[str]) -> str:
+    return (
+        f"unit '{unit}' of {network.backbone.name} has no parameters, so there is nothing to tune in it; those that have "
+        f"are {', '.join(having)}."
+    )
