@@ -229,7 +229,7 @@ def aligned_empty(n_bytes: int) -> np.ndarray:
 
 def _is_aligned(out: np.ndarray, offset: int) -> bool:
     """Return whether the kernel can copy a file from `offset` on into `out` by whole lines of the cache."""
-    return (out.__array_interface__["data"][0] - offset) % LINE_BYTES == 0
+    return bool((out.__array_interface__["data"][0] - offset) % LINE_BYTES == 0)
 
 
 def map_chunk(fd: int, grid: Grid) -> tuple[mmap.mmap, np.ndarray]:
