@@ -147,6 +147,7 @@ def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
     return (
         f"Memory ran out on {place}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
         f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Let "
-        "fit_path stream them with memory= (\"auto\" does that only when it must), fit fewer rows, columns or labels in one call, pass float32 or float16 features, or "
+        "fit_path stream them with memory= ('auto' does so only when it must), fit fewer rows, columns or labels in one call, "
+        "pass float32 or float16 features, or "
         "compute where there is more memory."
     )
