@@ -119,7 +119,15 @@ def bound(
 
 
 def measure(
-    name: str, out: Path, *, n_train: int, n_val: int, epochs: int, batch_size: int, feed: str
+    name: str,
+    out: Path,
+    *,
+    n_train: int,
+    n_val: int,
+    epochs: int,
+    batch_size: int,
+    feed: str,
+    units: str | Sequence[str] = "all",
 ) -> dict[str, Any]:
     """Both ways on one network."""
     backbone = backbone_of(name)
@@ -132,7 +140,14 @@ def measure(
     for kind in ("images", feed):
         flex, cpu_s, clock_s = timed(
             lambda kind=kind: finetune.flex_tune(
-                backbone, *splits, recipe=recipe, out=out / name / kind, feed=kind, head_rows=range(9), progress=False
+                backbone,
+                *splits,
+                recipe=recipe,
+                out=out / name / kind,
+                feed=kind,
+                head_rows=range(9),
+                units=units,
+                progress=False,
             )
         )
         made[kind] = flex
@@ -183,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--n-val", type=int, default=1024)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--candidates", nargs="+", default="all", help="units; default: all")
     parser.add_argument("--feed", choices=("memory", "disk"), default="memory")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", type=Path, default=None)
@@ -197,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.append(
                 measure(
                     name, Path(folder), n_train=options.n_train, n_val=options.n_val, epochs=options.epochs,
-                    batch_size=options.batch_size, feed=options.feed,
+                    batch_size=options.batch_size, feed=options.feed, units=options.candidates,
                 )
             )  # fmt: skip
             print(table(results[-1]), flush=True)

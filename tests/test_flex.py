@@ -76,6 +76,12 @@ def plain(backbone: Any, digits: dict[str, featstore.Split], tmp_path_factory: p
     return flex(backbone, digits, tmp_path_factory.mktemp("plain") / "flex", feed="images", pairs=[("conv2", "head")])
 
 
+@pytest.fixture(scope="module")
+def whole(backbone: Any, digits: dict[str, featstore.Split], tmp_path_factory: pytest.TempPathFactory) -> finetune.Flex:
+    """Flex-tuning as it is called, in one go."""
+    return flex(backbone, digits, tmp_path_factory.mktemp("whole") / "flex", test=digits["test"])
+
+
 @pytest.mark.parametrize("feed", ["memory", "disk"])
 def test_fed_candidates_are_those_trained_from_images(
     backbone: Any, digits: dict[str, featstore.Split], plain: finetune.Flex, tmp_path: Path, feed: str
@@ -196,18 +202,18 @@ def test_the_test_split_is_looked_at_once_and_only_after_the_choice(
 
 
 def test_the_chosen_network_says_what_was_stored_and_a_second_call_reads_it(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Any, digits: dict[str, featstore.Split], whole: finetune.Flex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its test logits come back from the network that the run opens; called again, nothing is trained."""
-    found = flex(backbone, digits, tmp_path / "run", test=digits["test"])
+    found, out = whole, whole.best.path
     with torch.inference_mode():
         said = found.best.network(backbone)(images_of(backbone, digits["test"])).numpy()
     np.testing.assert_allclose(said, found.best.predictions["test"].scores, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr("finetune.task.train_loop", None)
-    again = flex(backbone, digits, tmp_path / "run", test=digits["test"])
-    assert again.to_json() == found.to_json() == finetune.flex_of(finetune.open_run(tmp_path / "run")).to_json()
+    again = flex(backbone, digits, out, test=digits["test"])
+    assert again.to_json() == found.to_json() == finetune.flex_of(finetune.open_run(out)).to_json()
     with pytest.raises(finetune.DifferentRun, match="method"):
-        flex(backbone, digits, tmp_path / "run", test=digits["test"], method="fast")
+        flex(backbone, digits, out, test=digits["test"], method="fast")
 
 
 def test_another_training_is_a_candidate(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
@@ -264,11 +270,10 @@ flex(featstore.load_backbone("featstore:digits_net"), {{"train": train, "val": v
 
 
 def test_killed_in_the_middle_and_called_again(
-    backbone: Any, digits: dict[str, featstore.Split], plain: finetune.Flex, tmp_path: Path
+    backbone: Any, digits: dict[str, featstore.Split], whole: finetune.Flex, tmp_path: Path
 ) -> None:
     """kill -9 while the third candidate trains; the second call keeps the finished ones and ends as if nothing had been."""
     out = tmp_path / "run"
-    whole = flex(backbone, digits, tmp_path / "whole")
     script = _SCRIPT.format(here=str(Path(__file__).parent), out=str(out))
     process = subprocess.Popen([sys.executable, "-c", script])
     third = out / "candidates" / "penultimate" / "run.json"
@@ -286,7 +291,7 @@ def test_killed_in_the_middle_and_called_again(
     assert timeless == [replace(row, seconds=None) for row in whole.table]
     assert found.unit == whole.unit
     for candidate in (*UNITS, "all"):
-        a, b = (finetune.open_run(p / "candidates" / candidate).weights("last") for p in (out, tmp_path / "whole"))
+        a, b = (finetune.open_run(p / "candidates" / candidate).weights("last") for p in (out, whole.best.path))
         assert all(torch.equal(a[name], b[name]) for name in b)
 
 
@@ -351,16 +356,19 @@ def test_units_without_parameters_and_empty_val_are_refused(
     assert "penultimate" not in plan.sources
     assert plan.source("head") == "penultimate"
     with pytest.raises(finetune.BadInput, match="has no images"):
-        flex(backbone, {**digits, "val": digits["val"].select(np.arange(0))}, tmp_path / "run")
+        flex(backbone, {**digits, "val": digits["val"].subset([], "empty")}, tmp_path / "run")
 
 
 def test_what_does_not_fit_is_refused_with_its_size(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Any,
+    digits: dict[str, featstore.Split],
+    whole: finetune.Flex,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The estimate is what is stored, to the byte, and is held against what is free before anything is trained."""
     plan = finetune.flex_plan(backbone, digits["train"], digits["val"], recipe=RECIPE, head_rows=ROWS)
-    done = flex(backbone, digits, tmp_path / "fits")
-    assert plan.total_bytes == done.cost.stored_bytes
+    assert plan.total_bytes == whole.cost.stored_bytes
     monkeypatch.setattr("finetune.feeding.free_memory", lambda device: plan.peak_bytes - 1)
     with pytest.raises(finetune.OutOfMemory, match=r"549.9 kB of memory are free.*dtype='float16'"):
         flex(backbone, digits, tmp_path / "run")
