@@ -55,7 +55,7 @@ def _print_table(found: dict[str, Any], as_json: bool) -> None:
     for cell in cells:
         said = (f"{cell['val']:.4f}", str(cell["kept_step"]), f"{cell['seconds']:.1f}") if not cell["note"] else None
         rows.append((cell["name"], *(said or (cell["note"], "", ""))))
-    _print_rows(rows)
+    print_rows(rows)
     edge = f"; at the edge of the grid in {' and '.join(found['at_edge'])}" if found["at_edge"] else ""
     print(f"best on val: {found['best']}{edge}")
     for name, score in found["scores"].items():
@@ -63,7 +63,7 @@ def _print_table(found: dict[str, Any], as_json: bool) -> None:
     print(f"written to {found['path']}")
 
 
-def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
