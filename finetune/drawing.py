@@ -43,7 +43,7 @@ def draw_choice(
 
     from matplotlib.figure import Figure
 
-    lines = [line for sentence in caption for line in textwrap.wrap(sentence, 150)]
+    lines = [line for sentence in caption for line in textwrap.wrap(sentence, 195)]
     figure = Figure(figsize=(11, 6.4 + 0.17 * len(lines)), dpi=130)
     room = 0.17 * len(lines) / figure.get_figheight()
     grid = figure.add_gridspec(
@@ -69,7 +69,7 @@ def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Ma
     ax.imshow(values, cmap="Blues", vmin=min(map(min, values)) - 0.1, vmax=max(map(max, values)) + 0.25, aspect="auto")
     methods = list(picks[scenarios[0]])
     for row, scenario in enumerate(scenarios):
-        for column, name in enumerate(names):
+        for column in range(len(names)):
             ax.text(column, row - 0.18, f"{values[row][column]:.3f}", ha="center", va="center", color=_INK, fontsize=10)
         for place, method in enumerate(methods):
             at = names.index(picks[scenario][method]) + 0.13 * (place - (len(methods) - 1) / 2)
@@ -78,7 +78,9 @@ def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Ma
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(scenarios)), scenarios)
     ax.set_title("Validation accuracy of every candidate, and what each method picks", fontsize=11, loc="left")
-    ax.legend(ncols=len(methods), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), handletextpad=0.2)
+    ax.legend(
+        ncols=len(methods), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), handletextpad=0.2
+    )
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)

@@ -36,7 +36,7 @@ SHIFTS = {"blurred": "+blur(1.0)", "rotated": "+rotate(40)", "inverted": "+inver
 FIGURE = "choice.png"
 METHODS = ("flex", "fast", "faster", "rgn", "probe")
 RECIPE = Recipe(
-    lr=1e-3, epochs=60, batch_size=32, evaluate_every=20, optimizer=Adam(), schedule=Constant(),
+    lr=1e-3, epochs=40, batch_size=32, evaluate_every=20, optimizer=Adam(), schedule=Constant(),
     keep=StopEarly(drop=0.0025, min_steps=250),
 )  # fmt: skip
 """As Royer and Lampert 2020 train their small networks, with fewer epochs at most."""
@@ -142,7 +142,7 @@ def tune_shift(backbone: Backbone, shift: str, out: Path) -> Finding:
         "image-to-image": (
             "a unit in front",
             lambda: tune_adapter(
-                backbone, train, val, adapter=ImageToImage(1, 16), out=out / "image-to-image", **options
+                backbone, train, val, adapter=ImageToImage(1, 8), out=out / "image-to-image", **options
             ),
         ),
     }
@@ -164,15 +164,17 @@ def verdict(finding: Finding) -> str:
         f"{_apart(c)} {name} ({finding.outcomes[name].test.accuracy():.3f}, {_p(c)})"
         for name, c in finding.against.items()
     )
-    cheaper = [m for m in METHODS if m != "flex"]
-    same = [m for m in cheaper if finding.outcomes[m].tunes == flex.tunes]
-    others = [f"{m} is '{finding.outcomes[m].tunes}'" for m in cheaper if m not in same]
-    choices = [f"{_joined(same)} chose it too"] if same else []
-    choices += [f"the choice of {_joined(others)}"] if others else []
+    by_choice: dict[str, list[str]] = {}
+    for method in (m for m in METHODS if m != "flex"):
+        by_choice.setdefault(finding.outcomes[method].tunes, []).append(method)
+    choices = [
+        f"{_joined(methods)} chose {'it too' if unit == flex.tunes else repr(unit)}"
+        for unit, methods in by_choice.items()
+    ]
     return (
         f"{finding.shift.capitalize()} digits: of {len(finding.candidates)} candidates flex-tuning chose '{flex.tunes}', "
         f"which reads {flex.test.accuracy():.3f} [{low:.3f}, {high:.3f}] of {len(flex.test)} test images right, "
-        f"{compared}; {'; '.join(choices)}."
+        f"{compared}; {', '.join(choices)}."
     )
 
 
