@@ -53,8 +53,8 @@ class CompiledChain:
         except torch._dynamo.exc.TorchDynamoException as error:
             first = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise BadInput(
-                f"torch.compile does not work for this network here ({type(error).__name__}: {first}); it needs a C++ compiler, and "
-                "Triton on a GPU. Leave out compile."
+                f"torch.compile does not work for this network here ({type(error).__name__}: {first}); it needs a C++ compiler, "
+                "and Triton on a GPU. Leave out compile."
             ) from error
         for unit, output in zip(self._wanted, outputs, strict=True):
             if unit in units:
