@@ -91,7 +91,7 @@ def channels_last(chain: Chain, wanted: bool) -> Iterator[None]:
         yield
         return
     before = {id(t): t.is_contiguous() for t in chain.module.parameters()}
-    chain.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    chain.module.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
