@@ -38,7 +38,6 @@ def test_a_dry_run_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert kornblith2019.main(["--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "main: 16 networks × 12 data sets, 3 regimes: 576 cells, of which 0 are done and 576 missing" in out
-    assert "6,031,984 images" not in out.split("\n")[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -53,7 +52,7 @@ def test_tiny(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert (tmp_path / "runs" / "tiny.png").stat().st_size > 5000
     assert kornblith2019.main(["--tiny", "--out", "runs"]) == 0
     second = capsys.readouterr()
-    assert second.err.count("there already") == 3 * 2 * 5
+    assert second.err.count("there already") == 3 * 2 * 3
     assert second.out == first.out
 
 
