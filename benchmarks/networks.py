@@ -45,3 +45,10 @@ def mobilenetv2_keras() -> tuple[nn.Module, Preprocessing]:
     import timm
 
     return timm.create_model("mobilenetv2_100", pretrained=False, pad_type="same"), tensorflow_preprocessing(224)
+
+
+def mobilenetv2_100() -> tuple[nn.Module, Preprocessing]:
+    """MobileNet v2 as TensorFlow pads it, for 224 × 224 pixels."""
+    import timm
+
+    return timm.create_model("mobilenetv2_100", pretrained=False, pad_type="same"), tensorflow_preprocessing(224)

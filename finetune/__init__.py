@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finetune import grids
+    from finetune.adapters import Colour, Geometry, ImageToImage
+    from finetune.adapting import tune_adapter
+    from finetune.attaching import attach, export_onnx, export_torchscript, probe_layer
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
         tune_scale_shift,
         tune_unit,
     )
+    from finetune.retrieval import Retrieval, mean_average_precision, retrieve
     from finetune.run import Run, open_run
     from finetune.schedules import Constant, Cosine, EpochShare, StepDecay
     from finetune.scoring import MacroF1AtThresholds
@@ -51,6 +55,7 @@ __all__ = [
     "Augmentation",
     "Auxiliary",
     "BadInput",
+    "Colour",
     "Comparison",
     "Constant",
     "CorruptRun",
@@ -61,6 +66,8 @@ __all__ = [
     "EpochShare",
     "FinetuneError",
     "Flex",
+    "Geometry",
+    "ImageToImage",
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
@@ -68,6 +75,7 @@ __all__ = [
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
+    "Retrieval",
     "Row",
     "Run",
     "RunBusy",
@@ -76,17 +84,24 @@ __all__ = [
     "StepDecay",
     "StopEarly",
     "TableRow",
+    "attach",
     "compare_methods",
+    "export_onnx",
+    "export_torchscript",
     "flex_of",
     "flex_plan",
     "flex_tune",
     "from_scratch",
     "full_tune",
     "grids",
+    "mean_average_precision",
     "open_run",
     "predict",
+    "probe_layer",
     "probe_then_tune",
+    "retrieve",
     "search",
+    "tune_adapter",
     "tune_head",
     "tune_scale_shift",
     "tune_unit",
@@ -96,6 +111,7 @@ _ERRORS = (
     "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
 )  # fmt: skip
 _HOMES = {
+    **dict.fromkeys(("attach", "export_onnx", "export_torchscript", "probe_layer"), "attaching"),
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("KeepBest", "KeepLast", "StopEarly"), "keeping"),
     **dict.fromkeys(("SGD", "Adam", "AdamW"), "optimizers"),
@@ -108,6 +124,9 @@ _HOMES = {
     **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
+    **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),
+    "tune_adapter": "adapting",
+    **dict.fromkeys(("Retrieval", "mean_average_precision", "retrieve"), "retrieval"),
     "Augmentation": "augmentation",
     "Auxiliary": "auxiliary",
     "MacroF1AtThresholds": "scoring",

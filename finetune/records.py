@@ -1,4 +1,4 @@
-"""The records that a recipe is made of, as JSON and back."""
+"""The records that recipes and regimes are made of, as JSON and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.adapters import Colour, Geometry, ImageToImage
 from finetune.augmentation import Augmentation
 from finetune.auxiliary import Auxiliary
 from finetune.errors import CorruptRun
@@ -28,6 +29,9 @@ _KINDS: dict[str, type[Any]] = {
         StopEarly,
         Augmentation,
         Auxiliary,
+        ImageToImage,
+        Colour,
+        Geometry,
     )
 }
 

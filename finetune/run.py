@@ -124,8 +124,10 @@ class Run:
         """
         if self.regime == "flex_tune":  # another training than that of a unit builds its network itself
             return open_run(self.path / self.details["run"]).network(backbone)
+        from finetune.adapters import adapted
         from finetune.heads import head_for
         from finetune.networks import with_head
+        from finetune.records import revived
         from finetune.scale_shift import fold_scale_shift
 
         began = self.identity["network"]
@@ -144,6 +146,9 @@ class Run:
         head = head_for(backbone, self.identity["n_classes"], self.identity["head_rows"], seed=self.recipe.seed)
         network, tensors = with_head(backbone, head), self.weights()
         fold_scale_shift(network, tensors)
+        if "adapter" in self.identity:
+            adapter = revived(self.identity["adapter"])
+            network = adapted(network, adapter, backbone.preprocessing, seed=self.recipe.seed)
         own = {name: t for name, t in tensors.items() if not name.startswith("auxiliary.") and ".parametr" not in name}
         unexpected = network.load_state_dict(own, strict=False).unexpected_keys
         assert not unexpected, unexpected

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from probe.calibration import calibration_table, reliability
     from probe.comparison import Comparison, compare, label_accuracy
     from probe.convergence import SpeedUp, converged_at, history_table, speed_up
-    from probe.correlation import Correlation, correlate, correlation_table, rank_correlations, what_few_models_show
+    from probe.correlation import Correlation, correlate, correlation_table, rank_correlations
     from probe.embedding import Embedding, chosen_classes, tsne
     from probe.errors import (
         BadInput,
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         Interrupted,
         MissingExtra,
         NotConverged,
+        NotInMemory,
         OutOfMemory,
         ProbeError,
         ZeroRows,
     )
     from probe.estimator import LinearProbe
+    from probe.few_models import what_few_models_show
     from probe.few_shot import crossings, few_shot_means
     from probe.grids import C_GRID, CLIP_GRID, GRIDS, SVM_GRID, named_grid
     from probe.labels import Loss
@@ -88,6 +90,7 @@ _HOME = {
     "Network": "studies.cells",
     "NotConverged": "errors",
     "Optima": "optima",
+    "NotInMemory": "errors",
     "OutOfMemory": "errors",
     "Outcome": "studies.cells",
     "Path": "path",
@@ -160,7 +163,7 @@ _HOME = {
     "svm_path": "svm",
     "sweep": "sweeps",
     "tsne": "embedding",
-    "what_few_models_show": "correlation",
+    "what_few_models_show": "few_models",
     "widen": "validation",
     "write_report": "report",
 }
@@ -191,6 +194,7 @@ __all__ = [
     "Model",
     "Network",
     "NotConverged",
+    "NotInMemory",
     "Optima",
     "OutOfMemory",
     "Outcome",

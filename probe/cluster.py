@@ -183,6 +183,7 @@ def _connected(scheduler: str | Client) -> Iterator[Client]:
         yield scheduler
         return
     try:
+        _check_address(scheduler)
         client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ClusterFailed(
@@ -193,6 +194,17 @@ def _connected(scheduler: str | Client) -> Iterator[Client]:
         yield client
     finally:
         client.close()  # type: ignore[no-untyped-call]
+
+
+def _check_address(address: str) -> None:
+    """Raise `ValueError` for what is no address; a client that tried it would be left half made."""
+    from distributed.comm.addressing import get_address_host_port, parse_address
+    from distributed.comm.registry import get_backend
+
+    scheme, _ = parse_address(address)
+    get_backend(scheme)
+    if scheme in ("tcp", "tls", "ws", "wss"):  # others have no port
+        get_address_host_port(address)
 
 
 def _first_line(error: Any) -> str:
@@ -237,7 +249,7 @@ def mapped(
                 for item in islice(items, 1):
                     another = client.submit(function, item, pure=False)
                     asked[another] = item
-                    answers.add(another)
+                    answers.add(another)  # type: ignore[no-untyped-call]
         finally:
             client.cancel(list(asked))  # type: ignore[no-untyped-call]
 
@@ -247,7 +259,7 @@ def _answer(future: Future[Any]) -> tuple[Any, Exception | None]:
 
     if future.status == "finished":
         return future.result(), None
-    error = future.exception() if future.status == "error" else None
+    error = future.exception() if future.status == "error" else None  # type: ignore[no-untyped-call]
     if isinstance(error, KilledWorker):
         return None, ClusterFailed("Each worker that computed it was lost; give workers more memory.")
     if error is None:

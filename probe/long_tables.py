@@ -100,7 +100,7 @@ def crossed(table: pandas.DataFrame, *, regime: str | None = None) -> Crossed:
     if missing:
         raise BadInput(
             f"{len(missing)} of {values.size} results are missing ({_some(missing)}): models must be compared on the same "
-            "data sets. Add them, or leave models or data sets out with probe.complete."
+            "data sets. Add them, or leave models or data sets out with probe.complete (--leave-out on the command line)."
         )
     n = _one_each(table, "n", datasets, float("nan"), "so that they are not the same test")
     metrics = _one_each(table, "metric", datasets, "", "which cannot be compared")

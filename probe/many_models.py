@@ -147,13 +147,13 @@ def bootstrap_difference(
     Returns
     -------
     Interval
-        Percentiles over draws of samples with replacement, the same for both models.
+        Percentiles over draws of samples with replacement, the same for both models. A class so rare that a draw has none of it
+        is left out of that draw's mean by the metrics of `probe.metrics`.
 
     Raises
     ------
     BadInput
-        Where scores are needed and were not kept; where the metric is not defined on a draw, as for a class of so few samples
-        that a draw may have none of it.
+        Where scores are needed and were not kept; where the metric is not defined on a draw.
     """
     from probe import metrics
 

@@ -72,8 +72,18 @@ def signed(r: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value with two figures, never as 0; empty where there is none."""
-    return "" if p != p else f"{p:.2f}" if p >= 0.095 else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}"
+    """A p-value with one or two figures, never as 0; empty where there is none."""
+    return (
+        ""
+        if p != p
+        else "<1e-99"
+        if p < 1e-99
+        else f"{p:.2f}"
+        if p >= 0.095
+        else f"{p:.2g}"
+        if p >= 1e-4
+        else f"{p:.0e}"
+    )
 
 
 def penalty(C: float) -> str:

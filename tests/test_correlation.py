@@ -10,9 +10,10 @@ import pytest
 from test_long_tables import study
 
 import probe
-from probe import averages, correlation, lines
-from probe.correlation import AVERAGE, models_needed, power_of, smallest_significant_r
+from probe import averages, lines
+from probe.correlation import AVERAGE
 from probe.errors import BadInput
+from probe.few_models import models_needed, power_of, smallest_significant_r, what_few_models_show
 from probe.rank_tests import pearson, ranks
 
 RNG = np.random.default_rng
@@ -240,7 +241,7 @@ def test_smallest_significant_r_and_models_needed() -> None:
     ("n", "words"), [(1, "1 model nothing"), (2, "2 models nothing"), (5, "|r| must exceed 0.88"), (40, "")]
 )
 def test_what_few_models_show(n: int, words: str) -> None:
-    said = correlation.what_few_models_show(n)
+    said = what_few_models_show(n)
     assert words in said
     assert ("not independent" in said) == (n > 2)
     assert ("does not mean that there is none" in said) == (2 < n < 20)

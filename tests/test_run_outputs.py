@@ -126,6 +126,18 @@ def test_lack_of_memory_in_a_forward_pass_says_what_to_lower(
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "part"), [("cuda:99", r"torch sees \d+ CUDA devices"), ("gpu", "torch does not know")]
+)
+def test_a_device_that_is_not_there_is_said_before_any_work(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, device: str, part: str
+) -> None:
+    """Torch would say it with a traceback, after the images were read."""
+    with pytest.raises(finetune.BadInput, match=part):
+        tune(finetune.full_tune, backbone, digits, tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_another_regime_recipe_or_unit_is_refused_in_words(
     backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
 ) -> None:

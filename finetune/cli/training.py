@@ -1,4 +1,4 @@
-"""The commands that train: full, scratch, head, unit, scale-shift, lp-ft. Each is one call of a regime."""
+"""The commands that train: full, scratch, head, unit, scale-shift, adapter, lp-ft. Each is one call of a regime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.cli.options import add_data, add_recipe, add_store, take_data, take_recipe
 from finetune.cli.output import print_run
-from finetune.cli.values import names, numbers
+from finetune.cli.values import adapter, names, numbers
 
 _AGAIN = " Called again, it continues where it was interrupted, and prints a run that is finished."
 
@@ -40,6 +40,11 @@ _COMMANDS = {
         "train the last layer, and scale and shift convolutions",
         "Train the last layer, a scale per convolution kernel, and a shift per bias.",
     ),
+    "adapter": (
+        "tune_adapter",
+        "train an image-to-image unit in front of the network",
+        "Train a module in front of a network that stays as it is.",
+    ),
     "lp-ft": (
         "probe_then_tune",
         "train the whole network with a fitted probe for a head",
@@ -59,6 +64,12 @@ def add(commands: Any) -> None:
             add_store(parser)
         if name == "head":
             parser.add_argument("--n-units", type=int, help="units to train, counted from the head; else 1")
+        if name == "adapter":
+            parser.add_argument(
+                "--adapter", type=adapter, metavar="KIND",
+                help="image (encoder and decoder), image:2 (halving twice), colour, colour:16 (a hidden layer) or "
+                "geometry (turns, scales, moves); else image",
+            )  # fmt: skip
         if name == "unit":
             parser.add_argument(
                 "--unit", type=names, required=True, metavar="UNIT[,UNIT]", help="as featstore names them"

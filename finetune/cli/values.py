@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
+from finetune.adapters import Adapter, Colour, Geometry, ImageToImage
 from finetune.augmentation import Augmentation
 from finetune.auxiliary import Auxiliary
 from finetune.errors import BadInput
@@ -96,6 +97,19 @@ def augmentation(text: str) -> Augmentation:
             f"{text!r} is none of kornblith2019, fang2023:DATA, rand-m9-mstd0.5-inc1, augmix-m3-w3-d2, "
             f"fang2023:DATA+augmix-m3-w3-d2: {error}"
         ) from error
+
+
+def adapter(text: str) -> Adapter:
+    """``"image"`` or ``"image:BLOCKS"``, ``"colour"`` or ``"colour:HIDDEN"``, ``"geometry"`` or ``"geometry:HIDDEN"``."""
+    kind, _, size = text.partition(":")
+    with contextlib.suppress(ValueError):
+        if kind == "image":
+            return ImageToImage(n_blocks=int(size)) if size else ImageToImage()
+        if kind == "colour":
+            return Colour(n_hidden=int(size)) if size else Colour()
+        if kind == "geometry":
+            return Geometry(n_hidden=int(size)) if size else Geometry()
+    raise argparse.ArgumentTypeError(f"{text!r} is none of image, image:2, colour, colour:16, geometry, geometry:64")
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -51,7 +51,7 @@ def command(
     a: str, b: str, *, more: Sequence[str] = (), as_json: bool = False, plot: Path | None = None, **options: Any
 ) -> int:
     """Compare, print the numbers and a sentence."""
-    from probe.comparison import label_accuracy
+    from probe.comparison import compare, label_accuracy
     from probe.many_models import compare_all, comparison_text
     from probe.rank_tests import holm
 
@@ -63,7 +63,7 @@ def command(
     if len(set(names)) < len(names):
         # Nothing tells them apart but where they are.
         models = [replace(model, name=place) for model, place in zip(models, where, strict=True)]
-    found = compare_all(models, **options)
+    found = compare_all(models, **options) if more else (compare(*models, **options),)
     if as_json:
         values = [{**asdict(c), "interval": list(c.interval), "n_digits": c.n_digits} for c in found]
         sentences = [{"is_significant": c.is_significant, "sentence": c.sentence} for c in found]
@@ -97,10 +97,10 @@ def _print_pair(found: Comparison) -> None:
     print(tables.text_table(["", found.measure.replace("_", " "), alone], rows))
     both = f"equal on {found.n_both:,}" if is_score else f"both right {found.n_both:,}, neither {found.n_neither:,},"
     print(f"{both} of {found.n:,} samples; {found.test} test")
-    print(
-        f"differences below about {found.smallest_detectable:.{found.n_digits + 1}f} could not have been told from chance here, "
-        f"so that {found.n_digits} decimals are shown"
-    )
+    least = f"{found.smallest_detectable:.{found.n_digits + 1}f}"
+    if found.smallest_detectable > 0:
+        told = f"differences below about {least} could not have been told from chance here"
+        print(f"{told}, so that {found.n_digits} decimals are shown")
 
 
 def _calibration(models: Sequence[Predictions]) -> str:

@@ -65,7 +65,7 @@ def command(
     """Correlate, average, compare regimes, draw where asked."""
     from probe import long_tables
 
-    data = long_tables.read_table(table)
+    data = long_tables.checked(long_tables.read_table(table), ("model", "dataset", "accuracy"))
     if source is not None:
         data = data.drop(columns="source", errors="ignore").merge(_sources(source), on="model", how="left")
     if leave_out is not None:
@@ -109,9 +109,11 @@ def _part(data: pandas.DataFrame, regime: str, **options: Any) -> tuple[dict[str
     value: dict[str, Any] = {"regime": regime, "n_models": n_models, "n_datasets": len(found) - 1}
     value["correlations"] = [{**asdict(c), "sentence": c.sentence} for c in found]
     value["averages"] = averages.to_dict("records")
-    head = f"{n_models} models on {len(found) - 1} data sets" + (f", {regime}" if regime else "")
+    head = f"{_counted(n_models, 'model')} on {_counted(len(found) - 1, 'data set')}" + (
+        f", {regime}" if regime else ""
+    )
     text = [
-        f"{head}; {'log odds' if kept['scale'] == 'logit' else 'scores'}, {level:.0%} intervals",
+        f"{head}; {'log odds' if kept['scale'] == 'logit' else 'scores'}, {100 * level:g} % intervals",
         _correlations_text(found),
     ]
     if len(found) > 2:
@@ -132,9 +134,18 @@ def _correlations_text(found: Any) -> str:
         for name in ("r", "rho"):
             row += [tables.signed(getattr(c, name)), _ends(getattr(c, f"{name}_interval"))]
             row += [tables.p_value(getattr(c, f"{name}_p"))]
-        rows.append([*row, tables.number(c.slope, 2), _ends(c.slope_interval), tables.number(c.normalised_slope, 2)])
+        slopes = [
+            tables.number(c.slope, 2),
+            tables.interval(c.slope_interval.low, c.slope_interval.high, 2),
+            tables.number(c.normalised_slope, 2),
+        ]
+        rows.append([*row, *slopes])
     header = ["data set", "r", "interval", "p", "rho", "interval", "p", "slope", "interval", "points per point"]
     return tables.text_table(header, rows)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _ends(interval: Any) -> str:
@@ -181,7 +192,7 @@ def _pair(data: pandas.DataFrame, a: str, b: str, options: dict[str, Any]) -> tu
 
 
 def _verdict(parts: list[dict[str, Any]]) -> str:
-    from probe.correlation import what_few_models_show
+    from probe.few_models import what_few_models_show
 
     level = parts[0]["correlations"][-1]["level"]
     return f"{what_few_models_show(parts[0]['n_models'], level=level)}\n{PUBLIC_WEIGHTS}"

@@ -180,7 +180,8 @@ def bars_by_dataset(
     edge, which means nothing on a logit scale.
     """
     table = checked(table, ("model", "dataset", "accuracy"))
-    table = table[table["accuracy"].notna()].assign(n=table.get("n", np.nan), regime=table.get("regime", ""))
+    table = table.assign(n=table.get("n", np.nan), regime=table.get("regime", ""))
+    table = table[table["accuracy"].notna()]
     if not len(table):
         raise BadInput("There is nothing to draw: no row has an accuracy.")
     datasets, regimes = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(map(str, table["regime"])))

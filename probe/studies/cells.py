@@ -344,7 +344,7 @@ class Study:
         if "seeds" in said:
             seeds = said["seeds"]
             parts["seeds"] = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-        return cls(name=str(said.get("name", "study")), **parts)  # type: ignore[arg-type]
+        return cls(name=str(said.get("name", "study")), **parts)
 
 
 def plain(value: Any) -> Any:

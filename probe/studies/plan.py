@@ -14,7 +14,7 @@ from statistics import median
 
 from probe import tables
 from probe.studies.cells import Cell, Study
-from probe.studies.records import Failure, StudyFolder, StudyRecord
+from probe.studies.records import Failure, StudyFolder, StudyRecord, failure_lines
 
 STORED_BYTES = 2  # of a number, as features are stored where nothing else is asked for
 ON_FEATURES = "probe.studies.probing:"  # regimes of this module share the features of a network and a data set
@@ -126,9 +126,7 @@ class StudyPlan:
             parts.append("\n".join(f"  {cell}" for cell in self.missing[:most]))
             if len(self.missing) > most:
                 parts[-1] += f"\n  and {len(self.missing) - most:,} more"
-        parts += [
-            f"failed: {' on '.join(f.names[:2])}, {f.names[2]}, seed {f.names[3]}: {f.sentence}" for f in self.failed
-        ]
+        parts += failure_lines(self.failed)
         return "\n".join(parts)
 
     def _by_regime(self) -> str:
@@ -175,7 +173,8 @@ def plan_study(study: Study, folder: str | Path) -> StudyPlan:
     records, _ = kept.records()
     by_name = {record.names: record for record in records if _is_asked(record)}
     failures = {failure.names: failure for failure in kept.failures()}
-    done, missing = [], []
+    done: list[Cell] = []
+    missing: list[Cell] = []
     for cell in study.cells:
         found = by_name.get(cell.names)
         (done if found is not None and _same(found, cell) else missing).append(cell)

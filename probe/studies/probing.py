@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ import numpy as np
 
 import featstore
 from probe.errors import BadInput
-from probe.numbering import labels_digest
-from probe.records import Record
+from probe.numbering import common_labels, labels_digest
+from probe.records import Record, digest_of
 from probe.studies.cells import Cell, Outcome, plain
 from probe.studies.leaks import Leaks, find_leaks
 from probe.sweeps import sweep
@@ -141,6 +141,21 @@ class Place:
         key: dict[str, Any] = plain(said)
         return key
 
+    def run_folder(self, cell: Cell) -> Path:
+        """Of a training: the same for the same network, images and regime, whatever they are called."""
+        key = {name: value for name, value in self.key(cell).items() if name != "names"}
+        return self.folder / "runs" / digest_of(key)
+
+    def shared(self, cell: Cell) -> Leaks:
+        """What the splits of a cell share by content, and the classes they lack; no feature is looked at."""
+        splits, cache = self.splits(cell), self._digest_cache()
+        return find_leaks(
+            _labels(splits),
+            {name: split.digest(cache).rows for name, split in splits.items()},
+            ids={name: split.ids for name, split in splits.items()},
+            classes=splits["train"].classes,
+        )
+
     def leaks(self, cell: Cell, store: Store, unit: str, which: Mapping[str, Any]) -> Leaks:
         """What the splits of a cell share: by content, and by the features of one unit."""
         where = (cell.network.name, cell.dataset.name, unit)
@@ -152,9 +167,8 @@ class Place:
                 n[a] * n[b] for a, b in (("test", "train"), ("test", "val"), ("val", "train")) if {a, b} <= set(n)
             )
             looks = self.near and products <= MOST_COMPARED
-            labels = {name: split.labels for name, split in splits.items() if split.labels is not None}
             self._leaks[where] = find_leaks(
-                labels if _one_numbering(splits) else {name: np.zeros(len(y), np.int64) for name, y in labels.items()},
+                _labels(splits),
                 {name: m.samples.rows for name, m in found.items()},
                 {name: m.numpy() for name, m in found.items()} if looks else None,
                 {name: m.ids for name, m in found.items()},
@@ -180,10 +194,8 @@ class Place:
     def _load(self, cell: Cell) -> Backbone:
         n, options = cell.network, dict(cell.network.options)
         whole = options.pop("whole_image", False)
-        found = n.spec if not isinstance(n.spec, str) else featstore.load_backbone(n.spec, **options)
-        if not whole:
-            return found
-        return featstore.load_backbone(found, preprocessing=found.preprocessing.whole_image())
+        found: Backbone = featstore.load_backbone(n.spec, **options) if isinstance(n.spec, str) else n.spec
+        return replace(found, preprocessing=found.preprocessing.whole_image()) if whole else found
 
     def _split(self, given: Any) -> Split:
         if not isinstance(given, str):
@@ -229,7 +241,8 @@ def _probed(cell: Cell, place: Place, classifier: str) -> Outcome:
     started = time.perf_counter()
     images, n_bytes, store = _extracted(backbone, splits, place, units, extracting)
     extract_s = time.perf_counter() - started
-    which = {name: extracting[name] for name in ("pool", "dtype") if name in extracting} | {"backbone": backbone}
+    which: dict[str, Any] = {name: extracting[name] for name in ("pool", "dtype") if name in extracting}
+    which["backbone"] = backbone
     found = sweep(
         store, train=splits["train"], val=splits.get("val", cell.dataset.val), test=splits["test"],
         out=place.folder / "probes", units=units, seeds=[cell.seed], classifier=classifier, metric=cell.dataset.metric,
@@ -294,5 +307,11 @@ def _same_images(rows: np.ndarray, other: np.ndarray) -> bool:
     return len(rows) == len(other) and {r.tobytes() for r in rows} == {r.tobytes() for r in other}
 
 
-def _one_numbering(splits: Mapping[str, Split]) -> bool:
-    return len({split.classes for split in splits.values()}) == 1
+def _labels(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
+    """Labels in one numbering; where several splits have other class names, all the same, as classes cannot be compared."""
+    found = {name: split.labels for name, split in splits.items() if split.labels is not None}
+    if len({split.classes for split in splits.values()}) == 1:
+        return found
+    if all(split.classes for split in splits.values()) and all(y.ndim == 1 for y in found.values()):
+        return common_labels({name: (y, splits[name].classes) for name, y in found.items()})[1]
+    return {name: np.zeros(len(y), np.int64) for name, y in found.items()}

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -153,6 +153,19 @@ class Failure:
         """Network, data set, regime, seed."""
         a = self.asked
         return str(a["network"]["name"]), str(a["dataset"]["name"]), str(a["regime"]["name"]), int(a["seed"])
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """A line for each thing that went wrong, with the cells that it stopped."""
+    by_sentence: dict[str, list[Failure]] = {}
+    for failure in failures:
+        by_sentence.setdefault(failure.sentence, []).append(failure)
+    lines = []
+    for sentence, found in by_sentence.items():
+        network, dataset, regime, seed = found[0].names
+        more = f" and {len(found) - 1} more cells" if len(found) > 1 else ""
+        lines.append(f"failed: {network} on {dataset}, {regime}, seed {seed}{more}: {sentence}")
+    return lines
 
 
 @dataclass(frozen=True)

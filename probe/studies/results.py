@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from probe import tables
 from probe.errors import BadInput, MissingExtra
 from probe.predictions import Predictions
-from probe.studies.records import Failure, StudyFolder, StudyRecord
+from probe.studies.records import Failure, StudyFolder, StudyRecord, failure_lines
 
 if TYPE_CHECKING:
     import pandas
@@ -116,10 +116,7 @@ class StudyResults:
             for r in self.records
         ]  # fmt: skip
         rows += [[*map(str, f.names), "", "", "", "failed", "", ""] for f in self.failed]
-        said = [
-            f"failed: {f.names[0]} on {f.names[1]}, {f.names[2]}, seed {f.names[3]}: {f.sentence}" for f in self.failed
-        ]
-        return "\n".join([tables.text_table(header, rows), *said])
+        return "\n".join([tables.text_table(header, rows), *failure_lines(self.failed)])
 
     def export(self, path: str | Path) -> Path:
         """Write the table as ``.csv`` or ``.parquet``, whole or not at all.

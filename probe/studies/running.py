@@ -172,7 +172,8 @@ class _Work:
         """Write down what went wrong."""
         sentence, where = told(error)
         self.failed[cell.names] = self.kept.fail(cell, sentence, where)
-        self.report.finished(f"{cell}: failed: {sentence}")
+        said = sentence.removesuffix(".")  # as the time that is left may follow
+        self.report.finished(f"{cell}: failed: {said}")
 
 
 def _run_here(work: _Work) -> None:

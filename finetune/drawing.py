@@ -1,0 +1,109 @@
+"""Figures of choices: the only file of this package that knows matplotlib."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _FAINT, _OURS, _THEIRS = "#222222", "#999999", "#1f5a94", "#b3541e"
+_MARKS = ("v", "^", "<", ">", "D")
+
+
+def draw_choice(
+    candidates: Mapping[str, Mapping[str, float]],
+    picks: Mapping[str, Mapping[str, str]],
+    tested: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    path: Path,
+    *,
+    caption: Sequence[str] = (),
+) -> None:
+    """Above, the map of validation accuracy with what each method picks; below, each method's accuracy on test.
+
+    Parameters
+    ----------
+    candidates : mapping of str to mapping of str to float
+        Scenario -> candidate -> validation accuracy; the same candidates for each.
+    picks : mapping of str to mapping of str to str
+        Scenario -> method -> candidate.
+    tested : mapping of str to mapping of str to (float, float, float)
+        Scenario -> method -> accuracy and its interval; methods that pick are drawn apart from the others.
+    path : Path
+        A png, replaced as a whole.
+    caption : sequence of str
+        Sentences below.
+    """
+    import io
+
+    from matplotlib.figure import Figure
+
+    lines = [line for sentence in caption for line in textwrap.wrap(sentence, 195)]
+    figure = Figure(figsize=(11, 6.4 + 0.17 * len(lines)), dpi=130)
+    room = 0.17 * len(lines) / figure.get_figheight()
+    grid = figure.add_gridspec(
+        2, len(tested), height_ratios=(1, 1.5), hspace=0.42, wspace=0.08, left=0.13, right=0.98, top=0.93,
+        bottom=0.09 + room,
+    )  # fmt: skip
+    _draw_map(figure.add_subplot(grid[0, :]), candidates, picks)
+    first: Axes | None = None
+    for place, (scenario, methods) in enumerate(tested.items()):
+        ax = figure.add_subplot(grid[1, place], sharex=first, sharey=first)
+        _draw_tested(ax, scenario, methods, choosing=picks[scenario], has_names=first is None)
+        first = first or ax
+    figure.text(0.02, 0.02, "\n".join(lines), fontsize=7.5, color=_INK, va="bottom")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_atomically(path, drawn.getvalue())
+
+
+def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Mapping[str, Mapping[str, str]]) -> None:
+    scenarios = list(candidates)
+    names = list(candidates[scenarios[0]])
+    values = [[candidates[scenario][name] for name in names] for scenario in scenarios]
+    ax.imshow(values, cmap="Blues", vmin=min(map(min, values)) - 0.1, vmax=max(map(max, values)) + 0.25, aspect="auto")
+    methods = list(picks[scenarios[0]])
+    for row, scenario in enumerate(scenarios):
+        for column in range(len(names)):
+            ax.text(column, row - 0.18, f"{values[row][column]:.3f}", ha="center", va="center", color=_INK, fontsize=10)
+        for place, method in enumerate(methods):
+            at = names.index(picks[scenario][method]) + 0.13 * (place - (len(methods) - 1) / 2)
+            label = method if row == 0 else None
+            ax.plot(at, row + 0.22, _MARKS[place % len(_MARKS)], color=_THEIRS, markersize=6, label=label, linestyle="")
+    ax.set_xticks(range(len(names)), names)
+    ax.set_yticks(range(len(scenarios)), scenarios)
+    ax.set_title("Validation accuracy of every candidate, and what each method picks", fontsize=11, loc="left")
+    ax.legend(
+        ncols=len(methods), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), handletextpad=0.2
+    )
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+
+
+def _draw_tested(
+    ax: Axes,
+    scenario: str,
+    methods: Mapping[str, tuple[float, float, float]],
+    *,
+    choosing: Mapping[str, str],
+    has_names: bool,
+) -> None:
+    for place, (method, (value, low, high)) in enumerate(methods.items()):
+        colour = _OURS if method in choosing else _INK
+        ax.plot([low, high], [place, place], color=colour, linewidth=1.4)
+        ax.plot(value, place, "o", color=colour, markersize=5)
+    ax.axhline(len(choosing) - 0.5, color=_FAINT, linewidth=0.7)
+    ax.set_yticks(range(len(methods)), list(methods))
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0, labelleft=has_names)
+    ax.set_title(scenario, fontsize=10)
+    ax.set_xlabel("test accuracy, 95 % interval", fontsize=9)
+    ax.grid(axis="x", color=_FAINT, linewidth=0.3)
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
