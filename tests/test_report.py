@@ -26,6 +26,7 @@ from probe.records import ResultFolder
 from probe.report import report_html, write_report
 from probe.report.confusion import Confusion, worst_mistakes
 from probe.report.entries import entries_of, sweep_command
+from probe.report.words import ranked, task_sentence
 from probe.results import Results, load_results
 from probe.studies.records import Failure, StudyFolder, StudyRecord
 from probe.studies.results import StudyResults
@@ -113,6 +114,20 @@ def test_a_printed_command_finds_the_very_record(
         assert main([*words[1:], "--json", "--quiet"]) == 0
         assert len(list((folder / "results").glob("*.json"))) == n_before
         assert record.digest in capsys.readouterr().out
+
+
+def test_seeds_that_change_nothing_are_one_result(folder: Path) -> None:
+    """The same numbers twice, called a mean with a spread of nothing, would claim a certainty that nobody measured."""
+    results = load_results(folder / "results")
+    first = [e for e in entries_of(results) if e.task.per_class is None and e.candidate.regime == "logistic"][:2]
+    again = [dataclasses.replace(e, seed=1) for e in first]
+    found = ranked(first[0].task, first + again)
+    said = task_sentence(found, "digits")
+    assert "(the same with all 2 seeds)" in said
+    assert found.comparison is not None
+    other = ranked(first[0].task, [*first, *(dataclasses.replace(e, test_score=0.1) for e in again)])
+    assert "mean of 2 seeds" in task_sentence(other, "digits")
+    assert other.comparison is None
 
 
 def test_names_from_data_never_become_markup(hostile: Results) -> None:

@@ -284,6 +284,24 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         (PLAN + "\n[[network]]\nname = 'lost'", "'lost' names two networks"),
         (PLAN + "\n[[regime]]\nname = 'svm'\ndatasets = ['mars']", r"that are not there: \['mars'\]"),
         ("seeds = []\n" + PLAN, "at least one"),
+        ("seeds = 'abc'\n" + PLAN, "give how many, or a list"),
+        ("seeds = [0.5]\n" + PLAN, r"seeds are \[0.5\] but must be different whole numbers"),
+        ("seeds = [-1]\n" + PLAN, r"seeds are \[-1\] but must be different whole numbers"),
+        ("name = ''\n" + PLAN, "name one folder"),
+        ("name = '../elsewhere'\n" + PLAN, "name one folder"),
+        (
+            PLAN + "\n[[network]]\nname = 'a'\nsource = '0.7'\noptions = 3",
+            "'options' is 3 .* 'source' is '0.7' but must be a number",
+        ),
+        (
+            PLAN + "\n[[dataset]]\nname = 'x'\ntrain = 'a'\ntest = 3\nn_train = -1",
+            "'n_train' is -1 .* 'test' is 3 but must be text",
+        ),
+        (PLAN + "\n[[dataset]]\nname = 'x'\ntrain = 'a'\ntest = 'b'\nmetric = 'acuracy'", "did you mean accuracy"),
+        (
+            PLAN + "\n[[regime]]\nname = 'svm'\nfunction = 3\nnetworks = 'lost'",
+            "'networks' is 'lost' but must be a list",
+        ),
     ],
 )
 def test_a_file_that_means_nothing_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:

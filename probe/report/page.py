@@ -141,7 +141,7 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
             *(_failed(failure) for found in studies for failure in found.failed),
         ],
         "damaged": [sentence for found in several for sentence in found.damaged],
-        "cost": _cost(entries),
+        "cost": _cost(entries, of_studies=bool(studies)),
         "versions": _versions(entries),
         "footer": "Made by probe report. This page is complete: it fetches nothing.",
     }
@@ -280,7 +280,7 @@ def _failed(failure: Failure) -> dict[str, str]:
     return {"digest": "", "name": f"{dataset}: {network}, {regime}, seed {seed}", "what": f"failed: {failure.sentence}"}
 
 
-def _cost(entries: list[Entry]) -> dict[str, Any]:
+def _cost(entries: list[Entry], *, of_studies: bool) -> dict[str, Any]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.candidate.model, entry.candidate.regime), []).append(entry)
@@ -302,7 +302,9 @@ def _cost(entries: list[Entry]) -> dict[str, Any]:
         ],
         "lines": [line(f"{model}, {regime}", found) for (model, regime), found in groups.items()],
         "total": line("all", entries),
-        "note": "Time is that of loading, fitting and scoring; extracting the features is not in it. Results that were fitted "
+        "note": "Time is that of extracting what was not stored yet, loading, fitting or training, and scoring."
+        if of_studies
+        else "Time is that of loading, fitting and scoring; extracting the features is not in it. Results that were fitted "
         "together share their time equally.",
     }
 

@@ -78,7 +78,7 @@ def _against_runner_up(task: Task, order: Sequence[Sequence[Entry]]) -> tuple[Co
         return None, "there is no other candidate to compare it with"
     if task.metric not in PAIRED:
         return None, f"there is no exact paired test of {_metric(task)} here"
-    if any(len(group) > 1 for group in order[:2]):
+    if any(_differ(group) for group in order[:2]):
         return None, "several seeds were run, whose spread says more than a test of one pair"
     if not task.test:
         return None, "there was no test split, and the validation split has chosen"
@@ -122,12 +122,18 @@ def _runner_up(found: Ranked) -> str:
     return f"; {named}, is better by more than chance ({p}): validation chose badly"
 
 
+def _differ(group: Sequence[Entry]) -> bool:
+    """Whether the seed changed anything: where nothing is drawn by it, several seeds are one result several times."""
+    return len({(entry.val_score, entry.score, entry.C) for entry in group}) > 1
+
+
 def _score(group: Sequence[Entry]) -> str:
-    if len(group) == 1:
+    if not _differ(group):
         entry = group[0]
         low, high = entry.interval or (None, None)
         ends = tables.interval(low, high, digits=3)
-        return f"{entry.score:.3f} {ends}".strip()
+        same = f" (the same with all {len(group)} seeds)" if len(group) > 1 else ""
+        return f"{entry.score:.3f} {ends}".strip() + same
     scores = [entry.score for entry in group]
     return f"{mean(scores):.3f} (mean of {len(scores)} seeds, {min(scores):.3f} to {max(scores):.3f})"
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe import metrics
 from probe.errors import BadInput
 from probe.intervals import Interval
 from probe.predictions import Predictions
@@ -80,7 +81,7 @@ class Dataset:
     Raises
     ------
     BadInput
-        Where test is what would be chosen on.
+        Where test is what would be chosen on, or no metric has that name.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Dataset:
     n_classes: int | None = None
 
     def __post_init__(self) -> None:
+        metrics.get(self.metric)
         for part in ("train", "val"):
             if isinstance(getattr(self, part), str) and getattr(self, part) == self.test:
                 raise BadInput(
@@ -281,8 +283,8 @@ class Study:
             problems += [f"'{n}' names two {what}" for n in sorted({n for n in names if names.count(n) > 1})]
         object.__setattr__(self, "seeds", tuple(self.seeds))
         for seeds in (self.seeds, *(r.seeds for r in self.regimes if r.seeds is not None)):
-            if not seeds or len(set(seeds)) < len(seeds):
-                problems.append(f"seeds are {list(seeds)} but must be different whole numbers, at least one")
+            if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
+                problems.append(f"seeds are {list(seeds)} but must be different whole numbers from 0, at least one")
         for regime in self.regimes:
             for what in ("networks", "datasets"):
                 strangers = set(getattr(regime, what)) - {one.name for one in getattr(self, what)}
@@ -342,9 +344,11 @@ class Study:
         if not parts["regimes"]:
             del parts["regimes"]
         if "seeds" in said:
-            seeds = said["seeds"]
-            parts["seeds"] = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-        return cls(name=str(said.get("name", "study")), **parts)
+            parts["seeds"] = _seeds(said["seeds"], "A study")
+        name = said.get("name", "study")
+        if not isinstance(name, str) or not name or name != Path(name).name:
+            raise BadInput(f"The name of the study is {name!r}; it must be text that can name one folder.")
+        return cls(name=name, **parts)
 
 
 def plain(value: Any) -> Any:
@@ -371,17 +375,42 @@ def _several(said: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
     return found
 
 
+def _seeds(said: Any, where: str) -> tuple[int, ...]:
+    if isinstance(said, int) and not isinstance(said, bool):
+        return tuple(range(said))
+    if not isinstance(said, list):
+        raise BadInput(f"{where} has seeds = {said!r}; give how many, or a list such as [0, 1, 2].")
+    return tuple(said)
+
+
+_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("d", "n_train", "n_val", "n_test", "n_classes", "images_per_cell"),
+                    ("a whole number from 1", lambda v: type(v) is int and v > 0)),
+    **dict.fromkeys(("datasets", "networks"),
+                    ("a list of names", lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v))),
+    "source": ("a number", lambda v: type(v) in (int, float)),
+    "val": ("the name of a split or a share of train", lambda v: type(v) in (str, int, float)),
+    "options": ("a table", lambda v: isinstance(v, dict)),
+    "seeds": ("a whole number or a list", lambda v: type(v) in (int, list)),
+}  # fmt: skip
+"""What the values of a file must be; text, where a key is not here."""
+
+
 def _made(kind: type[Any], said: Mapping[str, Any], side: str) -> Any:
-    given = {
-        key: tuple(value) if isinstance(value, list) and key != "options" else value for key, value in said.items()
-    }
     known = set(kind.__dataclass_fields__)
-    problems = [f"it has no '{key}'" for key in sorted(set(given) - known)]
+    problems = [f"it has no '{key}'" for key in sorted(set(said) - known)]
     needed = {"name", "train", "test"} & known if side == "dataset" else {"name"}
-    problems += [f"'{key}' is missing" for key in sorted(needed - set(given))]
+    problems += [f"'{key}' is missing" for key in sorted(needed - set(said))]
+    for key in sorted(known & set(said)):
+        must_be, is_right = _TYPES.get(key, ("text", lambda v: isinstance(v, str)))
+        if not is_right(said[key]):
+            problems.append(f"'{key}' is {said[key]!r} but must be {must_be}")
+    name = said.get("name", "?")
     if problems:
-        name = given.get("name", "?")
         raise BadInput(
             f"The {side} '{name}' cannot be understood: {'; '.join(problems)}. Known: {', '.join(sorted(known))}."
         )
+    given = {key: tuple(value) if key in ("datasets", "networks") else value for key, value in said.items()}
+    if "seeds" in given:
+        given["seeds"] = _seeds(given["seeds"], f"The {side} '{name}'")
     return kind(**given)
