@@ -237,6 +237,39 @@ def test_images_of_a_split_by_its_name(folder: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["a name of the user's", "digits:train"])
+def test_images_of_a_study_by_the_split_it_asked_for(folder: Path, name: str) -> None:
+    """What a study calls a data set is no name of a split: asking for it shows no image, or another split's."""
+    asked = probe.Dataset(name, "digits:train+blur(1.0)", "digits:test+blur(1.0)")
+    found = probe.run_study(
+        probe.Study((probe.Network("featstore:digits_net"),), (asked,)), folder / f"own {len(name)}", progress=False
+    )
+    names: list[str] = []
+
+    def image_of(split: str, sample: str) -> None:
+        names.append(split)
+
+    report_html(found, image_of=image_of)
+    assert set(names) == {"digits:test+blur(1.0)"}
+
+
+def test_a_held_out_share_has_the_images_of_train(folder: Path) -> None:
+    """Without test the mistakes are those on the share of train, which is no split of a name."""
+    store = featstore.open_store(folder / "store")
+    found = probe.sweep(
+        store, train="digits:train+blur(1.0)", val=0.5, units=["conv1"], out=folder / "held", progress=False
+    )
+    assert [entry.images for entry in entries_of(found)] == ["digits:train+blur(1.0)"]
+
+
+def test_a_study_of_failures_says_why_there_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That there are no results would send a user looking for the folder, not for the error."""
+    asked = probe.Study((probe.Network("featstore:nothing"),), (probe.Dataset("d", "digits:train", "digits:test"),))
+    probe.run_study(asked, tmp_path / "study", progress=False)
+    assert main(["report", str(tmp_path / "study"), "-o", str(tmp_path / "r.html")]) == 1
+    assert re.search("all 1 cells failed.*nothing", capsys.readouterr().err)
+
+
 def test_entries_say_what_tells_them_apart(folder: Path) -> None:
     """Few-shot results are another task than those of all rows."""
     tasks = {entry.task for entry in entries_of(load_results(folder / "results"))}

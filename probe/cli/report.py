@@ -54,7 +54,7 @@ def command(
     """Write the page; say where it is and how large."""
     from probe.report import write_report
 
-    found = [_loaded(folder) for folder in folders]
+    found = [_loaded(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
     path = write_report(found, out, image_of=_image_of(data_root) if images else None, **options)
     n, size = sum(map(len, found)), path.stat().st_size
     damaged = [sentence for results in found for sentence in results.damaged]
@@ -72,7 +72,8 @@ def _loaded(folder: Path) -> Results | StudyResults:
     from probe.results import load_results
     from probe.studies.results import load_study
 
-    return load_study(folder) if (folder / "records").is_dir() else load_results(folder)
+    is_study = any((folder / name).is_dir() for name in ("records", "failed"))
+    return load_study(folder) if is_study else load_results(folder)
 
 
 def _image_of(data_root: Path | None) -> Callable[[str, str], Image.Image | None]:

@@ -87,7 +87,7 @@ def accuracy_by_depth(
 
 
 def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = "unit") -> Axes:
-    """Draw validation accuracy against the inverse penalty C, the chosen value marked.
+    """Draw validation accuracy against the inverse penalty C, the mean over seeds, the values chosen marked on it.
 
     Parameters
     ----------
@@ -109,9 +109,9 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     for (name, rows), style in zip(paths.groupby(by, sort=False), styles(paths[by].nunique()), strict=True):
         mean = rows.groupby("C")["val_score"].mean()
         handles += ax.plot(mean.index, mean, color=style.color, linestyle=style.dashes, linewidth=1.6, label=str(name))
-        chosen = rows[rows["is_chosen"]]
+        chosen = rows.loc[rows["is_chosen"], "C"].unique()
         ax.plot(
-            chosen["C"], chosen["val_score"], color=style.color, marker=style.marker, markersize=8, linestyle="none",
+            chosen, mean.loc[chosen], color=style.color, marker=style.marker, markersize=8, linestyle="none",
             markeredgecolor="black", markeredgewidth=0.8,
         )  # fmt: skip
     ax.set_xscale("log")

@@ -101,6 +101,8 @@ class Entry:
         What a reader must know: a widened grid, classes that train lacks.
     command : str
         What computes it again.
+    images : str
+        Name of the split of images that `score` is about; a held-out share of train is among the images of train.
     identity : mapping of str to str
         Digests of what went in.
     versions : mapping of str to str
@@ -136,6 +138,7 @@ class Entry:
     seconds: float
     notes: tuple[str, ...]
     command: str = field(repr=False)
+    images: str = field(repr=False)
     identity: Mapping[str, str] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
     predictions: Callable[[], Predictions] = field(repr=False)
@@ -180,6 +183,7 @@ def _entry(r: Record, results: Results) -> Entry:
         predictions=lambda: results.predictions(r),
         notes=tuple(notes),
         command=sweep_command(r),
+        images=r.test or (r.val if r.key.get("held_out") is None else r.train),
         identity=_identity(r.key),
         n_fits=len(r.grid),
         **{name: getattr(r, name) for name in _SAME},
@@ -226,6 +230,7 @@ def _study_entry(r: StudyRecord, results: StudyResults) -> Entry:
         seconds=float(r.cost.get("seconds", math.nan)),
         notes=_leak_notes(r),
         command="probe study PLAN.toml --run --out RESULTS",
+        images=str(r.asked["dataset"].get("test", dataset)),
         identity={
             "network weights": str(r.key["network"]["weights_digest"]),
             "asked for": json.dumps(dict(r.asked), sort_keys=True),

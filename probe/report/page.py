@@ -22,7 +22,7 @@ from probe.report.figures import Figure, figures_of
 from probe.report.studies import study_overview
 from probe.report.thumbnails import thumbnail
 from probe.results import Results
-from probe.studies.records import Failure
+from probe.studies.records import Failure, failure_lines
 from probe.studies.results import StudyResults
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write_report(
         The file; one that is there is replaced at once or not at all.
     title : str
     image_of : callable, optional
-        Gives the image of ``(name of a test split, id)``, or None where there is none: the most confused ones are shown.
+        Gives the image of ``(name of a split, id)``, or None where there is none: the most confused ones are shown.
 
     Returns
     -------
@@ -93,6 +93,12 @@ def report_html(
     entries = [entry for found in several for entry in entries_of(found)]
     if not entries:
         where = ", ".join(f"'{found.folder.path}'" for found in several) or "no folder"
+        failed = [failure for found in several if isinstance(found, StudyResults) for failure in found.failed]
+        if failed:
+            raise BadInput(
+                f"There is nothing to report: in {where} all {len(failed):,} cells failed. "
+                f"{' '.join(failure_lines(failed))}"
+            )
         raise BadInput(
             f"There is nothing to report: {where} holds no results; `probe sweep … --out FOLDER` makes some."
         )
@@ -255,7 +261,7 @@ def _calibration(entry: Entry, said: Predictions) -> str:
 def _images(entry: Entry, said: Predictions, image_of: Any) -> list[dict[str, Any]]:
     found = []
     for mistake in worst_mistakes(said, MOST_IMAGES):
-        image = image_of(entry.task.test or entry.task.val, mistake.id)
+        image = image_of(entry.images, mistake.id)
         if image is not None:
             found.append(mistake._asdict() | thumbnail(image)._asdict())
     return found

@@ -64,13 +64,15 @@ def ranked(task: Task, entries: Sequence[Entry]) -> Ranked:
     for entry in entries:
         groups.setdefault(entry.candidate, []).append(entry)
 
-    def value(group: Sequence[Entry]) -> float:
-        score = mean(entry.val_score for entry in group)
-        return -math.inf if math.isnan(score) else score if group[0].higher_is_better else -score
-
-    order = sorted(groups.values(), key=value, reverse=True)
+    order = sorted(groups.values(), key=_value, reverse=True)
     comparison, why_not = _against_runner_up(task, order)
     return Ranked(task, tuple(map(tuple, order)), comparison, why_not)
+
+
+def _value(group: Sequence[Entry]) -> float:
+    """What candidates are ranked by: the mean validation score, larger is better."""
+    score = mean(entry.val_score for entry in group)
+    return -math.inf if math.isnan(score) else score if group[0].higher_is_better else -score
 
 
 def _against_runner_up(task: Task, order: Sequence[Sequence[Entry]]) -> tuple[Comparison | None, str]:
@@ -102,7 +104,8 @@ def task_sentence(found: Ranked, name: str) -> str:
     group, task, best = found.order[0], found.task, found.best
     chosen = f"{best.candidate} is the only candidate"
     if len(found.order) > 1:
-        chosen = f"{best.candidate} was the best of {len(found.order)} on validation data"
+        ahead = "was the best" if _value(group) != _value(found.order[1]) else "was first, level with the next,"
+        chosen = f"{best.candidate} {ahead} of {len(found.order)} on validation data"
     what = f"{_metric(task)} {_score(group)} on {best.n:,} {'test' if task.test else 'validation'} samples"
     return f"{name}: {chosen}; {what}{_runner_up(found)}."
 
