@@ -97,7 +97,9 @@ class Comparison:
             return f"{a} and {b} have the same {what} of {self.value_a:.{digits}f} {on} ({counts})."
         better, worse = (a, b) if self.difference > 0 else (b, a)
         chance = "which chance alone hardly explains" if self.is_significant else "which chance alone can explain"
-        ahead = f"{better} is ahead of {worse} by {abs(self.difference):.{digits}f} in {what}"
+        by = f"{abs(self.difference):.{digits}f}"
+        by = by if float(by) else f"less than {10.0**-digits:.{digits}f}"
+        ahead = f"{better} is ahead of {worse} by {by} in {what}"
         return f"{ahead} {on}, {chance} ({counts})."
 
 

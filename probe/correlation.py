@@ -103,9 +103,7 @@ class Correlation:
             if self.is_significant
             else "a correlation is not shown, and, by the width of the interval, not excluded"
         )
-        numbers = (
-            f"r = {tables.signed(self.r)} ({ends}, p = {tables.p_value(self.r_p)}), rho = {tables.signed(self.rho)}"
-        )
+        numbers = f"r = {tables.signed(self.r)} ({ends}, {tables.p_text(self.r_p)}), rho = {tables.signed(self.rho)}"
         return f"{start}: {numbers}: {verdict}."
 
 

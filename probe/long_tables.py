@@ -11,9 +11,10 @@ A pandas data frame with the columns
 ``regime``
     Text, such as "logistic", "fine-tuned", "scratch"; may be left out where there is one.
 ``seed``
-    Optional. Accuracies of one model, data set and regime are averaged over seeds, before any logit.
+    Optional. Accuracies of one model, data set and regime are averaged over seeds, before any logit; rows that not even the
+    seed tells apart are refused.
 ``n``
-    Optional: test samples, the same for all results on a data set. Needed where an accuracy is exactly 0 or 1.
+    Optional: test samples, at least 1, the same for all results on a data set. Needed where an accuracy is exactly 0 or 1.
 ``metric``
     Optional text, the same for all results on a data set.
 ``source``
@@ -93,6 +94,7 @@ def crossed(table: pandas.DataFrame, *, regime: str | None = None) -> Crossed:
         On missing columns, several regimes, missing results, or numbers of samples or metrics that differ on one data set.
     """
     table = of_regime(table, regime)
+    _each_once(table)
     means = table.groupby(["model", "dataset"], sort=False)["accuracy"].mean().unstack()
     models, datasets = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["dataset"]))
     values = means.reindex(index=models, columns=datasets).to_numpy(dtype=float)
@@ -130,6 +132,19 @@ def of_regime(table: pandas.DataFrame, regime: str | None) -> pandas.DataFrame:
     return table[table["regime"].astype(str) == regime]
 
 
+def _each_once(table: pandas.DataFrame) -> None:
+    cell = ["model", "dataset", *(["seed"] if "seed" in table else [])]
+    there = table[table["accuracy"].notna()]
+    again = there[there.duplicated(cell)]
+    if len(again):
+        first = again.iloc[0]
+        seed = f", seed {first['seed']}" if "seed" in table else ""
+        raise BadInput(
+            f"The table has several accuracies of {first['model']} on {first['dataset']}{seed}: keep one of them, or tell them "
+            "apart by a column 'seed', over which accuracies are averaged."
+        )
+
+
 def checked(table: pandas.DataFrame, columns: Sequence[str]) -> pandas.DataFrame:
     """Check that a table has rows, the columns that are needed, and accuracies that are proportions."""
     missing = [column for column in columns if column not in table]
@@ -144,6 +159,8 @@ def checked(table: pandas.DataFrame, columns: Sequence[str]) -> pandas.DataFrame
             if (np.abs(values[~np.isnan(values)]) > 1).any():
                 worst = float(values[np.abs(values) > 1][0])
                 raise BadInput(f"{column} is {worst:g} but must be between 0 and 1: divide percents by 100.")
+    if "n" in table and (_numbers(table["n"], "n") < 1).any():
+        raise BadInput(f"n is {table['n'].min():g} but counts test samples, of which there is at least 1.")
     return table
 
 
@@ -254,7 +271,7 @@ def read_table(path: str | Path) -> pandas.DataFrame:
     except OSError as error:
         raise BadInput(f"The table '{path}' cannot be read: {error.strerror or error}.") from error
     except (ValueError, pandas.errors.ParserError) as error:
-        raise BadInput(f"'{path}' is not a table in CSV: {error}.") from error
+        raise BadInput(f"'{path}' is not a table in CSV: {str(error).strip()}.") from error
     for column in ("accuracy", "n", "source", "per_class", "step", "epoch"):
         if column in table:
             _numbers(table[column], column)

@@ -71,6 +71,11 @@ def signed(r: float) -> str:
     return "" if r != r else f"{r:.3f}" if 0.995 <= abs(r) < 1 else f"{r:.2f}"
 
 
+def p_text(p: float) -> str:
+    """A p-value within a sentence: "p = 0.03", or "p < 1e-99"."""
+    return "p < 1e-99" if p < 1e-99 else f"p = {p_value(p)}"
+
+
 def p_value(p: float) -> str:
     """A p-value with one or two figures, never as 0; empty where there is none."""
     return (

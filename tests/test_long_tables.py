@@ -86,8 +86,11 @@ def test_what_a_table_must_not_be() -> None:
         (good.iloc[1:], r"1 of 12 results are missing \(net0 on set0\).*probe.complete"),
         (good.assign(accuracy=good["accuracy"].where(good.index != 5)), r"missing \(net1 on set2\)"),
         (study(regimes=("a", "b")), r"2 regimes \(a, b\): say which one"),
-        (good.assign(n=range(12)), "'set0' say that n is 0 and 3, so that they are not the same test"),
+        (good.assign(n=range(1, 13)), "'set0' say that n is 1 and 4, so that they are not the same test"),
         (good.assign(metric=["a", "b"] * 6), "metric is a and b"),
+        (good.assign(n=-5), "n is -5 but counts test samples"),
+        (pd.concat([good, good.iloc[:1]]), "several accuracies of net0 on set0, seed 0"),
+        (study(seeds=2).drop(columns="seed"), "several accuracies of net0 on set0: keep one of them"),
     ]
     for table, message in cases:
         with pytest.raises(BadInput, match=message):

@@ -176,5 +176,25 @@ def test_compare_without_scores_and_with_several_labels(tmp_path: Path, capsys: 
     assert "3 labels each are not simply right or wrong" in capsys.readouterr().err
     assert main(["compare", *both, "--measure", "label_accuracy"]) == 0
     out = capsys.readouterr().out
-    assert "calibration: no scores were kept" in out
+    assert "calibration: no probabilities were kept" in out
     assert "a is ahead of b by 1.00 in label accuracy" in out
+
+
+def test_compare_names_records_and_calls_no_margin_a_probability(tmp_path: Path, capsys: Output) -> None:
+    """A record of a study is found by what its table prints; margins of an SVM have no calibration error."""
+    asked = probe.Study(
+        (probe.Network("net", "featstore:digits_net"),), (probe.Dataset("set", "digits:train", "digits:test"),),
+        (probe.Regime("logistic"), probe.Regime("svm")),
+    )  # fmt: skip
+    found = probe.run_study(asked, tmp_path / "study", progress=False)
+    assert main(["compare", *(str(tmp_path / "study" / r.digest[:8]) for r in found)]) == 0
+    out = capsys.readouterr().out
+    assert "net on set, logistic, seed 0" in out
+    assert "net on set, svm, seed 0" in out
+    assert out.split("calibration error: ")[1].split("\n")[0].count("by chance") == 1
+    probes = [str(tmp_path / "study" / "probes" / r.details["probe"][:8]) for r in found]
+    assert main(["compare", *probes]) == 0
+    assert "penultimate, seed 0, svm" in (out := capsys.readouterr().out)
+    assert out.split("calibration error: ")[1].split("\n")[0].count("by chance") == 1
+    assert main(["compare", str(tmp_path / "study" / "zz"), probes[0]]) == 1
+    assert "No record starts with 'zz'" in capsys.readouterr().err

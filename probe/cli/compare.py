@@ -23,8 +23,9 @@ def add(commands: Any) -> None:
         argument_default=argparse.SUPPRESS,
         help="compare models on the same samples: difference, interval, exact p",
         description="Compare two or more sets of predictions, paired by sample. Each is an npz file of predictions, or a "
-        "record of a sweep: FOLDER/RECORD, RECORD being the beginning of its name as `probe results FOLDER` prints it. Of more "
-        "than two all pairs are compared, with p-values corrected for how many there are (Holm).",
+        "record of a sweep or a study: FOLDER/RECORD, RECORD being the beginning of its name as `probe results FOLDER` or "
+        "`probe study PLAN --table` prints it. Of more than two all pairs are compared, with p-values corrected for how many "
+        "there are (Holm).",
     )
     sub.add_argument("a", metavar="A")
     sub.add_argument("b", metavar="B")
@@ -58,7 +59,8 @@ def command(
     if options.get("measure") == "label_accuracy":
         options["measure"] = label_accuracy
     where = [a, b, *more]
-    models = [_predictions(place) for place in where]
+    read = [_predictions(place) for place in where]
+    models = [model for model, _ in read]
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         # Nothing tells them apart but where they are.
@@ -75,10 +77,10 @@ def command(
         print(
             f"of {found[0].n:,} samples; {found[0].test} test; differences below 'detectable' cannot be told from chance"
         )
-        print(_calibration(models))
+        print(_calibration([model for model, (_, is_probable) in zip(models, read, strict=True) if is_probable]))
     else:
         _print_pair(found[0])
-        print(_calibration(models))
+        print(_calibration([model for model, (_, is_probable) in zip(models, read, strict=True) if is_probable]))
         print(found[0].sentence)
     if plot is not None:
         from probe import plots
@@ -104,12 +106,12 @@ def _print_pair(found: Comparison) -> None:
 
 
 def _calibration(models: Sequence[Predictions]) -> str:
-    """A line on calibration, where scores were kept."""
+    """A line on calibration, of those whose scores are log probabilities."""
     from probe.calibration import calibration_table
 
     scored = [m for m in models if m.scores is not None and m.y_true.ndim == 1]
     if not scored:
-        return "calibration: no scores were kept"
+        return "calibration: no probabilities were kept"
     parts = [
         f"{row['name']} {row['calibration_error']:.3f} ({row['by_chance']:.3f} by chance)"
         for _, row in calibration_table(scored).iterrows()
@@ -117,13 +119,28 @@ def _calibration(models: Sequence[Predictions]) -> str:
     return f"calibration error: {', '.join(parts)}"
 
 
-def _predictions(where: str) -> Predictions:
-    """Load a file of predictions, or those behind a record of a sweep."""
+def _predictions(where: str) -> tuple[Predictions, bool]:
+    """Load a file of predictions, or those behind a record, and whether their scores stand for probabilities.
+
+    The margins of a support vector machine and the values of ridge classification do not; of a file nothing is known.
+    """
     from probe.predictions import Predictions
     from probe.records import ResultFolder
+    from probe.studies.records import StudyFolder
 
     path = Path(where)
     if path.suffix == ".npz":
-        return Predictions.load(path)
+        return Predictions.load(path), True
+    name = path.stem if path.suffix == ".json" else path.name
+    if (path.parent / "records").is_dir():
+        study = StudyFolder(path.parent)
+        result = study.find(name)
+        network, dataset, regime, seed = result.names
+        found = replace(study.predictions(result), name=f"{network} on {dataset}, {regime}, seed {seed}")
+        return found, result.details.get("classifier", "logistic") == "logistic"
     folder = ResultFolder(path.parent)
-    return folder.predictions(folder.find(path.stem if path.suffix == ".json" else path.name))
+    record = folder.find(name)
+    found = folder.predictions(record)
+    if record.classifier == "logistic":
+        return found, True
+    return replace(found, name=f"{found.name}, {record.classifier}"), False

@@ -148,7 +148,8 @@ class StudyPlan:
         return tables.text_table(["regime", "cells", "done", "missing", "images", "time", "to store"], rows)
 
     def _totals(self) -> str:
-        text = f"to do: {self.images:,} images through networks, {tables_size(self.bytes)} to store, "
+        images, stored = _sum(c.images for c in self.costs), _sum((c.bytes for c in self.costs), "B")
+        text = f"to do: {images} images through networks, {stored} to store, "
         known = sum(c.seconds or 0.0 for c in self.costs)
         text += (
             f"about {words_of(known)}" if self.n_unknown < len(self.costs) else "time unknown: nothing was measured yet"

@@ -197,6 +197,22 @@ class StudyFolder:
         self._content(record)
         return record
 
+    def find(self, prefix: str) -> StudyRecord:
+        """Return the one record whose digest starts with ``prefix``.
+
+        Raises
+        ------
+        BadInput
+            Where there is none, or several.
+        """
+        paths = sorted((self.path / "records").glob(f"{prefix}*.json")) if prefix.isalnum() else []
+        names = [path.stem for path in paths if _DIGEST.fullmatch(path.stem)]
+        record = self.read(names[0]) if len(names) == 1 else None
+        if record is None:
+            how_many = f"{len(names)} records start" if names else "No record starts"
+            raise BadInput(f"{how_many} with '{prefix}' in the study '{self.path}'; its table names what is there.")
+        return record
+
     def write(self, record: StudyRecord, predictions: Predictions) -> StudyRecord:
         """Keep a record and its predictions; returns the record as it would be read back."""
         content = predictions.to_bytes()
