@@ -197,6 +197,11 @@ def speed_up(converged: pandas.DataFrame, fast: str, slow: str, *, by: str = "st
     z_value(level)
     if by not in ("step", "epoch"):
         raise BadInput(f"by is {by!r} but must be 'step' or 'epoch'.")
+    missing = [column for column in ("regime", by, "is_last") if column not in converged]
+    if missing:
+        raise BadInput(
+            f"The table lacks the columns {', '.join(missing)}; pass what probe.converged_at returned, not histories."
+        )
     keys = [column for column in ("model", "dataset") if column in converged]
     logs = []
     for regime in (fast, slow):

@@ -121,7 +121,10 @@ def load_model(path: str | Path) -> Model:
             "with the newer version that wrote it."
         )
     try:
-        content = (base.parent / Path(said["tensors"]).name).read_bytes()
+        beside = base.with_name(
+            f"{base.name}.safetensors"
+        )  # the pair may have been renamed; its checksum says that it is one
+        content = (beside if beside.exists() else base.parent / Path(said["tensors"]).name).read_bytes()
         if hashlib.sha256(content).hexdigest() != said["sha256"]:
             raise DamagedRecord(
                 f"The tensors of '{described}' are not those that were written with it; save the probe again."

@@ -94,6 +94,13 @@ def test_speed_up_is_a_ratio_of_geometric_means() -> None:
     assert (by_epoch.fast_mean, by_epoch.ratio) == pytest.approx((4, 16))
 
 
+def test_speed_up_of_histories_is_refused() -> None:
+    """A mean over all evaluations, in the place of the time to converge, would pass for one."""
+    history = pd.DataFrame([{"model": "a", "dataset": "d", "regime": r, "step": s} for r in ("x", "y") for s in (1, 5)])
+    with pytest.raises(BadInput, match=r"lacks the columns is_last; pass what probe.converged_at returned"):
+        probe.speed_up(history, "x", "y")
+
+
 def test_speed_up_refuses_what_cannot_be_paired() -> None:
     table = probe.converged_at(history({("cars", "tuned"): 3, ("cars", "scratch"): 50, ("dogs", "tuned"): 2}))
     with pytest.raises(BadInput, match=r"1 trainings are of one regime only \(dogs\)"):
