@@ -18,7 +18,7 @@ from finetune.adapters import ImageToImage
 from finetune.adapting import tune_adapter
 from finetune.cli.output import print_rows
 from finetune.drawing import draw_choice
-from finetune.flex import Flex, flex_tune
+from finetune.flex import Flex, Method, flex_tune
 from finetune.keeping import StopEarly
 from finetune.optimizers import Adam
 from finetune.predicting import predict
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NETWORK = "featstore:digits_net"
 SHIFTS = {"blurred": "+blur(1.0)", "rotated": "+rotate(40)", "inverted": "+invert()"}
 FIGURE = "choice.png"
-METHODS = ("flex", "fast", "faster", "rgn", "probe")
+METHODS: tuple[Method, ...] = ("flex", "fast", "faster", "rgn", "probe")
 RECIPE = Recipe(
     lr=1e-3, epochs=40, batch_size=32, evaluate_every=20, optimizer=Adam(), schedule=Constant(),
     keep=StopEarly(drop=0.0025, min_steps=250),
