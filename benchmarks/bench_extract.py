@@ -8,7 +8,9 @@
 
 Rounds are interleaved, and ratios are taken within a round: on a shared machine only ratios can be trusted, and those of
 CPU time more than those of the clock. The bare loop decodes a batch with as many threads as `extract` does, then runs the
-network on it; the loop with processes is torch's DataLoader, which decodes ahead.
+network on it; the loop with processes is torch's DataLoader, which decodes ahead. Under each network stands what the last
+extraction says of its stages. The last rows are the peak resident memory of an extraction, and of reading what it stored in blocks, of
+ten times as many small images, each in a process of its own: it must not grow with them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import argparse
 import io
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -88,9 +92,16 @@ def extraction(units: str) -> Callable[[Backbone, Split, int], None]:
     def run(backbone: Backbone, split: Split, batch_size: int) -> None:
         with tempfile.TemporaryDirectory() as root:
             fresh = split.subset(np.arange(len(split)), split.name)  # a new Split has not been digested yet
-            featstore.extract(backbone, fresh, root, units=units, batch_size=batch_size, progress=False)
+            featstore.extract(
+                backbone, fresh, root, units=units, batch_size=batch_size, progress=False, report=LAST.append
+            )
+        del LAST[:-1]
 
     return run
+
+
+LAST: list[featstore.Report] = []
+"""What the last extraction took."""
 
 
 METHODS: dict[str, Callable[[Backbone, Split, int], None]] = {
@@ -143,6 +154,65 @@ def report(name: str, split: Split, costs: dict[str, Cost]) -> None:
         )
 
 
+MEMORY = """
+import resource, sys
+import numpy as np
+import featstore
+from bench_extract import Made
+n, root = int(sys.argv[1]), sys.argv[2]
+split = featstore.Split("made", np.array([str(i) for i in range(n)]), None, (), Made(n))
+backbone = featstore.load_backbone("featstore:digits_net")
+store = featstore.extract(backbone, split, root, pool=["none", "mean"], batch_size=64, block_rows=512, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+"""
+READING = """
+import resource, sys
+import featstore
+store = featstore.open_store(sys.argv[2])
+total = sum(float(block.sum()) for e in store.entries() for _, block in store.matrix(e).blocks())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+"""
+MOST_MB = 25.0
+"""That ten times as many images may add: what allocators and caches keep."""
+
+
+class Made:
+    """Grey pictures of 8 × 8 pixels, made when they are asked for."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self, i: int) -> np.ndarray:
+        return (np.arange(64) * (i + 1) % 251).astype(np.uint8).reshape(8, 8)
+
+    def describe(self, i: int) -> str:
+        return f"picture {i}"
+
+    def stat(self, i: int) -> None:
+        return None
+
+
+def report_memory(small: int = 2_000) -> None:
+    """Print the peak resident memory of extracting, and of reading in blocks, small and ten times as many images."""
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    with tempfile.TemporaryDirectory() as folder:
+        for what, script in (("extracting", MEMORY), ("reading in blocks", READING)):
+            peaks = []
+            for n in (small, 10 * small):
+                command = [sys.executable, "-W", "ignore", "-c", script, str(n), f"{folder}/{n}"]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+                peaks.append(float(done.stdout))
+            verdict = "pass" if peaks[1] - peaks[0] < MOST_MB else "FALLS SHORT"
+            print(
+                f"peak memory of {what}: {peaks[0]:.0f} MB for {small:,} images, {peaks[1]:.0f} MB for {10 * small:,}   "
+                f"bar {MOST_MB:.0f} MB more: {verdict}"
+            )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,6 +236,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in models:
             backbone = featstore.load_backbone(name, weights=None)
             report(name, split, measure(backbone, split, asked.batch_size, rounds, methods))
+            stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in LAST[-1].stages.items())
+            print(f"  seconds of all units' stages: {stages}; longest: {LAST[-1].bottleneck}")
+    if not asked.tiny:
+        report_memory()
 
 
 if __name__ == "__main__":

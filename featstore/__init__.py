@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from featstore.datasets import load_split, shifted
     from featstore.datasets.checking import Check, check_split
     from featstore.datasets.shifts import DomainShift, make_shift
+    from featstore.engine import Engine
     from featstore.errors import (
         Ambiguous,
         BadInput,
         BadLabels,
+        ClusterFailed,
         CorruptChunk,
         FeatstoreError,
         IdentityError,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         StoreWrite,
         UnknownName,
         UnreadableImage,
+        WorkerLost,
     )
     from featstore.exporting import export
     from featstore.extraction import extract, plan
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from featstore.removing import Collected
     from featstore.repairing import Repair, repair
     from featstore.splits import Samples, Shift, Split, holdout_rows, per_class_rows, versioned
+    from featstore.stages import Report
     from featstore.store import Entry, Store, create_store, open_store
     from featstore.units import Chain
     from featstore.verifying import Problem
@@ -52,9 +56,11 @@ __all__ = [
     "BadLabels",
     "Chain",
     "Check",
+    "ClusterFailed",
     "Collected",
     "CorruptChunk",
     "DomainShift",
+    "Engine",
     "Entry",
     "FeatstoreError",
     "FeatureMatrix",
@@ -69,6 +75,7 @@ __all__ = [
     "Problem",
     "Recheck",
     "Repair",
+    "Report",
     "Samples",
     "Shift",
     "Split",
@@ -78,6 +85,7 @@ __all__ = [
     "StoreWrite",
     "UnknownName",
     "UnreadableImage",
+    "WorkerLost",
     "channel_axis",
     "check_split",
     "create_store",
@@ -101,8 +109,9 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "Ambiguous", "BadInput", "BadLabels", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingData", "MissingExtra",
-    "NotStored", "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
+    "Ambiguous", "BadInput", "BadLabels", "ClusterFailed", "CorruptChunk", "FeatstoreError", "IdentityError", "MissingData",
+    "MissingExtra", "NotStored", "StoreBusy", "StoreFormat", "StoreWrite", "UnknownName", "UnreadableImage",
+    "WorkerLost",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "errors"),
@@ -115,6 +124,8 @@ _HOMES = {
     **dict.fromkeys(("Merged", "merge"), "merging"),
     "Chain": "units",
     "Collected": "removing",
+    "Engine": "engine",
+    "Report": "stages",
     "export": "exporting",
     **dict.fromkeys(("Recheck", "recheck"), "rechecking"),
     **dict.fromkeys(("Repair", "repair"), "repairing"),

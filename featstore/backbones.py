@@ -8,8 +8,9 @@ or from a module. What it reads it never executes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,9 +94,20 @@ class Backbone:
         said = {"architecture": self.chain.architecture, "units": self.units, "shapes": list(self.shapes.values())}
         return f"{self.granularity}:{digest_of(said)}"
 
+    def decoded_by(self, decoder: str) -> Backbone:
+        """Return the same network for images decoded otherwise, ``"pil"`` or ``"nvjpeg"``: part of the identity of its features."""
+        return replace(self, preprocessing=self.preprocessing.decoded_by(decoder))
+
     def example(self, n: int = 1) -> torch.Tensor:
         """Return (n, c, h, w) float32 of the size that the network takes, always the same."""
         return _example(self.preprocessing, n)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process cuts the network into units anew, on the CPU, and so proves that they are the same."""
+        module = self.module
+        if any(tensor.device.type != "cpu" for tensor in module.parameters()):
+            module = copy.deepcopy(module).cpu()
+        return _recut, (self.name, module, self.preprocessing, self.weights, self.granularity, self.version)
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, weights={self.weights!r}, units={', '.join(self.units)})"
@@ -165,6 +177,20 @@ def load_backbone(
     source = f"file {Path(path).name}" if path is not None else found.weights
     chain = _cut(found, module, known, fine=units == "fine", version=version)
     return Backbone(found.name, module, known, source, chain, units, version)
+
+
+def _recut(
+    name: str,
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    weights: str,
+    granularity: Granularity,
+    version: str | None,
+) -> Backbone:
+    from featstore.units import cut
+
+    chain = cut(module, _example(preprocessing, 1), fine=granularity == "fine")
+    return Backbone(name, module, preprocessing, weights, chain, granularity, version)
 
 
 @dataclass(frozen=True)

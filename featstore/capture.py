@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from featstore.compiled import CompiledChain
     from featstore.poolings import Pooling
+    from featstore.stages import Clock
     from featstore.units import Chain
 
 __all__ = ["capture"]
 
 
 def capture(
-    chain: Chain, x: torch.Tensor, wanted: Collection[tuple[str, Pooling]], axes: Mapping[str, int]
+    chain: Chain | CompiledChain,
+    x: torch.Tensor,
+    wanted: Collection[tuple[str, Pooling]],
+    axes: Mapping[str, int],
+    clock: Clock | None = None,
 ) -> dict[tuple[str, str], torch.Tensor]:
     """Return the pooled outputs of some units from one forward pass, which ends after the last of them.
 
@@ -28,6 +35,8 @@ def capture(
         Units, each with one pooling or with several.
     axes : mapping
         Unit -> axis of its channels, not counting the batch axis; see `featstore.poolings.channel_axis`.
+    clock : Clock or None
+        Measures the stage "pool", inside the stage "forward".
 
     Returns
     -------
@@ -42,8 +51,9 @@ def capture(
         of_unit.setdefault(unit, []).append(pooling)
 
     def keep(unit: str, output: torch.Tensor) -> None:
-        for pooling in of_unit[unit]:
-            pooled[unit, pooling.name] = pooling(output, axes[unit])
+        with nullcontext() if clock is None else clock("pool", "forward"):
+            for pooling in of_unit[unit]:
+                pooled[unit, pooling.name] = pooling(output, axes[unit])
 
     with torch.no_grad():
         chain.visit(x, of_unit, keep)

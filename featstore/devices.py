@@ -19,8 +19,11 @@ __all__ = [
     "arithmetic",
     "base_precision",
     "checked_device",
+    "device_name",
     "is_deterministic",
     "keyed_precision",
+    "memory_errors",
+    "named_device",
     "on_device",
     "repeatable",
 ]
@@ -44,6 +47,16 @@ def is_deterministic(keyed: str) -> bool:
     return keyed.endswith(DETERMINISTIC)
 
 
+def named_device(device: str | torch.device) -> torch.device:
+    """Return the device of a name, whether it is there or not."""
+    import torch
+
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise BadInput(f"'{device}' is no device; write 'cpu', 'cuda', 'cuda:1', 'mps'.") from error
+
+
 def checked_device(device: str | torch.device) -> torch.device:
     """Return a device that is there; none is ever put in the place of another.
 
@@ -54,10 +67,7 @@ def checked_device(device: str | torch.device) -> torch.device:
     """
     import torch
 
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise BadInput(f"'{device}' is no device; write 'cpu', 'cuda', 'cuda:1', 'mps'.") from error
+    found = named_device(device)
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (found.index or 0) >= there.get(found.type, 0):
         names = [f"{kind}:{i}" if kind == "cuda" else kind for kind, n in there.items() for i in range(n)]
@@ -66,6 +76,13 @@ def checked_device(device: str | torch.device) -> torch.device:
             "these; another is not taken silently, for its numbers and its speed differ."
         )
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is, for people: ``"cpu"``, ``"NVIDIA H100 80GB HBM3"``."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager
@@ -116,6 +133,23 @@ def repeatable(wanted: bool) -> Iterator[None]:
     finally:
         backend.deterministic, backend.benchmark = before
         torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def memory_errors(batch_size: int) -> Iterator[None]:
+    """Turn what torch says where memory ends, of a device or of the machine, into one `BadInput`."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        said = (str(error).splitlines() or ["out of memory"])[0]
+        raise BadInput(
+            f"batches of {batch_size} images need more memory than there is ({said}); use a smaller batch_size (--batch-size), or "
+            "store fewer units at a time. What was written is kept, and the same call goes on there."
+        ) from error
 
 
 @contextmanager

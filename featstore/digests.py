@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,18 @@ from featstore.manifest import canonical_json
 if TYPE_CHECKING:
     from featstore.splits import Samples, Split
 
-__all__ = ["DigestCache", "SplitDigest", "content_digest", "digest_split", "ids_digest", "sample_digest"]
+__all__ = [
+    "DIGEST_BYTES",
+    "DigestCache",
+    "HashRows",
+    "Progress",
+    "SplitDigest",
+    "content_digest",
+    "digest_split",
+    "hash_here",
+    "ids_digest",
+    "sample_digest",
+]
 
 DIGEST_BYTES = 16
 RACY_S = 2.0
@@ -108,7 +119,7 @@ def sample_digest(sample: bytes | np.ndarray) -> bytes:
     return hashlib.sha256(sample).digest()[:DIGEST_BYTES]
 
 
-def digest_split(split: Split, cache: DigestCache | None = None, *, threads: int | None = None) -> SplitDigest:
+def digest_split(split: Split, cache: DigestCache | None = None, hash_rows: HashRows | None = None) -> SplitDigest:
     """Read every sample that the cache does not know, and return the digest of the split.
 
     Parameters
@@ -116,8 +127,8 @@ def digest_split(split: Split, cache: DigestCache | None = None, *, threads: int
     split : Split
     cache : DigestCache or None
         Asked first and told what was learnt; None reads everything.
-    threads : int or None
-        None takes the cores, at most 8.
+    hash_rows : callable or None
+        What reads the samples; None reads them here, in threads.
     """
     samples = split.samples
     seen_at = time.time()  # before the first stat: whatever is younger than that, less 2 s, is not kept
@@ -129,7 +140,7 @@ def digest_split(split: Split, cache: DigestCache | None = None, *, threads: int
         else (np.zeros((len(split), DIGEST_BYTES), np.uint8), np.zeros(len(split), bool))
     )
     missing = np.flatnonzero(~known)
-    _hash_rows(samples, missing, rows, _Progress(split.name, len(missing)), threads)
+    (hash_rows or hash_here)(samples, missing, rows, Progress(split.name, len(missing)))
     if cache and len(missing):
         cache.remember(keys[missing], stats[missing], rows[missing], seen_at)
     if split.transforms:
@@ -160,9 +171,7 @@ def described(transform: Any) -> dict[str, Any]:
     return said
 
 
-def _hash_rows(
-    samples: Samples, missing: np.ndarray, rows: np.ndarray, progress: _Progress, threads: int | None
-) -> None:
+def hash_here(samples: Samples, missing: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
     """Fill `rows[missing]`, a group of samples per task, so that threads are not busier with queues than with hashing."""
 
     def hash_group(group: np.ndarray) -> int:
@@ -171,8 +180,7 @@ def _hash_rows(
         return len(group)
 
     groups = [missing[a : a + GROUP] for a in range(0, len(missing), GROUP)]
-    threads = min(threads or os.cpu_count() or 1, MAX_THREADS)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         try:
             for n_done in pool.map(hash_group, groups):
                 progress.add(n_done)
@@ -200,7 +208,7 @@ def _stat_of(samples: Samples, i: int) -> tuple[int, ...]:
     return (-1,) * N_STAT if stat is None else (tuple(stat) + (0,) * N_STAT)[:N_STAT]
 
 
-class _Progress:
+class Progress:
     """One line on stderr, from the third second on."""
 
     def __init__(self, name: str, n: int) -> None:
@@ -221,6 +229,10 @@ class _Progress:
     def end(self) -> None:
         if self.shown:
             print(file=sys.stderr, flush=True)
+
+
+HashRows = Callable[["Samples", np.ndarray, np.ndarray, Progress], None]
+"""(samples, rows to read, digests of all rows to fill, progress): see `hash_here`."""
 
 
 class DigestCache:

@@ -13,6 +13,8 @@ FeatstoreError
 ├── StoreBusy                       another process is writing the same pass
 ├── StoreFormat                     not a store, or one of a newer format
 ├── StoreWrite                      the disk is full, the folder is read-only
+├── WorkerLost                      a process that decodes images was killed
+├── ClusterFailed                   a Dask cluster that does not answer, cannot do what is asked, or was lost
 └── MissingExtra                    an optional library is not installed
 
 A message is a sentence: what is wrong with both values, why it matters, what to do.
@@ -28,6 +30,7 @@ __all__ = [
     "Ambiguous",
     "BadInput",
     "BadLabels",
+    "ClusterFailed",
     "CorruptChunk",
     "FeatstoreError",
     "IdentityError",
@@ -39,6 +42,7 @@ __all__ = [
     "StoreWrite",
     "UnknownName",
     "UnreadableImage",
+    "WorkerLost",
 ]
 
 N_NEAREST = 5
@@ -164,6 +168,14 @@ class StoreFormat(FeatstoreError):
 
 class StoreWrite(FeatstoreError):
     """The store could not be written: the disk is full, the folder is read-only. What was stored before is still good."""
+
+
+class WorkerLost(FeatstoreError):
+    """A process that decodes images was killed, or could not start. What was stored until then is kept."""
+
+
+class ClusterFailed(FeatstoreError):
+    """A Dask cluster that does not answer, cannot do what is asked, or was lost. What was written until then is kept."""
 
 
 class MissingExtra(FeatstoreError):

@@ -1,35 +1,39 @@
 """Extraction: run a network once over the images of some splits, and keep what every unit says.
 
-`planning.plan` decides what is missing; `extract` carries it out block by block. A block is decoded and preprocessed
-by threads, goes through the network in batches, and is handed to the store whole; what is killed in between loses at
-most a block. Batches begin with their block, so that a resumed run forms the same ones.
+`planning.plan` decides what is missing; `extract` carries it out block by block. A block goes through the network in batches
+(`featstore.forwarding`) and is handed to the store whole; what is killed in between loses at most a block. Batches begin with their
+block, so that a resumed run forms the same ones.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featstore.bfloat import BFLOAT16_MAX, narrow
-from featstore.capture import capture
 from featstore.chunks import stored_dtype
 from featstore.deriving import pooled_from_maps
-from featstore.devices import arithmetic, checked_device, on_device, repeatable
+from featstore.devices import arithmetic, checked_device, device_name, memory_errors, named_device
+from featstore.engine import Engine
 from featstore.errors import BadInput, StoreBusy, StoreWrite
-from featstore.loading import default_workers, load_batches
+from featstore.forwarding import forward, roofline_of
+from featstore.jpegs import check_decoder
 from featstore.planning import Plan, SplitPlan, channel_axes, plan
 from featstore.poolings import PoolingLike, as_poolings
-from featstore.progress import bar, say
+from featstore.progress import Bar, bar, say
+from featstore.stages import Report, Stages
 
 if TYPE_CHECKING:
     import torch
+    from distributed import Client
 
     from featstore.backbones import Backbone
+    from featstore.distributed import Cluster
     from featstore.manifest import ArrayKey
     from featstore.splits import Split
     from featstore.store import Store
@@ -38,9 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "SplitPlan", "extract", "plan"]
 
 FLOAT16_MAX = 65504.0
-
-AHEAD = 3
-"""Batches that are prepared while a GPU works on one."""
 
 
 def extract(
@@ -60,6 +61,9 @@ def extract(
     repair: bool = False,
     block_rows: int | None = None,
     progress: bool = True,
+    client: Client | str | None = None,
+    engine: Engine | None = None,
+    report: Callable[[Report], object] | None = None,
 ) -> Store:
     """Compute the features that a store lacks, and return the store.
 
@@ -102,6 +106,14 @@ def extract(
         Rows that are computed and written together; None lets the store choose.
     progress : bool
         Show it on stderr.
+    client : distributed.Client, str or None
+        A Dask cluster, or the address of its scheduler, whose workers compute the blocks, each on `device` as it sees it; the
+        bytes are those of an extraction here on the same kind of device. What `skip_unreadable` decodes beforehand is decoded
+        here. See `featstore.distributed`.
+    engine : Engine or None
+        How the network is run: what changes the speed, and rounding at most. None is ``Engine()``.
+    report : callable or None
+        Is given a `Report` for every split of which something was computed: what its stages took, and which was the slowest.
 
     Raises
     ------
@@ -111,36 +123,52 @@ def extract(
         If a feature is not finite, or too large for float16; names the unit and the images. If the device is not there.
     StoreWrite
         If the disk is full or the folder read-only; what was written before is kept.
+    ClusterFailed
+        If the cluster does not answer, cannot compute what is asked, or is lost; what was written before is kept.
     """
+    from featstore.distributed import Cluster
+    from featstore.splits import Split
     from featstore.store import Store, create_store
 
-    where = checked_device(device)
     for name, value in (("batch_size", batch_size), ("workers", workers), ("block_rows", block_rows)):
         if value is not None and value < 1:
             raise BadInput(f"{name} is {value}; it must be at least 1.")
-    with arithmetic(precision, where):
-        pass  # refuse what the device cannot do before anything is read
+    where = named_device(device) if client is not None else checked_device(device)
+    if client is None:
+        with arithmetic(precision, where):
+            pass  # refuse what the device cannot do before anything is read
+        check_decoder(backbone.preprocessing, where)
+    engine = engine or Engine()
+    engine.check(backbone.chain, deterministic=deterministic)
     store = root if isinstance(root, Store) else create_store(root)
-    made = plan(
-        backbone,
-        splits,
-        store,
-        units=units,
-        pool=pool,
-        dtype=dtype,
-        precision=precision,
-        deterministic=deterministic,
-        skip_unreadable=skip_unreadable,
-    )
-    run = _Run(backbone, where, precision, pool, batch_size, workers or default_workers(), progress, deterministic)
-    for part in made.parts:
-        for name, why in part.skipped.items():
-            say(f"left out {name}: {why}")
-        _extract_split(run, store, part, repair=repair, block_rows=block_rows)
+    with Cluster(client) if client is not None else nullcontext() as cluster:
+        if cluster is not None:
+            for split in [splits] if isinstance(splits, Split) else splits:
+                cluster.digest(split, store.digest_cache)
+        made = plan(
+            backbone,
+            splits,
+            store,
+            units=units,
+            pool=pool,
+            dtype=dtype,
+            precision=precision,
+            deterministic=deterministic,
+            skip_unreadable=skip_unreadable,
+        )
+        if cluster is not None and not made.is_done:
+            cluster.connect()
+        run = Run(backbone, where, precision, pool, batch_size, workers, progress, deterministic, engine)
+        for part in made.parts:
+            for name, why in part.skipped.items():
+                say(f"left out {name}: {why}")
+            took = _extract_split(run, store, part, cluster, repair=repair, block_rows=block_rows)
+            if took is not None and report is not None:
+                report(took)
     return store
 
 
-class _Run:
+class Run:
     """What stays the same for all splits of one call of `extract`."""
 
     def __init__(
@@ -150,52 +178,49 @@ class _Run:
         precision: str,
         pool: PoolingLike | Sequence[PoolingLike],
         batch_size: int,
-        workers: int,
+        workers: int | None,
         progress: bool,
         deterministic: bool = False,
+        engine: Engine | None = None,
     ) -> None:
-        self.deterministic = deterministic
+        self.deterministic, self.engine = deterministic, engine or Engine()
         self.backbone, self.device, self.precision = backbone, device, precision
         self.poolings = {pooling.name: pooling for pooling in as_poolings(pool)}
         self.axes = channel_axes(backbone)
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
 
-    def features(self, pixels: np.ndarray, keys: Sequence[ArrayKey]) -> dict[tuple[str, str], torch.Tensor]:
-        """Return (unit, pooling) -> (n, …) float32 on the CPU for (n, h, w, c) uint8."""
-        import torch
+    def made_by(self) -> dict[str, Any]:
+        """Return what computes here, for the provenance."""
+        return {"device": device_name(self.device), "versions": versions()}
 
-        x = self.backbone.preprocessing.normalize(torch.from_numpy(pixels).to(self.device))
-        wanted = [(key.unit, self.poolings[key.pool]) for key in keys]
-        if not self.deterministic:
-            found = capture(self.backbone.chain, x, wanted, self.axes)
-            return {which: value.cpu() for which, value in found.items()}
-        # Libraries choose their algorithms, and with them the order of sums, by the shape of the whole batch.
-        alone = [capture(self.backbone.chain, x[i : i + 1], wanted, self.axes) for i in range(len(x))]
-        return {which: torch.cat([one[which] for one in alone]).cpu() for which in alone[0]}
-
-    def provenance(self, part: SplitPlan) -> dict[str, Any]:
+    def provenance(self, part: SplitPlan, made_by: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same
         command."""
-        import PIL
-        import torch
-
-        import featstore
-
         said: dict[str, Any] = {
             "units": list(self.backbone.units),
             "weights": self.backbone.weights,
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
             "batch_size": self.batch_size,
-            "versions": {
-                "featstore": getattr(featstore, "__version__", None) or _version("featprobe"),
-                "torch": str(torch.__version__),
-                "pillow": PIL.__version__,
-                "numpy": np.__version__,
-            },
+            **made_by,
+            **self.engine.provenance(),
         }
         if part.skipped:
             said["skipped"] = dict(part.skipped)
         return said
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of what decides about the numbers."""
+    import PIL
+    import torch
+
+    import featstore
+
+    return {
+        "featstore": getattr(featstore, "__version__", None) or _version("featprobe"),
+        "torch": str(torch.__version__),
+        "pillow": PIL.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def _version(distribution: str) -> str | None:
@@ -207,19 +232,26 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, block_rows: int | None) -> None:
-    """Compute what the store lacks of one split, as the one writer of its pass."""
+def _extract_split(
+    run: Run, store: Store, part: SplitPlan, cluster: Cluster | None, *, repair: bool, block_rows: int | None
+) -> Report | None:
+    """Compute what the store lacks of one split, as the one writer of its pass; return what it took, None for nothing."""
     nothing_to_do = not part.missing and not repair
     try:
         # a complete pass is entered, too: its labels may be new, and files cut short are found by their size
-        with store.writing(part.key, part.split, run.provenance(part), timeout=0 if nothing_to_do else None) as session:
+        with store.writing(part.key, part.split, {}, timeout=0 if nothing_to_do else None) as session:
+            if cluster is not None:
+                session.read_back = cluster.read_back
             session.begin(part.arrays, block_rows, repair=repair)
             if session.n_damaged:
                 say(f"{session.n_damaged} damaged chunks of '{part.split.name}' are computed again")
             if session.arrays:
-                _compute(run, part, session, store)
+                made_by = run.made_by() if cluster is None else cluster.made_by(run)
+                session.provenance = run.provenance(part, made_by)
+                with memory_errors(run.batch_size):
+                    took = _compute(run, part, session, store, cluster)
                 session.commit()
-                return
+                return took
     except (StoreBusy, StoreWrite):
         if not nothing_to_do:
             raise  # else somebody adds other units, or the store is read-only: what is wanted is there all the same
@@ -228,63 +260,82 @@ def _extract_split(run: _Run, store: Store, part: SplitPlan, *, repair: bool, bl
             f"nothing to extract: {len(part.arrays)} units of '{part.split.name}' ({len(part.split):,} images) "
             f"are complete in {store.root}"
         )
+    return None
 
 
-def _compute(run: _Run, part: SplitPlan, session: Session, store: Store) -> None:
-    """Compute the blocks that are missing, and hand each to the store."""
+def _compute(run: Run, part: SplitPlan, session: Session, store: Store, cluster: Cluster | None) -> Report:
+    """Compute the blocks that are missing, hand each to the store, and return what it took."""
     blocks = session.missing_blocks()
-    batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
-    maps = part.maps if all(key in part.maps for key in session.arrays) else None  # else something stored was damaged
     n_missing = sum(len(block) for block in blocks)
     if run.progress:
         resumed = f", {len(part.split) - n_missing:,} are there already" if n_missing < len(part.split) else ""
         what = ", ".join(dict.fromkeys(key.unit for key in session.arrays))
-        how = f"through {run.backbone.name} for {what}" if maps is None else f"of {what}, pooled from stored maps"
+        pooled = _maps(part, session.arrays) is not None
+        how = f"of {what}, pooled from stored maps" if pooled else f"through {run.backbone.name} for {what}"
         say(f"'{part.split.name}': {n_missing:,} images {how}{resumed}")
+    peaks: tuple[float, float] | None = None
+    if run.engine.roofline and cluster is None and _maps(part, session.arrays) is None:
+        peaks = roofline_of(run, session.arrays)
+    stages = Stages()
     begun = time.monotonic()
+    with bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown:
+        if cluster is not None:
+            cluster.compute(run, part, session, shown)
+        else:
+            session.count(stages)
+            computed = blocks_of(run, part, session.arrays, blocks, store, shown, stages)
+            with closing(computed):
+                for block, features in computed:
+                    session.write(block, features, wait=False)
+            session.drain()
+    took = Report(
+        part.split.name,
+        n_missing,
+        time.monotonic() - begun,
+        {} if cluster is not None else stages.seconds,
+        stages.waiting_s,
+        *(peaks or (None, None)),
+    )
+    if run.progress:
+        say(str(took))
+    return took
+
+
+def _maps(part: SplitPlan, keys: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayKey] | None:
+    """Return the stored maps that arrays are pooled from; None where the network runs."""
+    # not all of them may be in the plan: something stored was damaged
+    return {key: part.maps[key] for key in keys} if all(key in part.maps for key in keys) else None
+
+
+def blocks_of(
+    run: Run,
+    part: SplitPlan,
+    keys: Sequence[ArrayKey],
+    blocks: Sequence[Block],
+    store: Store,
+    shown: Bar,
+    stages: Stages | None = None,
+) -> Generator[tuple[Block, dict[ArrayKey, np.ndarray]]]:
+    """Yield blocks, in order, and what is stored of each, (rows, …) of the stored dtype for every key."""
+    batches = [(block, rows) for block in blocks for rows in _batches(block, run.batch_size)]
     ordered = [rows for _, rows in batches]
+    maps = _maps(part, keys)
     if maps is None:
-        computed = _forward(run, part, session.arrays, ordered)
+        computed = forward(run, part.split, keys, ordered, stages or Stages())
     else:
-        wanted = {key: maps[key] for key in session.arrays}
-        computed = pooled_from_maps(store, wanted, run.poolings, run.axes, ordered)
-    with (
-        bar(len(part.split), part.split.name, done=len(part.split) - n_missing, shown=run.progress) as shown,
-        closing(computed),
-    ):
+        computed = pooled_from_maps(store, maps, run.poolings, run.axes, ordered)
+    with closing(computed):
         gathered: dict[ArrayKey, np.ndarray] = {}
         for (block, _), (rows, features) in zip(batches, computed, strict=True):
             if rows.start == block.start:
                 # new arrays for every block: the store writes those of the last one while this one is computed
-                gathered = {key: np.empty((len(block), *key.shape), stored_dtype(key.dtype)) for key in session.arrays}
+                gathered = {key: np.empty((len(block), *key.shape), stored_dtype(key.dtype)) for key in keys}
             for key, out in gathered.items():
                 values = _checked(features[key.unit, key.pool], key, part.split, rows)
                 out[rows.start - block.start : rows.stop - block.start] = values
-            if rows.stop == block.stop:
-                session.write(block, gathered, wait=False)
             shown.update(len(rows))
-    seconds = time.monotonic() - begun
-    if run.progress:
-        rate = n_missing / max(seconds, 1e-9)
-        say(f"'{part.split.name}': {n_missing:,} images in {seconds:.1f} s, {rate:,.0f} images/s")
-
-
-def _forward(
-    run: _Run, part: SplitPlan, keys: Sequence[ArrayKey], batches: Sequence[range]
-) -> Generator[tuple[range, dict[tuple[str, str], torch.Tensor]]]:
-    """Yield the rows of each batch and what the network says of them; see `_Run.features`."""
-    # Where the network runs on the same cores, decoding meanwhile gains nothing, and takes cores away in the middle of parallel
-    # sections whose other threads then wait: one run on two busy cores was three times slower.
-    ahead = 0 if run.device.type == "cpu" else AHEAD
-    loaded = load_batches(part.split, run.backbone.preprocessing, batches, workers=run.workers, ahead=ahead)
-    with (
-        on_device(run.backbone.chain, run.device),
-        arithmetic(run.precision, run.device),
-        repeatable(run.deterministic),
-        closing(loaded),
-    ):
-        for rows, pixels in loaded:
-            yield rows, run.features(pixels, keys)
+            if rows.stop == block.stop:
+                yield block, gathered
 
 
 def _batches(block: Block, size: int) -> Iterator[range]:

@@ -21,21 +21,24 @@ The rule
 4. A plain ``Sequential`` of layers (VGG, AlexNet) is cut after each of its pooling layers; fine: after each weighted
    layer.
 5. Fine: stages give way to their blocks.
-6. A module whose end is not a cut (two tensors flow on) joins the next. So NASNet-A and PNASNet, every cell of which reads
-   the two before it, are four units, all cells being one of them; so are the layers of a dense block. A unit that takes and
-   gives one tensor is worth more than finer cuts of these: it can be stored, and trained from what is stored.
+6. A module whose end is not a cut (two tensors flow on) joins the next; so do the layers of a dense block.
+7. Cells, each of which reads the outputs of the two before it (NASNet-A, PNASNet), are units all the same, where at least
+   four of them stand side by side: after a cell a *pair* carries everything, its own output and that of one before it. What is
+   stored of such a unit is its own output; `Chain.run` passes the pair on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 __all__ = ["HEAD", "PENULTIMATE", "Boundary", "Outline", "choose_units"]
 
 HEAD = "head"
 PENULTIMATE = "penultimate"
 TRUNK_SHARE = 0.8
+MIN_CELLS = 4
+"""Fewer modules that pass a pair on are the beginning of a dense block, or of a branch that waits for the end."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class Outline:
     head_entry : int
         Position of the cut whose tensor the classifier reads; the last cut where there is no classifier.
     has_head : bool
+    pairs : mapping
+        Position at which a module ends -> position where the older of two tensors was made that carry everything there, and
+        shape of the module's own output, the newer.
     """
 
     spans: Mapping[str, tuple[int, int]]
@@ -67,6 +73,7 @@ class Outline:
     cuts: Mapping[int, tuple[int, ...]]
     head_entry: int
     has_head: bool
+    pairs: Mapping[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     def children(self, path: str) -> list[str]:
         """Return the weighted children of a module that run before the classifier, in order of execution."""
@@ -100,6 +107,7 @@ def choose_units(outline: Outline, *, fine: bool) -> list[Boundary]:
     fine : bool
         Cut stages into their blocks.
     """
+    outline = _with_cells(outline)
     groups = _stages(outline, "", fine)
     if fine:
         groups = [block for group in groups for block in _blocks(outline, group)]
@@ -110,6 +118,21 @@ def choose_units(outline: Outline, *, fine: bool) -> list[Boundary]:
         if position is not None and position < outline.head_entry:
             boundaries.append(Boundary(group, position))
     return [*_unique(boundaries), Boundary(PENULTIMATE, outline.head_entry)]
+
+
+def _with_cells(outline: Outline) -> Outline:
+    """Return the outline with cuts after cells: rule 7."""
+    cells: dict[str, dict[int, tuple[int, ...]]] = {}
+    for path, (_, at) in outline.spans.items():
+        older, shape = outline.pairs.get(at, (-1, ()))
+        if older < 0 or not outline.composite(path):
+            continue
+        parent = path.rpartition(".")[0]
+        before = sorted(outline.spans[p][1] for p in outline.children(parent) if outline.spans[p][1] < at)
+        if older in before[-2:]:
+            cells.setdefault(parent, {})[at] = shape
+    found = {at: shape for ends in cells.values() if len(ends) >= MIN_CELLS for at, shape in ends.items()}
+    return replace(outline, cuts=dict(sorted({**outline.cuts, **found}.items()))) if found else outline
 
 
 def _stages(outline: Outline, path: str, fine: bool) -> list[str]:

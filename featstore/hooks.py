@@ -66,7 +66,9 @@ class WatchedChain(Chain):
         super().__init__(module, shapes, tensors, (describe_module(module),), reason)
         self._places = places
 
-    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+    def run(
+        self, x: torch.Tensor | tuple[torch.Tensor, ...], first: str | None = None, last: str | None = None
+    ) -> torch.Tensor:
         start = 0 if first is None else self.index(first)
         stop = len(self.names) - 1 if last is None else self.index(last)
         if start == 0 and stop == len(self.names) - 1:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,20 @@ from featstore.errors import IdentityError, StoreBusy
 from featstore.files import atomic_write, write_errors
 from featstore.passes import PassFolder, read_json
 
-__all__ = ["locked"]
+__all__ = ["locked", "token_of"]
+
+HOLDER = ".holder"
+
+
+def token_of(folder: PassFolder) -> str | None:
+    """Return what tells this holder of a pass's lock from all others, on whatever machine it is read; None without one.
+
+    A file of a holder that was killed stays until the next one comes.
+    """
+    try:
+        return str(read_json(folder.path / HOLDER)["token"])
+    except (OSError, IdentityError, KeyError, TypeError):
+        return None
 
 
 @contextmanager
@@ -43,7 +57,7 @@ def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.path / ".lock")
-    holder = folder.path / ".holder"
+    holder = folder.path / HOLDER
     with write_errors(folder.root):
         try:
             lock.acquire(timeout=0)
@@ -63,7 +77,8 @@ def locked(folder: PassFolder, timeout: float | None) -> Iterator[None]:
     try:
         with write_errors(folder.root):
             since = time.strftime("%Y-%m-%d %H:%M:%S")
-            atomic_write(holder, [json.dumps({**_me(), "since": since}).encode()], durable=False)
+            said = {**_me(), "since": since, "token": uuid.uuid4().hex}
+            atomic_write(holder, [json.dumps(said).encode()], durable=False)
         yield
     finally:
         with suppress(OSError):  # the disk may have become read-only meanwhile

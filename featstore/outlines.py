@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from featstore.grouping import Outline
+from featstore.tracing import pairs_of
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +22,6 @@ ATTENTION = ("softmax", "scaled_dot_product_attention")
 
 def outline_of_graph(module: nn.Module, traced: Traced, example: torch.Tensor) -> Outline:
     """Return the outline of a traced network; runs it once on `example` to measure shapes."""
-    shapes = _shapes_at_cuts(module, traced, example)
-    cuts = {at: shapes[node] for at, node in traced.cuts.items()}
     runs: dict[str, list[int]] = {}
     owners: dict[str, set[str]] = {}
     for i, node in enumerate(traced.nodes):
@@ -43,9 +42,21 @@ def outline_of_graph(module: nn.Module, traced: Traced, example: torch.Tensor) -
                         owners.setdefault(p, set()).add(f"{path}.{name}")
     spans = {p: (min(at), max(at)) for p, at in runs.items() if p in owners}
     weights = {p: len(owners[p]) for p in spans}
+    ends = {last for _, last in spans.values()}
+    pairs = {at: older for at, (older, _) in pairs_of(traced).items() if at in ends and older in ends}
+    shapes = _measured(
+        traced, example, {*traced.cuts.values(), *(traced.nodes[at] for at in {*pairs, *pairs.values()})}
+    )
+    for at, node in list(traced.cuts.items()):
+        if not shapes[node]:  # a tuple or a number that carries everything is no unit's output
+            del traced.cuts[at]
+    cuts = {at: shapes[node] for at, node in traced.cuts.items()}
+    tensors = {at: (older, shapes[traced.nodes[at]]) for at, older in pairs.items() if shapes[traced.nodes[older]]}
+    tensors = {at: found for at, found in tensors.items() if found[1]}
     sequential, pools = tree_facts(module)
     entry, has_head = _head(module, traced, cuts)
-    return Outline(spans, weights, sequential, {p: runs[p][0] for p in pools if p in runs}, cuts, entry, has_head)
+    at_pools = {p: runs[p][0] for p in pools if p in runs}
+    return Outline(spans, weights, sequential, at_pools, cuts, entry, has_head, tensors)
 
 
 def ancestors(path: str) -> Iterable[str]:
@@ -96,11 +107,11 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, nn.Parameter) and value.ndim >= 2
 
 
-def _shapes_at_cuts(module: nn.Module, traced: Traced, example: torch.Tensor) -> dict[fx.Node, tuple[int, ...]]:
+def _measured(traced: Traced, example: torch.Tensor, wanted: set[fx.Node]) -> dict[fx.Node, tuple[int, ...]]:
+    """Return the shapes of some nodes' tensors; ``()`` of what is none."""
     import torch
     from torch import fx
 
-    wanted = set(traced.cuts.values())
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     class Measure(fx.Interpreter):
@@ -113,9 +124,6 @@ def _shapes_at_cuts(module: nn.Module, traced: Traced, example: torch.Tensor) ->
     whole = fx.GraphModule(traced.owned, traced.graph)
     with torch.no_grad():
         Measure(whole).run(example)
-    for at, node in list(traced.cuts.items()):
-        if not shapes[node]:  # a tuple or a number that carries everything is no unit's output
-            del traced.cuts[at]
     return shapes
 
 

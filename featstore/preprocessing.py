@@ -23,6 +23,7 @@ __all__ = ["INTERPOLATIONS", "Preprocessing"]
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 MODES = {"RGB": 3, "L": 1}
+DECODERS = ("pil", "nvjpeg")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Preprocessing:
         ``"RGB"`` or ``"L"``: what the image is converted to first.
     antialias : bool
         Always true: PIL's resize takes every pixel into account. Written down because resizing tensors need not.
+    decoder : str
+        ``"pil"``, or ``"nvjpeg"``: JPEG files are decoded, and all images resized, on a CUDA device (`featstore.jpegs`), which
+        gives other numbers.
 
     Examples
     --------
@@ -60,6 +64,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mode: str = "RGB"
     antialias: bool = True
+    decoder: str = "pil"
 
     def __post_init__(self) -> None:
         pairs = {"input_size": self.input_size, "crop": self.crop}
@@ -76,6 +81,8 @@ class Preprocessing:
             raise UnknownName("interpolation", self.interpolation, INTERPOLATIONS)
         if self.mode not in MODES:
             raise UnknownName("image mode", self.mode, MODES)
+        if self.decoder not in DECODERS:
+            raise UnknownName("decoder", self.decoder, DECODERS)
         if len(self.mean) != self.n_channels or len(self.std) != self.n_channels:
             raise BadInput(
                 f"mean has {len(self.mean)} and std {len(self.std)} values; images of mode {self.mode} have "
@@ -96,8 +103,14 @@ class Preprocessing:
         return MODES[self.mode]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as text and numbers: the part of a feature's identity that preprocessing is."""
-        return asdict(self)
+        """Return everything as text and numbers: the part of a feature's identity that preprocessing is.
+
+        PIL is not named, so that what was stored before there were other decoders is found.
+        """
+        said = asdict(self)
+        if self.decoder == "pil":
+            del said["decoder"]
+        return said
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preprocessing:
@@ -116,6 +129,10 @@ class Preprocessing:
         """
         return replace(self, resize=self.input_size, crop=None)
 
+    def decoded_by(self, decoder: str) -> Preprocessing:
+        """Return the same with another decoder."""
+        return replace(self, decoder=decoder)
+
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return an image resized and cropped: (h, w, c) uint8.
 
@@ -124,15 +141,18 @@ class Preprocessing:
         UnreadableImage
             If the image has no defined range of values (floating point).
         BadInput
-            If it does not come out at the network's input size.
+            If it does not come out at the network's input size, or another decoder is asked for than PIL.
         """
         from PIL import Image
 
-        image = _eight_bit(image)
-        if image.mode != self.mode:
-            image = image.convert(self.mode)
+        if self.decoder != "pil":
+            raise BadInput(
+                f"the preprocessing says decoder='{self.decoder}', which takes files, and an image is decoded already; extract "
+                "with it, or use decoded_by('pil')."
+            )
+        image = self._in_mode(image)
         if self.resize is not None:
-            height, width = self._resized(image.height, image.width)
+            height, width = self.resized_size(image.height, image.width)
             if (width, height) != image.size:
                 image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         if self.crop is not None:
@@ -142,14 +162,29 @@ class Preprocessing:
                 f"the image is {image.height} × {image.width} after preprocessing and the network takes "
                 f"{self.input_size[0]} × {self.input_size[1]}; give the preprocessing a resize and a crop."
             )
-        pixels = np.asarray(image)
-        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        return _with_channels(np.asarray(image))
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return (n, h, w, c) uint8 pixels as (n, c, h, w) float32, contiguous, on the same device."""
+    def eight_bit_pixels(self, image: Image.Image) -> np.ndarray:
+        """Return an image of any size in the mode that the network takes: (h, w, c) uint8.
+
+        Raises
+        ------
+        UnreadableImage
+            If the image has no defined range of values (floating point).
+        """
+        return _with_channels(np.array(self._in_mode(image)))
+
+    def _in_mode(self, image: Image.Image) -> Image.Image:
+        image = _eight_bit(image)
+        return image if image.mode == self.mode else image.convert(self.mode)
+
+    def normalize(self, pixels: torch.Tensor, *, channels_last: bool = False) -> torch.Tensor:
+        """Return (n, h, w, c) uint8 pixels as (n, c, h, w) float32 on the same device, contiguous or with channels last."""
         import torch
 
-        x = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255)
+        x = pixels.permute(0, 3, 1, 2)
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        x = x.contiguous(memory_format=order).to(torch.float32).div_(255)
         if any(self.mean):
             x.sub_(torch.tensor(self.mean, device=x.device).view(-1, 1, 1))
         if any(s != 1 for s in self.std):
@@ -162,13 +197,17 @@ class Preprocessing:
 
         return self.normalize(torch.from_numpy(self.pixels(image)[None].copy()))[0]
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (h, w) after the resize; the longer side is cut off as torchvision does it."""
         if not isinstance(self.resize, int):
             return self.resize or (height, width)
         if height <= width:
             return self.resize, int(self.resize * width / height)
         return int(self.resize * height / width), self.resize
+
+
+def _with_channels(pixels: np.ndarray) -> np.ndarray:
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from featstore.errors import BadInput, BadLabels, IdentityError, UnknownName, Un
 if TYPE_CHECKING:
     from PIL import Image
 
-    from featstore.digests import DigestCache, SplitDigest
+    from featstore.digests import DigestCache, HashRows, SplitDigest
 
 __all__ = ["DIFFICULT", "Samples", "Shift", "Split", "holdout_rows", "per_class_rows"]
 
@@ -210,13 +210,13 @@ class Split:
         """Return the name of class number `label`, or the number where classes have no names."""
         return self.classes[label] if 0 <= label < len(self.classes) else str(label)
 
-    def digest(self, cache: DigestCache | None = None) -> SplitDigest:
-        """Return what identifies ids and contents; computed once per Split object. See `featstore.digests`."""
+    def digest(self, cache: DigestCache | None = None, hash_rows: HashRows | None = None) -> SplitDigest:
+        """Return what identifies ids and contents; computed once per Split object. See `featstore.digests.digest_split`."""
         found: SplitDigest | None = self._known.get("digest")
         if found is None:
             from featstore.digests import digest_split
 
-            found = self._known["digest"] = digest_split(self, cache)
+            found = self._known["digest"] = digest_split(self, cache, hash_rows)
         return found
 
 
@@ -399,7 +399,9 @@ def decode(sample: bytes | np.ndarray, where: str) -> Image.Image:
     except Exception as error:  # decoders raise whatever they stumble over: struct.error, zlib.error, SyntaxError …
         # Pillow's words for the first name an object in memory
         unknown = (
-            f"its {len(sample)} bytes are of no known format" if isinstance(error, UnidentifiedImageError) else error
+            f"its {len(sample)} bytes are of no known format"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error).rstrip(".")
         )
         raise UnreadableImage(
             f"{where} does not decode to an image: {unknown}. Mend or remove it, or leave such images out with "

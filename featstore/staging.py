@@ -7,6 +7,7 @@ Progress is the files themselves. A chunk file appears by a rename, so that a ki
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from featstore.manifest import ArrayKey
 from featstore.passes import ARRAY, DATA, MANIFEST, Manifest, PassFolder, read_json, write_json
 from featstore.reading import in_threads
 
-__all__ = ["Block", "Staged", "reopen_damaged", "stage"]
+__all__ = ["Block", "ReadBack", "Staged", "crcs_of", "reopen_damaged", "stage"]
+
+ReadBack = Callable[[Path, Grid, Sequence[int]], dict[int, int | str]]
+"""How chunks are read, all bytes of them: see `crcs_of`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Staged:
         return any(k not in self.done for k in self.chunks_of(block))
 
 
-def stage(folder: PassFolder, key: ArrayKey, n: int, block_rows: int) -> Staged:
+def stage(folder: PassFolder, key: ArrayKey, n: int, block_rows: int, read_back: ReadBack | None = None) -> Staged:
     """Make the staging folder of an array of `n` rows, or take it over with what is good in it."""
     place = folder.staging_path(key.digest)
     data = place / DATA
@@ -85,7 +89,7 @@ def stage(folder: PassFolder, key: ArrayKey, n: int, block_rows: int) -> Staged:
     if not (data / zarrays.METADATA).exists() or zarrays.problems(data, key, grid):
         (data / zarrays.METADATA).unlink(missing_ok=True)
         zarrays.create(data, key, grid)
-    return Staged(key, data, grid, block_rows, _good_chunks(data, grid))
+    return Staged(key, data, grid, block_rows, _good_chunks(data, grid, read_back or crcs_of))
 
 
 def reopen_damaged(folder: PassFolder, key: ArrayKey, *, read_all: bool) -> int | None:
@@ -153,18 +157,29 @@ def _damaged(data: Path, manifest: Manifest, read_all: bool) -> list[int]:
     return sorted(bad)
 
 
-def _good_chunks(data: Path, grid: Grid) -> dict[int, int]:
+def crcs_of(data: Path, grid: Grid, numbers: Sequence[int]) -> dict[int, int | str]:
+    """Read whole chunks, and return the CRC of each, or in words what is wrong with it."""
+    found: dict[int, int | str] = {}
+
+    def look(k: int) -> None:
+        try:
+            found[k] = read_chunk(data / grid.name(k), grid)[0]
+        except BadChunk as error:
+            found[k] = str(error)
+
+    in_threads(look, numbers)
+    return found
+
+
+def _good_chunks(data: Path, grid: Grid, read_back: ReadBack) -> dict[int, int]:
     """Return the CRC of every chunk that is there and whole; delete everything else that lies around."""
     numbers = {grid.name(k): k for k in range(grid.n_chunks)}
-    good: dict[int, int] = {}
-
-    def look(path: Path) -> None:
-        try:
-            good[numbers[path.name]] = read_chunk(path, grid)[0]
-        except (KeyError, BadChunk):
-            path.unlink()
-
-    in_threads(look, [path for path in data.iterdir() if path.name != zarrays.METADATA])
+    there = [path.name for path in data.iterdir() if path.name != zarrays.METADATA]
+    found = read_back(data, grid, sorted(numbers[name] for name in there if name in numbers))
+    good = {k: crc for k, crc in found.items() if isinstance(crc, int)}
+    for name in there:
+        if numbers.get(name) not in good:
+            (data / name).unlink()
     return good
 
 

@@ -11,9 +11,11 @@ stochastic-depth *modules* are kept whole and still obey ``module.train()``.
 from __future__ import annotations
 
 import math
+import operator
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-__all__ = ["NotTraceable", "Traced", "cuts_of", "mutates_input", "part", "trace"]
+__all__ = ["NotTraceable", "Traced", "cuts_of", "mutates_input", "pairs_of", "part", "trace"]
 
 PREFIX = "net"
 """Attribute under which the traced network hangs while it is traced; see `_one_input`."""
@@ -98,7 +100,7 @@ def trace(module: nn.Module) -> Traced:
     import torch
 
     wrapper = _one_input(module)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _caches_kept(module):
         warnings.simplefilter(
             "ignore"
         )  # tracing through asserts and shape checks warns; none of it is the user's doing
@@ -118,6 +120,24 @@ def trace(module: nn.Module) -> Traced:
     owned = {str(n.target): _owned(wrapper, str(n.target)) for n in nodes if n.op in ("call_module", "get_attr")}
     paths = tuple(_path(node) for node in nodes)
     return Traced(graph, tuple(nodes), paths, varying, cuts_of(nodes, varying, output), result, owned)
+
+
+@contextmanager
+def _caches_kept(module: nn.Module) -> Iterator[None]:
+    """Put dictionaries that hang in a network back as they were: a forward that keeps tensors there (LeViT's attention biases)
+    would keep the tracer's stand-ins."""
+    found = [
+        (value, dict(value))
+        for m in module.modules()
+        for name, value in vars(m).items()
+        if type(value) is dict and not name.startswith("_")
+    ]
+    try:
+        yield
+    finally:
+        for value, before in found:
+            value.clear()
+            value.update(before)
 
 
 def _one_input(module: nn.Module) -> nn.Module:
@@ -175,7 +195,7 @@ def _tracer(root: nn.Module) -> fx.Tracer:
                 )
             return parameter_proxy_cache[name]
 
-    return Tracer(autowrap_modules=tuple(modules), autowrap_functions=tuple(functions))
+    return Tracer(autowrap_modules=cast("Any", tuple(modules)), autowrap_functions=tuple(functions))
 
 
 def _tensor_proxy(tracer: fx.Tracer, node: fx.Node, name: str, tensor: torch.Tensor) -> fx.Proxy:
@@ -216,45 +236,66 @@ def _varying(nodes: list[fx.Node]) -> tuple[bool, ...]:
 
 def cuts_of(nodes: Sequence[fx.Node], varying: Sequence[bool], output: fx.Node) -> dict[int, fx.Node]:
     """Return where one single tensor is all that later nodes need; see `Traced.cuts`."""
+    cuts: dict[int, fx.Node] = {}
+    seen: set[fx.Node] = set()
+    for i, alive in _alive_after(nodes, varying, output):
+        if len(alive) == 1 and nodes[i].op != "placeholder":
+            tensor = nodes[next(iter(alive))]
+            if tensor not in seen and tensor.op != "placeholder":
+                seen.add(tensor)
+                cuts[i] = tensor
+    return cuts
+
+
+def pairs_of(traced: Traced) -> dict[int, tuple[int, int]]:
+    """Return where two values are all that later nodes need: position -> positions where the older and the newer were made."""
+    output = next(iter(reversed(traced.graph.nodes)))
+    return {
+        i: (min(alive), i)
+        for i, alive in _alive_after(traced.nodes, traced.varying, output)
+        if len(alive) == 2 and max(alive) == i and traced.nodes[min(alive)].op != "placeholder"
+    }
+
+
+def _alive_after(
+    nodes: Sequence[fx.Node], varying: Sequence[bool], output: fx.Node
+) -> Iterator[tuple[int, frozenset[int]]]:
+    """Yield the position of every node that depends on the input, and those of all such nodes that later ones need."""
     where = {node: i for i, node in enumerate(nodes)}
     where[output] = len(nodes)
     last_use = [max((where[u] for u in node.users), default=-1) for node in nodes]
     alive: set[int] = set()
-    cuts: dict[int, fx.Node] = {}
-    seen: set[fx.Node] = set()
-    for i, node in enumerate(nodes):
+    for i in range(len(nodes)):
         if varying[i]:
             alive = {j for j in alive if last_use[j] > i}
             if last_use[i] > i:
                 alive.add(i)
-            if len(alive) == 1 and node.op != "placeholder":
-                tensor = nodes[next(iter(alive))]
-                if tensor not in seen and tensor.op != "placeholder":
-                    seen.add(tensor)
-                    cuts[i] = tensor
-    return cuts
+            yield i, frozenset(alive)
 
 
-def part(traced: Traced, start: int, stop: int, source: fx.Node | None, result: fx.Node) -> nn.Module:
+def part(
+    traced: Traced, start: int, stop: int, source: Sequence[fx.Node], result: fx.Node | tuple[fx.Node, ...]
+) -> nn.Module:
     """Return the module that computes `result` from `source` by the nodes `start` to `stop` (one past the last).
 
     Modules and parameters are those of the network itself, under their names there.
 
     Parameters
     ----------
-    source : torch.fx.Node or None
-        The tensor that is the input of the part; None for the network's own input.
-    result : torch.fx.Node
-        The tensor that the part returns.
+    source : sequence of torch.fx.Node
+        The tensors that the part takes: one, or several as a tuple. None of them: the part takes the network's own input.
+    result : torch.fx.Node or tuple of these
+        The tensor, or the tuple of tensors, that the part returns.
     """
     from torch import fx
 
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     entry = graph.placeholder("x")
-    for node in traced.nodes:
-        if node is source or (source is None and node.op == "placeholder"):
-            env[node] = entry
+    if len(source) > 1:
+        env.update({node: graph.call_function(operator.getitem, (entry, k)) for k, node in enumerate(source)})
+    else:
+        env.update(dict.fromkeys(source or [n for n in traced.nodes if n.op == "placeholder"], entry))
     constant = {node for node, varies in zip(traced.nodes, traced.varying, strict=True) if not varies}
 
     def copy(node: fx.Node) -> fx.Node:
@@ -270,7 +311,7 @@ def part(traced: Traced, start: int, stop: int, source: fx.Node | None, result: 
     for i in range(start, stop):
         if traced.varying[i] and traced.nodes[i].op != "placeholder":
             copy(traced.nodes[i])
-    graph.output(copy(result))
+    graph.output(fx.map_arg(result, copy))
     needed = {str(n.target): traced.owned[str(n.target)] for n in graph.nodes if n.op in ("call_module", "get_attr")}
     return fx.GraphModule(needed, graph, class_name="Unit")
 

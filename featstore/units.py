@@ -2,6 +2,9 @@
 
     N = head ∘ penultimate ∘ … ∘ layer1 ∘ conv1          chain.run(x, "layer1", "layer3")
 
+Where a network's cells read the two before them (NASNet-A, PNASNet), what flows from unit to unit is a pair of tensors, the
+output of an earlier unit and the unit's own; stored, and handed to poolings, is its own.
+
 Units share modules and parameters with the network they were cut from; the composition of all units equals the network
 bit for bit, which `cut` proves on one input before it returns. Networks whose forward cannot be written as a graph are
 watched by forward hooks instead: every unit's output can be taken, but parts cannot be run.
@@ -11,15 +14,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from featstore.errors import BadInput, UnknownName
 from featstore.grouping import HEAD, Boundary, Outline, choose_units
-from featstore.tracing import NotTraceable, Traced, mutates_input, part, trace
+from featstore.tracing import NotTraceable, Traced, mutates_input, pairs_of, part, trace
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import fx, nn
 
 __all__ = ["Chain", "GraphChain", "cut", "live_tensors"]
 
@@ -48,6 +51,9 @@ class Chain(ABC):
         What the network computes, line by line in text, without its weights.
     reason : str or None
         Why parts cannot be run alone; None where they can.
+    passed : dict
+        Name -> the two units whose outputs are passed on after it, the unit itself last; units that pass on their own output
+        alone, as nearly all do, are not in it.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Chain(ABC):
         tensors: Mapping[str, tuple[str, ...]],
         architecture: tuple[str, ...],
         reason: str | None = None,
+        passed: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         self.module = module
         self.names = tuple(shapes)
@@ -66,25 +73,35 @@ class Chain(ABC):
         self.unused = tuple(name for name in live_tensors(module) if name not in owned)
         self.architecture = architecture
         self.reason = reason
+        self.passed = dict(passed or {})
 
     @abstractmethod
-    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+    def run(
+        self, x: torch.Tensor | tuple[torch.Tensor, ...], first: str | None = None, last: str | None = None
+    ) -> torch.Tensor:
         """Return the output of unit `last`, given the input of unit `first`.
 
         Parameters
         ----------
         x : torch.Tensor
-            (n, …) input of `first`: images for the first unit, else the output of the unit before it. Not written to.
+            (n, …) input of `first`: images for the first unit, else the output of the unit before it; where that one is in
+            `passed`, the tuple of the two outputs. Not written to.
         first, last : str or None
             Names; None means the first and the last unit of the chain.
+
+        Returns
+        -------
+        torch.Tensor
+            (n, …); where `last` is in `passed`, the tuple of the two outputs, so that a run can go on from there.
 
         Raises
         ------
         UnknownName
             If there is no such unit.
         BadInput
-            If `last` comes before `first`, or the network cannot be run in parts, or `x` has another size than the units were
-            cut for, where they depend on it (`featstore.extents`).
+            If `last` comes before `first`, or the network cannot be run in parts, or `x` is one tensor where `first` takes two
+            or the other way round, or has another size than the units were cut for, where they depend on it
+            (`featstore.extents`).
         """
 
     @abstractmethod
@@ -97,6 +114,8 @@ class Chain(ABC):
     @abstractmethod
     def unit(self, name: str) -> nn.Module:
         """Return a unit as a module that shares the network's parameters, under the network's names.
+
+        It takes and returns what `run` does: a tuple of two tensors before and after units in `passed`.
 
         Raises
         ------
@@ -130,39 +149,52 @@ class GraphChain(Chain):
         units: Mapping[str, nn.Module],
         shapes: Mapping[str, tuple[int, ...]],
         architecture: tuple[str, ...],
+        *,
         size: tuple[int, ...] | None = None,
+        passed: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
-        super().__init__(module, shapes, _owned_tensors(module, units), architecture)
+        super().__init__(module, shapes, _owned_tensors(module, units), architecture, passed=passed)
         self._units = dict(units)
         self._size = size
         self._writes_input = {name: mutates_input(unit) for name, unit in self._units.items()}
 
-    def run(self, x: torch.Tensor, first: str | None = None, last: str | None = None) -> torch.Tensor:
+    def run(
+        self, x: torch.Tensor | tuple[torch.Tensor, ...], first: str | None = None, last: str | None = None
+    ) -> torch.Tensor:
         start = 0 if first is None else self.index(first)
         stop = len(self.names) - 1 if last is None else self.index(last)
         if stop < start:
             raise BadInput(f"unit '{last}' comes before '{first}': units run in the order {', '.join(self.names)}.")
-        self._check_size(x, start)
+        self._check_input(x, start)
         for name in self.names[start : stop + 1]:
             if name == self.names[start] and self._writes_input[name]:
-                x = x.clone()  # an in-place activation may come first, and the caller's tensor is not ours to write to
+                # an in-place activation may come first, and the caller's tensor is not ours to write to
+                x = tuple(t.clone() for t in x) if isinstance(x, tuple) else x.clone()
             x = self._units[name](x)
-        return x
+        return cast("torch.Tensor", x)
 
     def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
         last = max(self.index(name) for name in units)
-        self._check_size(x, 0)
+        self._check_input(x, 0)
         for name in self.names[: last + 1]:
             x = self._units[name](x)
             if name in units:
-                each(name, x)
+                each(name, x[-1] if name in self.passed else x)
 
     def unit(self, name: str) -> nn.Module:
         self.index(name)
         return self._units[name]
 
-    def _check_size(self, x: torch.Tensor, start: int) -> None:
-        if self._size is None:
+    def _check_input(self, x: torch.Tensor | tuple[torch.Tensor, ...], start: int) -> None:
+        before = self.names[start - 1] if start else ""
+        n_given, takes = len(x) if isinstance(x, tuple) else 1, self.passed.get(before, (before,))
+        if n_given != len(takes):
+            what = f"the output of {' and of '.join(takes)}" if start else "the images"
+            raise BadInput(
+                f"unit '{self.names[start]}' of {type(self.module).__name__} takes {what}, "
+                f"{'as a tuple of two tensors' if len(takes) == 2 else 'one tensor'}, and got {n_given}."
+            )
+        if self._size is None or isinstance(x, tuple):
             return
         expected = self.shapes[self.names[start - 1]] if start else self._size
         if tuple(x.shape[1:]) != expected:
@@ -230,16 +262,39 @@ def _cut_graph(module: nn.Module, traced: Traced, example: torch.Tensor, fine: b
     if outline.has_head:
         boundaries.append(Boundary(HEAD, len(traced.nodes) - 1))
     units: dict[str, nn.Module] = {}
-    start, source = 0, None
+    shapes: dict[str, tuple[int, ...]] = {}
+    passed: dict[str, tuple[str, str]] = {}
+    made_by: dict[fx.Node, str] = {}
+    start, source = 0, cast("tuple[fx.Node, ...]", ())
     for boundary in boundaries:
         is_last = boundary is boundaries[-1]
-        result = traced.result if is_last else traced.cuts[boundary.position]
         stop = len(traced.nodes) if is_last else boundary.position + 1
-        units[boundary.name] = part(traced, start, stop, source, result).eval()
-        start, source = stop, result
-    shapes = {b.name: outline.cuts.get(b.position, outline.cuts[max(outline.cuts)])[1:] for b in boundaries}
+        carried = (traced.result,) if is_last else _carried(traced, boundary.position)
+        units[boundary.name] = part(traced, start, stop, source, carried[0] if len(carried) == 1 else carried).eval()
+        shapes[boundary.name] = _shape(outline, boundary.position)
+        made_by[carried[-1]] = boundary.name
+        if len(carried) == 2:
+            if carried[0] not in made_by:
+                raise NotTraceable(f"after '{boundary.name}' a tensor is needed that no unit ends with.")
+            passed[boundary.name] = made_by[carried[0]], boundary.name
+        start, source = stop, carried
     size = tuple(example.shape[1:]) if is_sized else None
-    return GraphChain(module, units, shapes, tuple(graph_lines(traced, _digest_tensor)), size)
+    architecture = tuple(graph_lines(traced, _digest_tensor))
+    return GraphChain(module, units, shapes, architecture, size=size, passed=passed)
+
+
+def _carried(traced: Traced, position: int) -> tuple[fx.Node, ...]:
+    """Return the nodes whose tensors are all that is needed after a position."""
+    if position in traced.cuts:
+        return (traced.cuts[position],)
+    return tuple(traced.nodes[i] for i in pairs_of(traced)[position])
+
+
+def _shape(outline: Outline, position: int) -> tuple[int, ...]:
+    """Return the shape for one sample of what a unit says that ends at a position; the head's is that of the last cut."""
+    if position in outline.cuts:
+        return outline.cuts[position][1:]
+    return outline.pairs[position][1][1:] if position in outline.pairs else outline.cuts[max(outline.cuts)][1:]
 
 
 def _outlined(module: nn.Module, traced: Traced, example: torch.Tensor) -> tuple[Traced, Outline, bool]:

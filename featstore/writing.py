@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.chunks import default_block_rows, stored_dtype, write_chunk
-from featstore.errors import BadInput, IdentityError, NotStored
+from featstore.errors import BadInput, CorruptChunk, IdentityError, NotStored
 from featstore.files import flush_folder, remove_partials, write_errors
 from featstore.locking import locked
 from featstore.manifest import ArrayKey, PassKey
 from featstore.passes import MANIFEST, PLAIN_FORMAT, Manifest, PassFolder, Targets, read_json, write_json
 from featstore.progress import say
-from featstore.reading import StoredArray, in_threads
-from featstore.staging import Block, Staged, reopen_damaged, stage
+from featstore.staging import Block, ReadBack, Staged, crcs_of, reopen_damaged, stage
 
 if TYPE_CHECKING:
     from featstore.digests import SplitDigest
     from featstore.splits import Split
+    from featstore.stages import Stages
 
-__all__ = ["Block", "Described", "Session", "open_described", "open_session"]
+__all__ = ["Block", "BlockWriter", "Described", "Session", "open_described", "open_session"]
+
+N_WRITERS = min(os.cpu_count() or 1, 4)
 
 
 class Session:
@@ -45,6 +47,10 @@ class Session:
         The arrays that are being written, in the order of `begin`; complete ones are not among them.
     n_damaged : int
         Chunks that `begin` found missing, cut short or changed in arrays that had been complete.
+    provenance : dict
+        What is kept with the arrays of where they come from.
+    read_back : callable
+        How chunks are read when all of them are: `featstore.staging.crcs_of`, or the workers of a cluster.
     """
 
     def __init__(
@@ -52,16 +58,21 @@ class Session:
     ) -> None:
         self.folder, self.key = folder, key
         self.n_damaged = 0
-        self._provenance = dict(provenance)
+        self.read_back: ReadBack = crcs_of
+        self.provenance = dict(provenance)
         self._durable = durable
         self._staged: dict[ArrayKey, Staged] = {}
         self._block_rows = 1
-        self._pending: list[Future[None]] = []
-        self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="featstore-write")
+        self._writer = BlockWriter(folder.root, durable=durable)
 
     @property
     def arrays(self) -> tuple[ArrayKey, ...]:
         return tuple(self._staged)
+
+    @property
+    def staged(self) -> tuple[Staged, ...]:
+        """The arrays that are being written, with what is there of them."""
+        return tuple(self._staged.values())
 
     @property
     def block_rows(self) -> int:
@@ -97,7 +108,7 @@ class Session:
                 )
         if block_rows is not None and block_rows < 1:
             raise BadInput(f"a block of {block_rows} rows holds nothing; ask for at least 1.")
-        self._drain()
+        self._writer.drain()
         self.n_damaged, self._staged = 0, {}
         with write_errors(self.folder.root):
             damaged = {key: reopen_damaged(self.folder, key, read_all=repair) for key in arrays}
@@ -106,7 +117,7 @@ class Session:
                 return
             self.n_damaged = sum(damaged[key] or 0 for key in missing)
             rows = block_rows or default_block_rows([key.row_bytes for key in missing])
-            self._staged = {key: stage(self.folder, key, self.key.n, rows) for key in missing}
+            self._staged = {key: stage(self.folder, key, self.key.n, rows, self.read_back) for key in missing}
         # What an earlier writer began may have other blocks: the smallest number of rows that cuts none of them.
         self._block_rows = min(math.lcm(*(staged.block_rows for staged in self._staged.values())), self.key.n)
 
@@ -136,17 +147,33 @@ class Session:
         StoreWrite
             If the disk is full or the folder read-only; blocks written before are kept.
         """
-        self._drain()
-        wanted = [staged for staged in self._staged.values() if staged.lacks(block)]
-        checked = [(staged, self._checked_rows(staged.key, block, features)) for staged in wanted]
-        for staged, rows in checked:
-            for k in staged.chunks_of(block):
-                if k not in staged.done:
-                    first, last = staged.grid.rows(k)
-                    part = rows[first - block.start : last - block.start]
-                    self._pending.append(self._pool.submit(self._write_chunk, staged, k, part))
-        if wait:
-            self._drain()
+        self._writer.write(self.staged, block, features, wait=wait)
+
+    def count(self, stages: Stages) -> None:
+        """Tell `stages` from now on what writing takes."""
+        self._writer.stages = stages
+        stages.shared_by(N_WRITERS, "write")
+
+    def drain(self) -> None:
+        """Wait for what is being written.
+
+        Raises
+        ------
+        StoreWrite
+            See `write`.
+        """
+        self._writer.drain()
+
+    def adopt(self, written: Mapping[str, Mapping[int, int]]) -> None:
+        """Take note of chunks that another process has written where this session would have.
+
+        Parameters
+        ----------
+        written : mapping
+            Digest of an array -> number of every chunk -> its CRC.
+        """
+        for staged in self.staged:
+            staged.done.update(written.get(staged.key.digest, {}))
 
     def commit(self) -> None:
         """Read back what is staged, write the manifests, and move the arrays to where readers look.
@@ -158,7 +185,7 @@ class Session:
         CorruptChunk
             If what is read back is not what was written.
         """
-        self._drain()
+        self._writer.drain()
         missing = self.missing_blocks()
         if missing:
             raise NotStored(
@@ -176,45 +203,25 @@ class Session:
 
     def close(self) -> None:
         """Wait for what is being written; what is not committed stays staged."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _checked_rows(self, key: ArrayKey, block: Block, features: Mapping[ArrayKey, np.ndarray]) -> np.ndarray:
-        if key not in features:
-            raise BadInput(f"block {block.index} was written without unit '{key.unit}', which is being stored.")
-        rows, expected = features[key], (len(block), *key.shape)
-        if rows.shape != expected or rows.dtype != stored_dtype(key.dtype):
-            raise BadInput(
-                f"unit '{key.unit}' gave {rows.dtype} of shape {rows.shape} for rows {block.start} to {block.stop - 1}; "
-                f"{key.dtype} of shape {expected} was announced."
-            )
-        return np.ascontiguousarray(rows, stored_dtype(key.dtype))
-
-    def _write_chunk(self, staged: Staged, k: int, rows: np.ndarray) -> None:
-        path = staged.folder / staged.grid.name(k)
-        staged.done[k] = write_chunk(path, rows, staged.grid, durable=self._durable)
-
-    def _drain(self) -> None:
-        """Wait for the chunks on their way; of several errors the first is raised."""
-        pending, self._pending = self._pending, []
-        errors = [error for error in (future.exception() for future in pending) if error is not None]
-        if errors:
-            with write_errors(self.folder.root):
-                raise errors[0]
+        self._writer.close()
 
     def _commit(self, staged: Staged) -> None:
         key, grid, place = staged.key, staged.grid, self.folder.staging_path(staged.key.digest)
+        remove_partials(staged.folder)  # those of workers that were killed
         crcs = tuple(staged.done[k] for k in range(grid.n_chunks))
-        label = f"unit '{key.unit}' of {self.key.backbone}"
-        array = StoredArray(staged.folder, key, grid, crcs, self.folder.root, label)
-
-        def check(k: int) -> None:
-            reason = array.check(k)
-            if reason:
-                raise array.corrupt(k, reason)
-
-        in_threads(check, range(grid.n_chunks))
+        found = self.read_back(staged.folder, grid, range(grid.n_chunks))
+        for k, crc in enumerate(crcs):
+            if found[k] != crc:
+                (staged.folder / grid.name(k)).unlink(missing_ok=True)  # the next run computes it again
+                said = (
+                    found[k]
+                    if isinstance(found[k], str)
+                    else f"its file {grid.name(k)} holds other bytes than were written"
+                )
+                label = f"unit '{key.unit}' of {self.key.backbone}"
+                raise CorruptChunk(str(said), store=self.folder.root, array=label, rows=grid.rows(k))
         self._flush(staged.folder)
-        manifest = Manifest(key, grid.n, grid.chunk_rows, crcs, self._provenance)
+        manifest = Manifest(key, grid.n, grid.chunk_rows, crcs, self.provenance)
         write_json(place / MANIFEST, manifest.to_json())
         self._flush(place)
         target = self.folder.array_path(key.digest)
@@ -225,6 +232,69 @@ class Session:
     def _flush(self, folder: Path) -> None:
         if self._durable:
             flush_folder(folder)
+
+
+class BlockWriter:
+    """Writes blocks of staged arrays; the chunks of a block by a few threads.
+
+    Parameters
+    ----------
+    root : Path
+        Of the store, for messages.
+    durable : bool
+        Flush every file to the disk.
+    """
+
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
+        self._root, self._durable = root, durable
+        self.stages: Stages | None = None
+        self._pending: list[Future[None]] = []
+        self._pool = ThreadPoolExecutor(N_WRITERS, thread_name_prefix="featstore-write")
+
+    def write(
+        self, arrays: Sequence[Staged], block: Block, features: Mapping[ArrayKey, np.ndarray], *, wait: bool = True
+    ) -> None:
+        """Write one block of several arrays; see `Session.write`."""
+        self.drain()
+        wanted = [staged for staged in arrays if staged.lacks(block)]
+        checked = [(staged, _checked_rows(staged.key, block, features)) for staged in wanted]
+        for staged, rows in checked:
+            for k in staged.chunks_of(block):
+                if k not in staged.done:
+                    first, last = staged.grid.rows(k)
+                    part = rows[first - block.start : last - block.start]
+                    self._pending.append(self._pool.submit(self._write_chunk, staged, k, part))
+        if wait:
+            self.drain()
+
+    def drain(self) -> None:
+        """Wait for the chunks on their way; of several errors the first is raised."""
+        pending, self._pending = self._pending, []
+        errors = [error for error in (future.exception() for future in pending) if error is not None]
+        if errors:
+            with write_errors(self._root):
+                raise errors[0]
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _write_chunk(self, staged: Staged, k: int, rows: np.ndarray) -> None:
+        path = staged.folder / staged.grid.name(k)
+        with nullcontext() if self.stages is None else self.stages.timed("write"):
+            staged.done[k] = write_chunk(path, rows, staged.grid, durable=self._durable)
+
+
+def _checked_rows(key: ArrayKey, block: Block, features: Mapping[ArrayKey, np.ndarray]) -> np.ndarray:
+    if key not in features:
+        raise BadInput(f"block {block.index} was written without unit '{key.unit}', which is being stored.")
+    rows, expected = features[key], (len(block), *key.shape)
+    if rows.shape != expected or rows.dtype != stored_dtype(key.dtype):
+        raise BadInput(
+            f"unit '{key.unit}' gave {rows.dtype} of shape {rows.shape} for rows {block.start} to {block.stop - 1}; "
+            f"{key.dtype} of shape {expected} was announced."
+        )
+    return np.ascontiguousarray(rows, stored_dtype(key.dtype))
 
 
 @dataclass(frozen=True, eq=False)

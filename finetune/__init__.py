@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from finetune import grids
     from finetune.adapters import Colour, Geometry, ImageToImage
     from finetune.adapting import tune_adapter
+    from finetune.attaching import attach, export_onnx, export_torchscript, probe_layer
     from finetune.augmentation import Augmentation
     from finetune.auxiliary import Auxiliary
     from finetune.checkpoint import Row
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
     from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
+    from finetune.methods import Comparison, MethodRow, compare_methods
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
     from finetune.recipe import Recipe
@@ -54,6 +56,7 @@ __all__ = [
     "Auxiliary",
     "BadInput",
     "Colour",
+    "Comparison",
     "Constant",
     "CorruptRun",
     "Cosine",
@@ -68,6 +71,7 @@ __all__ = [
     "KeepBest",
     "KeepLast",
     "MacroF1AtThresholds",
+    "MethodRow",
     "MissingExtra",
     "OutOfMemory",
     "Recipe",
@@ -80,6 +84,10 @@ __all__ = [
     "StepDecay",
     "StopEarly",
     "TableRow",
+    "attach",
+    "compare_methods",
+    "export_onnx",
+    "export_torchscript",
     "flex_of",
     "flex_plan",
     "flex_tune",
@@ -89,6 +97,7 @@ __all__ = [
     "mean_average_precision",
     "open_run",
     "predict",
+    "probe_layer",
     "probe_then_tune",
     "retrieve",
     "search",
@@ -102,6 +111,7 @@ _ERRORS = (
     "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
 )  # fmt: skip
 _HOMES = {
+    **dict.fromkeys(("attach", "export_onnx", "export_torchscript", "probe_layer"), "attaching"),
     **dict.fromkeys(_ERRORS, "errors"),
     **dict.fromkeys(("KeepBest", "KeepLast", "StopEarly"), "keeping"),
     **dict.fromkeys(("SGD", "Adam", "AdamW"), "optimizers"),
@@ -111,6 +121,7 @@ _HOMES = {
     "predict": "predicting",
     **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
     "Cost": "cost",
+    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
     **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),

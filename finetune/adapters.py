@@ -240,7 +240,8 @@ def _pixelwise(asked: Colour, n_channels: int) -> nn.Module:
         def forward(self, pixels: Tensor) -> Tensor:
             if asked.is_squashed:
                 x = 2 * pixels - 1
-                return (self.out(self.hidden(x).tanh()) if asked.n_hidden else 2.7 * self.out(x)).sigmoid()
+                x = self.out(self.hidden(x).tanh()) if asked.n_hidden else 2.7 * self.out(x)
+                return x.sigmoid()
             found: Tensor = pixels + self.out(self.hidden(pixels).tanh()) if asked.n_hidden else self.out(pixels)
             return found
 

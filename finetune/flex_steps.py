@@ -56,9 +56,7 @@ class SharedImages(Asked):
 def shared(asked: Asked) -> SharedImages:
     """What is asked, without the test split."""
     splits = {name: split for name, split in asked.splits.items() if name != "test"}
-    return SharedImages(
-        splits, asked.recipe, asked.metric, asked.head_rows, asked.device, asked.progress, asked.workers
-    )
+    return SharedImages(**{**vars(asked), "splits": splits})
 
 
 @dataclass(eq=False)
@@ -258,6 +256,7 @@ class Steps:
 
         began, asked = time.monotonic(), self.asked_with_test
         on_val = run.predictions["val"]
+        assert on_val.scores is not None  # a run keeps its logits
         predictions, scores = {"val": replace(on_val, name=model)}, {"val": run.scores["val"]}
         if "test" in asked.splits:
             split, labels = asked.splits["test"], asked.labels("test")
@@ -301,7 +300,7 @@ class Steps:
         phases["inputs"] = Spent(sum(one["seconds"] for one in made), 0.0, passes, 0)
         phases |= {"selection": self._selection, "test": tested}
         n_units = sum(candidate.is_part and len(candidate.units) == 1 for candidate in self.candidates)
-        stored = sum(one["n_bytes"] for one in made)
+        stored = sum(int(one["n_bytes"]) for one in made)
         return cost_of(n_units, phases, stored, all_is_one_epoch=ONE_EPOCH in self.runs)
 
     def _training(self, candidate: Candidate, run: Run) -> Spent:

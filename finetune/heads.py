@@ -130,8 +130,10 @@ def _linear_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]
     """Path, weight ``(k, d)`` and bias ``(k,)`` of the layer that the head unit is, if it is one: measured."""
     import torch
 
-    if "head" not in backbone.units or backbone.chain.reason is not None:
+    if "head" not in backbone.units:
         return None
+    if backbone.chain.reason is not None:
+        return _watched_layer(backbone)
     unit = backbone.chain.unit("head")
     layers = [(name, module) for name, module in unit.named_modules() if list(module.parameters(recurse=False))]
     if len(layers) != 1 or not isinstance(layers[0][1], (torch.nn.Linear, torch.nn.Conv2d)):
@@ -151,3 +153,24 @@ def _linear_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]
             logits, torch.nn.functional.linear(vectors, weight, bias), rtol=1e-3, atol=1e-3
         )
     return (name, (weight, bias)) if is_linear else None
+
+
+def _watched_layer(backbone: Backbone) -> tuple[str, tuple[Tensor, Tensor | None]] | None:
+    """The same of a network whose units cannot be run alone: its penultimate features and its logits are compared."""
+    import torch
+
+    chain = backbone.chain
+    paths = {tensor.rpartition(".")[0] for tensor in chain.tensors["head"]}
+    layer = chain.module.get_submodule(next(iter(paths))) if len(paths) == 1 else None
+    if not isinstance(layer, torch.nn.Linear):
+        return None
+    seen: list[Tensor] = []
+    with torch.inference_mode():
+        x = backbone.example(_N_PROBES).to(layer.weight.device)
+        chain.visit(x, ["penultimate"], lambda _, output: seen.append(output.clone()))
+        vectors, logits = pooled(backbone, seen[0]), chain.run(x)
+        is_linear = vectors.shape[1] == layer.in_features and torch.allclose(
+            logits, layer(vectors), rtol=1e-3, atol=1e-3
+        )
+    bias = None if layer.bias is None else layer.bias.detach()
+    return (next(iter(paths)), (layer.weight.detach(), bias)) if is_linear else None

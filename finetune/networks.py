@@ -156,7 +156,7 @@ def target_network(backbone: Backbone, head: nn.Linear) -> TargetNetwork:
     if name is None:
         return TargetNetwork(backbone, _on_penultimate(backbone, chain, head), chain, "head", False)
     parent, _, leaf = name.rpartition(".")
-    for root in (chain.module, chain.unit("head")):
+    for root in (chain.module,) if chain.reason is not None else (chain.module, chain.unit("head")):
         setattr(root.get_submodule(parent), leaf, head)
     return TargetNetwork(backbone, chain.module.eval(), chain, head_name(backbone), True)
 

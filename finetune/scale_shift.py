@@ -1,7 +1,8 @@
 """Scale and shift of every convolution kernel: ft-ss of Royer and Lampert 2020, after Sun et al. 2019 (MTL).
 
 W' = W ⊙ s with one s per pair of output and input channel, b' = b + t with one t per output channel where there is a
-bias; s begins at 1, t at 0, and W and b stay as they are.
+bias; s begins at 1, t at 0, and W and b stay as they are. Weight decay, where a recipe has any, pulls s and t to 0 like
+all other parameters; neither paper says whether theirs did.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
       search.json     what is asked for: regime, network, data, grid; the table, when all is done
       cells/NAME/     the run of each recipe; or diverged.json, where its loss or weights became NaN or infinite
       refit/          the run of the best recipe on train and val
+      features/       the store of regimes that read features, where none is given
       predictions/    without a refit: what the best cell says about test
 
 Every cell is a run of its own, so that whatever is interrupted goes on from its checkpoint.
@@ -187,6 +188,8 @@ def search(
     """
     out = Path(out)
     _check(grid, refit, options, regime)
+    if _name_of(regime) in ("tune_head", "probe_then_tune"):
+        options.setdefault("store", out / "features")  # one extraction for all cells
     asked = asked_for(train, val, next(iter(grid.values())), test=test, **_common(options))
     for recipe in grid.values():
         replace(asked, recipe=recipe).check()

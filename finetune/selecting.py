@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,4 +158,5 @@ def _norm(tensors: Sequence[Tensor]) -> float:
             "a unit has no tensor of two axes or more, so its relative gradient norm is not defined; choose by another "
             "method, or leave the unit out."
         )
-    return float(sum(float(t.detach().double().square().sum()) for t in tensors)) ** 0.5
+    squares = [float(t.detach().double().square().sum()) for t in tensors]
+    return math.sqrt(sum(squares))

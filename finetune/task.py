@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from finetune.checkpoint import Row
+from finetune.devices import device_problems
 from finetune.errors import BadInput
 from finetune.examples import Examples, logits_of
 from finetune.folder import RunFolder, run_folder
@@ -131,6 +132,7 @@ class Asked:
             )
         if not found:
             found += self._class_problems()
+        found += device_problems(self.device)
         if isinstance(self.metric, MacroF1AtThresholds) and "val" not in self.splits:
             found.append(f"metric {self.metric.name} chooses its thresholds on a validation split; pass val.")
         found += self.recipe.problems_with(len(self.splits["train"]), has_val="val" in self.splits)

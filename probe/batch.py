@@ -7,21 +7,26 @@ rows a problem leaves out have weight zero in its lane; small subsets of many ro
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 
-from probe import memory
 from probe.arrays import Array, as_matrix, require_finite, threads_for, to_numpy
 from probe.design import Design, Subsets, Whole
 from probe.errors import BadInput, Interrupted
 from probe.grids import C_GRID
 from probe.joining import rows_of
 from probe.labels import Labels, Task, encode, weights_of
+from probe.memory import said
 from probe.path import Path, grid_of, options_of, path_of, warn
 from probe.solver import PathSolver
+from probe.sources import RowSource, streamed
+from probe.streamed import Streamed
+from probe.teams import at_once, shares
+from probe.wide import Wide
 
 _APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
 
@@ -33,6 +38,17 @@ class _Problem:
     number: int
     rows: np.ndarray | None
     labels: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class _Team:
+    """Problems that advance together, and what makes their features and labels."""
+
+    problems: list[_Problem]
+    make: Callable[[list[_Problem]], tuple[Design, Labels]]
+
+    def made(self) -> tuple[Design, Labels]:
+        return self.make(self.problems)
 
 
 def fit_paths(
@@ -47,6 +63,7 @@ def fit_paths(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: Any = None,
+    memory: float | None = None,
 ) -> tuple[Path, ...]:
     """Fit several problems over the same features along a grid of penalties, sharing every pass over X.
 
@@ -61,13 +78,14 @@ def fit_paths(
         One label set, (n,) or (n, k) as in `fit_path`, or a list of them: one for each problem.
     C : array-like of shape (b,)
     rows : sequence of array-like, optional
-        Numbers of the rows of each problem (or masks): folds, few-shot subsets, seeds. None: all rows for every problem.
+        Numbers of the rows of each problem (or masks): folds, few-shot subsets, seeds, bootstraps. A row that stands twice
+        counts twice. None: all rows for every problem.
     sample_weight : array-like of shape (n,), optional
         The same for every problem.
     class_weight : mapping or "balanced", optional
         "balanced" counts the rows of each problem.
-    fit_intercept, tol, max_iter, device
-        As in `fit_path`.
+    fit_intercept, tol, max_iter, device, memory
+        As in `fit_path`; streamed features are read whole for every problem, whatever rows it has.
 
     Returns
     -------
@@ -98,8 +116,9 @@ def fit_paths(
     found: dict[int, Path] = {}
     problems: list[_Problem] = []
     try:
-        with memory.said(X, y, device):
-            A = as_matrix(X, device)
+        with said(X, y, device):
+            source = streamed(X, memory, device)
+            A = as_matrix(X, device) if source is None else source
             problems = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
             for group in _groups(problems):
                 _solve(A, group, grid, fit_intercept, options, found)
@@ -120,15 +139,27 @@ def _solve(
     """Solve a batch and add its paths to those found; on Ctrl-C as many penalties as it came to, as they are."""
     started = time.perf_counter()
     unique, where = np.unique(grid, return_inverse=True)
-    design, labels = _batch(A, group, fit_intercept)
-    with threads_for(A, labels.k * labels.n_lanes):
+
+    def solve(team: _Team, is_stopped: Callable[[], bool] | None = None) -> bool:
+        """Whether it came to the end."""
+        design, labels = team.made()
         solver = PathSolver(design, labels, fit_intercept, **options)
         try:
-            solver.walk(1.0 / unique)
-            found |= _paths(solver, group, unique, where, started, True)
+            solver.walk(1.0 / unique, is_stopped)
+            found.update(_paths(solver, team.problems, unique, where, started, True))
         except KeyboardInterrupt:
-            found |= _paths(solver, group, unique, where, started, False)
-            raise
+            found.update(_paths(solver, team.problems, unique, where, started, False))
+            return False
+        return True
+
+    teams = _teams(A, group, fit_intercept)
+    if len(teams) == 1:
+        with threads_for(A, sum(p.labels.n_rows_of_coef for p in group)):
+            is_whole = solve(teams[0])
+    else:
+        is_whole = at_once(solve, teams)
+    if not is_whole:
+        raise KeyboardInterrupt
 
 
 def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
@@ -183,12 +214,24 @@ def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, cl
             mine, size = whole[chosen], len(chosen)
             weight = None if weights is None else weights[chosen]
         try:
-            problems.append(_Problem(i, chosen, encode(mine, size, weight, class_weight)))
+            problems.append(_problem(i, chosen, encode(mine, size, weight, class_weight)))
         except BadInput as error:
             if count == 1:
                 raise
             raise BadInput(f"Problem {i} of {count}: {error}") from error
     return problems
+
+
+def _problem(number: int, rows: np.ndarray | None, labels: Labels) -> _Problem:
+    """A problem whose rows are there once: those that stand several times have their weights added up."""
+    if rows is None:
+        return _Problem(number, None, labels)
+    once, first, which = np.unique(rows, return_index=True, return_inverse=True)
+    if len(once) == len(rows):
+        return _Problem(number, rows, labels)
+    weights = np.ones((1, len(rows))) if labels.weights is None else np.atleast_2d(labels.weights)
+    summed = np.stack([np.bincount(which, weights=lane, minlength=len(once)) for lane in weights])
+    return _Problem(number, once, replace(labels, codes=labels.codes[:, first], weights=summed))
 
 
 def _is_several(y: Any, n: int) -> bool:
@@ -209,8 +252,6 @@ def _numbers(rows: Any, n: int, i: int) -> np.ndarray:
             f"Subset {i} of rows must hold numbers of rows of X, below {n}, at least one; got {found.dtype} of shape {found.shape}."
         )
     numbers: np.ndarray = found.astype(np.int64) % n
-    if len(np.unique(numbers)) < len(numbers):
-        raise BadInput(f"Subset {i} of rows holds a row twice; give rows that count twice a sample_weight of 2.")
     return numbers
 
 
@@ -226,22 +267,37 @@ def _groups(problems: list[_Problem]) -> list[list[_Problem]]:
     return list(groups.values())
 
 
-def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
-    """Features and labels of a batch."""
+def _teams(A: Array, group: list[_Problem], fit_intercept: bool) -> list[_Team]:
+    """Problems that advance together, one team for every thread, and how their features and labels are made."""
     n, d = (int(s) for s in A.shape)
+    if isinstance(A, RowSource):
+        return [_Team(group, partial(_from_blocks, A, fit_intercept=fit_intercept))]
     every = np.arange(n)
     subsets = [every if p.rows is None else p.rows for p in group]
     union = every if any(p.rows is None for p in group) else np.unique(np.concatenate(subsets))
     longest = max(len(rows) for rows in subsets)
+    parts = shares([p.labels.n_lanes for p in group], longest * group[0].labels.k, A)
     if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
-        return _apart(A, group, subsets, fit_intercept)
+        return [_Team([group[i] for i in part], partial(_apart, A, fit_intercept=fit_intercept)) for part in parts]
     if len(group) == 1:
-        only = group[0]
-        return _whole(A, only.rows, fit_intercept), only.labels
+        design = _whole(A, group[0].rows, fit_intercept)
+        return [_Team(group, lambda _: (design, group[0].labels))]
     place = np.full(n, -1, dtype=np.int64)
     place[union] = np.arange(len(union))
-    parts = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
-    return _whole(A, None if len(union) == n else union, fit_intercept), _merged(parts, len(union))
+    whole = _whole(A, None if len(union) == n else union, fit_intercept)
+
+    def make(problems: list[_Problem]) -> tuple[Design, Labels]:
+        own = [(p.labels, place if p.rows is None else place[p.rows]) for p in problems]
+        return whole.again(), _merged(own, len(union))
+
+    return [_Team([group[i] for i in part], make) for part in parts]
+
+
+def _from_blocks(A: RowSource, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+    """Rows that are read for every product: all of them, as every problem reads them with the others."""
+    n, d = A.shape
+    labels = _merged([(p.labels, np.arange(n) if p.rows is None else p.rows) for p in problems], n)
+    return Wide(A, fit_intercept) if n < d else Streamed(A, fit_intercept), labels
 
 
 def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
@@ -254,11 +310,13 @@ def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
         raise
 
 
-def _apart(A: Array, group: list[_Problem], subsets: list[np.ndarray], fit_intercept: bool) -> tuple[Design, Labels]:
+def _apart(A: Array, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+    """A matrix for each problem."""
+    subsets = [np.arange(int(A.shape[0])) if p.rows is None else p.rows for p in problems]
     designs = []
-    for problem, rows in zip(group, subsets, strict=True):
+    for problem, rows in zip(problems, subsets, strict=True):
         designs.extend([_whole(A, rows, fit_intercept)] * problem.labels.n_lanes)
-    parts = [(p.labels, np.arange(len(rows))) for p, rows in zip(group, subsets, strict=True)]
+    parts = [(p.labels, np.arange(len(rows))) for p, rows in zip(problems, subsets, strict=True)]
     return Subsets(designs), _merged(parts, max(len(rows) for rows in subsets))
 
 

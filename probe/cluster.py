@@ -11,9 +11,10 @@ back is on disk. Workers of one thread each are best: a fit uses the threads of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from probe import jobs
 from probe.errors import BadInput, ClusterFailed, MissingExtra, NotConverged
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from probe.progress import Progress
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _CONNECT_S = 10.0
 _QUIET_BYTES = "1 GiB"  # of a task, below which Dask need not say that labels and rows are large
@@ -179,6 +183,7 @@ def _connected(scheduler: str | Client) -> Iterator[Client]:
         yield scheduler
         return
     try:
+        _check_address(scheduler)
         client = distributed.Client(scheduler, timeout=_CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ClusterFailed(
@@ -191,5 +196,72 @@ def _connected(scheduler: str | Client) -> Iterator[Client]:
         client.close()  # type: ignore[no-untyped-call]
 
 
+def _check_address(address: str) -> None:
+    """Raise `ValueError` for what is no address; a client that tried it would be left half made."""
+    from distributed.comm.addressing import get_address_host_port, parse_address
+    from distributed.comm.registry import get_backend
+
+    scheme, _ = parse_address(address)
+    get_backend(scheme)
+    if scheme in ("tcp", "tls", "ws", "wss"):  # others have no port
+        get_address_host_port(address)
+
+
 def _first_line(error: Any) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def mapped(
+    function: Callable[[Item], Answer], items: Iterator[Item], scheduler: str | Client, report: Progress
+) -> Iterator[tuple[Item, Answer | None, Exception | None]]:
+    """Apply a function to items on a cluster, drawing the items one by one as workers become free.
+
+    Parameters
+    ----------
+    function : callable
+    items : iterator
+        Is asked for two items per worker in advance.
+    scheduler : str or distributed.Client
+    report : Progress
+
+    Yields
+    ------
+    (item, answer or None, error or None)
+        As they come back. An item that keeps killing its workers is a `ClusterFailed`.
+
+    Raises
+    ------
+    ClusterFailed, MissingExtra
+        As `fitted`.
+    """
+    with _connected(scheduler) as client:
+        from distributed import as_completed
+
+        n_workers = max(1, len(client.nthreads()))  # type: ignore[no-untyped-call]
+        report.say(
+            f"up to {2 * n_workers} cells at a time for the {n_workers} workers of {client.scheduler_info()['address']}"
+        )
+        asked = {client.submit(function, item, pure=False): item for item in islice(items, 2 * n_workers)}
+        answers = as_completed(list(asked), loop=client.loop)  # type: ignore[no-untyped-call]
+        try:
+            for future in answers:
+                yield (asked.pop(future), *_answer(future))
+                for item in islice(items, 1):
+                    another = client.submit(function, item, pure=False)
+                    asked[another] = item
+                    answers.add(another)  # type: ignore[no-untyped-call]
+        finally:
+            client.cancel(list(asked))  # type: ignore[no-untyped-call]
+
+
+def _answer(future: Future[Any]) -> tuple[Any, Exception | None]:
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        return future.result(), None
+    error = future.exception() if future.status == "error" else None  # type: ignore[no-untyped-call]
+    if isinstance(error, KilledWorker):
+        return None, ClusterFailed("Each worker that computed it was lost; give workers more memory.")
+    if error is None:
+        raise ClusterFailed("The scheduler was lost, or cancelled what was asked. What is finished is kept.")
+    return None, error

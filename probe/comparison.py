@@ -7,20 +7,22 @@ training runs is another question, answered by several seeds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from probe import intervals
+from probe import intervals, tables
 from probe.errors import BadInput
 from probe.intervals import Interval
+from probe.permutation import N_PERMUTATIONS, difference_per_class, mcnemar, sign_flip, sign_flip_scores
 from probe.predictions import Predictions
 
-Measure: TypeAlias = Literal["accuracy", "mean_per_class"]
+Measure: TypeAlias = Literal["accuracy", "mean_per_class"] | Callable[[Predictions], np.ndarray]
+"""What is compared. A function gives one score per sample, (n,), larger is better: what is compared is the mean."""
 
-N_PERMUTATIONS = 100_000
-"""Sign flips of the permutation test: SimCLR (Chen et al., 2020), Appendix B.8."""
+__all__ = ["Comparison", "Measure", "align", "compare", "label_accuracy", "mcnemar", "refuse_measure", "sign_flip"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Comparison:
     Attributes
     ----------
     name_a, name_b : str
-    measure : {"accuracy", "mean_per_class"}
+    measure : str
+        "accuracy", "mean_per_class", or the name of the function that gave one score per sample.
     n : int
         Samples both predicted.
     value_a, value_b : float
@@ -38,12 +41,13 @@ class Comparison:
     difference : float
         ``value_a - value_b``.
     interval : Interval
-        For the difference, at `level`: Tango's paired score interval for accuracy, the percentiles of a bootstrap
+        For the difference, at `level`: Tango's paired score interval for accuracy; the percentiles of a paired bootstrap,
         within classes for mean per class.
     p_value : float
-        Two-sided: exact McNemar for accuracy; sign-flip permutation, (1 + #) / (1 + draws), for mean per class.
+        Two-sided: exact McNemar for accuracy; sign-flip permutation, (1 + #) / (1 + draws), otherwise.
     n_only_a, n_only_b, n_both, n_neither : int
-        Samples only a, only b, both or neither is right on.
+        Samples only a, only b, both or neither is right on. With scores: samples on which a scores higher, b scores higher,
+        both score the same, and 0.
     smallest_detectable : float
         Differences below about this could not have reached significance where two models disagree on as many samples as
         these do: z sqrt(sum of squared weights of the samples only one is right on).
@@ -52,7 +56,7 @@ class Comparison:
 
     name_a: str
     name_b: str
-    measure: Measure
+    measure: str
     n: int
     value_a: float
     value_b: float
@@ -72,18 +76,28 @@ class Comparison:
         return self.p_value < 1 - self.level
 
     @property
+    def n_digits(self) -> int:
+        """Decimals worth printing of the values: see `probe.tables.digits`."""
+        return tables.digits(self.smallest_detectable, self.n)
+
+    @property
+    def test(self) -> str:
+        """What the p-value is of."""
+        return "exact McNemar" if self.measure == "accuracy" else "sign-flip permutation"
+
+    @property
     def sentence(self) -> str:
-        """The comparison in one sentence."""
-        a, b = self.name_a, self.name_b
+        """The comparison in one sentence, to the digits that `smallest_detectable` allows, the interval to one more."""
+        a, b, digits = self.name_a, self.name_b, self.n_digits
         what = self.measure.replace("_", " ")
-        ends = f"{self.interval.low:+.4f} to {self.interval.high:+.4f}"
+        ends = f"{self.interval.low:+.{digits + 1}f} to {self.interval.high:+.{digits + 1}f}"
         counts = f"{self.level:.0%} interval of {a} - {b} {ends}, p = {_p(self.p_value)}"
         on = f"on {self.n:,} samples"
         if self.difference == 0:
-            return f"{a} and {b} have the same {what} of {self.value_a:.4f} {on} ({counts})."
+            return f"{a} and {b} have the same {what} of {self.value_a:.{digits}f} {on} ({counts})."
         better, worse = (a, b) if self.difference > 0 else (b, a)
         chance = "which chance alone hardly explains" if self.is_significant else "which chance alone can explain"
-        ahead = f"{better} is ahead of {worse} by {abs(self.difference):.4f} in {what}"
+        ahead = f"{better} is ahead of {worse} by {abs(self.difference):.{digits}f} in {what}"
         return f"{ahead} {on}, {chance} ({counts})."
 
 
@@ -102,11 +116,13 @@ def compare(
     ----------
     a, b : Predictions
         Of the same ids, in any order, with the same true labels.
-    measure : {"accuracy", "mean_per_class"}
+    measure : {"accuracy", "mean_per_class"} or function
+        A function takes Predictions and returns one score per sample, (n,), larger is better: `label_accuracy` for
+        multi-label data, or one of your own (minus the loss, whether the answer is among the first five, …).
     level : float
         Of the interval; ``1 - level`` is the significance level.
     n_permutations, seed : int
-        Of the test (and, for the seed, the bootstrap) of mean per class; accuracy needs neither, being exact.
+        Of the test and the bootstrap; accuracy needs neither, being exact.
 
     Returns
     -------
@@ -115,23 +131,34 @@ def compare(
     Raises
     ------
     BadInput
-        Where ids or true labels differ, with how many.
+        Where ids or true labels differ, with how many; and for measures such as average precision, with the reason.
 
     Notes
     -----
     Kornblith, Shlens and Le (2019), Appendix A.1; SimCLR, Appendix B.8. Under "no difference" the two models'
     predictions can be exchanged sample by sample. For accuracy only the samples matter that one alone is right on, and
-    the permutation test is the exact binomial (McNemar) test.
+    the permutation test is the exact binomial (McNemar) test. Variation between training runs is not in it.
     """
-    if measure not in ("accuracy", "mean_per_class"):
-        raise BadInput(f"measure is {measure!r} but must be 'accuracy' or 'mean_per_class'.")
-    z = intervals.z_value(level)
+    measure = getattr(measure, "name", measure)  # a metric of probe.metrics goes by its name
+    if measure not in ("accuracy", "mean_per_class") and not callable(measure):
+        raise BadInput(refuse_measure(measure))
+    intervals.z_value(level)
     a, b = align(a, b)
     if a.name == b.name:
         a, b = replace(a, name=f"{a.name or 'model'} (first)"), replace(b, name=f"{b.name or 'model'} (second)")
-    right_a, right_b, y = a.correct, b.correct, a.y_true
+    if callable(measure):
+        found = _scores(a, b, measure, level=level, n_permutations=n_permutations, seed=seed)
+    else:
+        found = _right_or_wrong(a, b, measure, level=level, n_permutations=n_permutations, seed=seed)
+    return Comparison(name_a=a.name, name_b=b.name, n=len(a), level=level, **found)
+
+
+def _right_or_wrong(
+    a: Predictions, b: Predictions, measure: str, *, level: float, n_permutations: int, seed: int
+) -> dict[str, Any]:
+    """The fields of a comparison of which samples are right."""
+    right_a, right_b, y, n = a.correct, b.correct, a.y_true, len(a)
     n_only_a, n_only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    n = len(a)
     if measure == "accuracy":
         weight = np.full(n, 1.0 / n)
         difference = (n_only_a - n_only_b) / n
@@ -141,26 +168,93 @@ def compare(
         _, codes = np.unique(y, return_inverse=True)
         counts = np.bincount(codes)
         weight = 1.0 / (counts[codes] * len(counts))
-        difference = _difference_per_class(codes, right_a, right_b)
+        difference = difference_per_class(codes, right_a, right_b)
         interval = intervals.paired_mean_per_class(y, right_a, right_b, level=level, seed=seed)
         p_value = sign_flip(codes, right_a, right_b, n_permutations=n_permutations, seed=seed)
-    return Comparison(
-        name_a=a.name,
-        name_b=b.name,
-        measure=measure,
-        n=n,
-        value_a=float(right_a @ weight),
-        value_b=float(right_b @ weight),
-        difference=difference,
-        interval=interval,
-        p_value=p_value,
-        n_only_a=n_only_a,
-        n_only_b=n_only_b,
-        n_both=int((right_a & right_b).sum()),
-        n_neither=int((~right_a & ~right_b).sum()),
-        smallest_detectable=z * math.sqrt(float(np.sum(weight[right_a != right_b] ** 2))),
-        level=level,
-    )
+    return {
+        "measure": measure,
+        "value_a": float(right_a @ weight),
+        "value_b": float(right_b @ weight),
+        "difference": difference,
+        "interval": interval,
+        "p_value": p_value,
+        "n_only_a": n_only_a,
+        "n_only_b": n_only_b,
+        "n_both": int((right_a & right_b).sum()),
+        "n_neither": int((~right_a & ~right_b).sum()),
+        "smallest_detectable": _detectable(weight[right_a != right_b], level),
+    }
+
+
+def _scores(
+    a: Predictions,
+    b: Predictions,
+    measure: Callable[[Predictions], np.ndarray],
+    *,
+    level: float,
+    n_permutations: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The fields of a comparison of one score per sample."""
+    name = str(getattr(measure, "__name__", type(measure).__name__))
+    x, y = (np.asarray(measure(p), dtype=np.float64) for p in (a, b))
+    for p, scores in ((a, x), (b, y)):
+        if scores.shape != (len(a),) or not np.isfinite(scores).all():
+            raise BadInput(
+                f"'{name}' must give one finite score per sample, ({len(a)},), but gave shape {scores.shape} with "
+                f"{int((~np.isfinite(scores)).sum())} NaN or infinite for '{p.name}'. {_NO_MEAN}"
+            )
+    difference = x - y
+    return {
+        "measure": name,
+        "value_a": float(x.mean()),
+        "value_b": float(y.mean()),
+        "difference": float(difference.mean()),
+        "interval": intervals.bootstrap_mean(difference, level=level, seed=seed),
+        "p_value": sign_flip_scores(difference, n_permutations=n_permutations, seed=seed),
+        "n_only_a": int((difference > 0).sum()),
+        "n_only_b": int((difference < 0).sum()),
+        "n_both": int((difference == 0).sum()),
+        "n_neither": 0,
+        "smallest_detectable": _detectable(difference / len(a), level),
+    }
+
+
+def _detectable(parts: np.ndarray, level: float) -> float:
+    """The quantile of the sum of these parts under random signs, normally approximated."""
+    return intervals.z_value(level) * math.sqrt(float(parts @ parts))
+
+
+def label_accuracy(predictions: Predictions) -> np.ndarray:
+    """Share of the labels of each sample that are right, (n,): a measure for multi-label data.
+
+    Parameters
+    ----------
+    predictions : Predictions
+
+    Returns
+    -------
+    numpy.ndarray of shape (n,), float64
+    """
+    right = (predictions.y_true == predictions.y_pred).astype(np.float64)
+    mean: np.ndarray = right if right.ndim == 1 else right.mean(axis=1)
+    return mean
+
+
+_NO_MEAN = "A measure that is no mean over samples has an interval with probe.bootstrap_difference."
+
+
+def refuse_measure(measure: Any) -> str:
+    """Say why a measure cannot be tested by exchanging predictions, and what to do instead."""
+    name = str(getattr(measure, "name", measure))
+    if name.startswith(("map", "average_precision", "roc_auc", "ap")):
+        return (
+            f"{name} cannot be tested by exchanging two models' predictions sample by sample: it ranks all samples by their "
+            "scores, and scores of two models are on different scales, so that a mixture of both ranks worse than either "
+            "(SimCLR, Appendix B.8). Compare accuracy instead (measure=probe.label_accuracy where samples have several "
+            "labels), or look at probe.bootstrap_difference(a, b, metric), an interval."
+        )
+    return f"measure is {measure!r} but must be 'accuracy', 'mean_per_class' or a function of Predictions. {_NO_MEAN}"
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
@@ -191,73 +285,6 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
             "been scored against the same labels."
         )
     return a, b
-
-
-def mcnemar(n_only_a: int, n_only_b: int) -> float:
-    """Two-sided exact binomial test that a sample only one model is right on is as likely either one's.
-
-    Parameters
-    ----------
-    n_only_a, n_only_b : int
-
-    Returns
-    -------
-    float
-        Twice the smaller tail, at most 1; correctly rounded, being computed in whole numbers.
-    """
-    n, smaller = n_only_a + n_only_b, min(n_only_a, n_only_b)
-    ways, total = 1, 1
-    for i in range(1, smaller + 1):
-        ways = ways * (n - i + 1) // i
-        total += ways
-    tail: float = 2 * total / 2**n
-    return min(1.0, tail)
-
-
-def sign_flip(
-    codes: np.ndarray, right_a: np.ndarray, right_b: np.ndarray, *, n_permutations: int = N_PERMUTATIONS, seed: int = 0
-) -> float:
-    """Two-sided permutation test of the difference in mean per class, the models exchanged sample by sample.
-
-    Parameters
-    ----------
-    codes : numpy.ndarray of shape (n,), int64
-        Class of each sample, 0 … k-1, each occurring.
-    right_a, right_b : numpy.ndarray of shape (n,), bool
-    n_permutations, seed : int
-
-    Returns
-    -------
-    float
-        ``(1 + # draws at least as extreme) / (1 + n_permutations)``: never 0, and valid at any number of draws.
-
-    Notes
-    -----
-    Exchanging flips the sign of a sample only one model is right on. Among m of those in a class, the sum of random
-    signs is 2 Binomial(m, ½) - m, which is drawn instead of the signs.
-    """
-    if n_permutations < 1:
-        raise BadInput(f"n_permutations is {n_permutations} but at least one is needed.")
-    k = int(codes.max()) + 1
-    n = np.bincount(codes, minlength=k)
-    m = np.bincount(codes[right_a != right_b], minlength=k)
-    scale = 1.0 / (n[m > 0] * k)
-    m = m[m > 0]
-    observed = abs(_difference_per_class(codes, right_a, right_b))
-    # Sums that are equal on paper may differ in the last bits: those count as equally extreme.
-    threshold = observed - 1e-12
-    rng = np.random.default_rng(seed)
-    n_extreme, batch = 0, max(1, 1_000_000 // max(1, len(m)))
-    for start in range(0, n_permutations, batch):
-        draws = rng.binomial(m, 0.5, (min(batch, n_permutations - start), len(m)))
-        n_extreme += int((np.abs((2 * draws - m) @ scale) >= threshold).sum())
-    return (1 + n_extreme) / (1 + n_permutations)
-
-
-def _difference_per_class(codes: np.ndarray, right_a: np.ndarray, right_b: np.ndarray) -> float:
-    """Mean over classes of (only a − only b) / rows."""
-    net = np.bincount(codes, weights=right_a.astype(float) - right_b.astype(float))
-    return float((net / np.bincount(codes)).mean())
 
 
 def _p(p: float) -> str:

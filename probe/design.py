@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,8 +73,7 @@ class Rotated:
 
     def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
         """Largest entry of the gradients by weights and intercepts, (m,)."""
-        xp = namespace(G)
-        return to_numpy(xp.max(xp.abs(self.rotation.gradient(G)), axis=(1, 2)))
+        return self.rotation.largest(G)
 
     def to_features(self, T: Array) -> tuple[Array, Array]:
         """(b, L, k, r) → weights (b, L, k, d) and intercepts (b, L, k)."""
@@ -102,6 +103,14 @@ class Whole(Rotated):
         self.reads = Reads()
         self._fit_intercept = fit_intercept
         self.rotation = rotate(X, fit_intercept) if rotation is None else rotation
+        self._rotated: dict[object, weakref.ref[Any]] = {}
+        self._lock = threading.Lock()
+
+    def again(self) -> Whole:
+        """The same features with a count of their own; rotated rows are shared with whoever has them already."""
+        other = Whole(self.X, self._fit_intercept, self.rotation)
+        other._rotated, other._lock = self._rotated, self._lock
+        return other
 
     @property
     def example(self) -> Array:
@@ -120,7 +129,13 @@ class Whole(Rotated):
 
     def rows(self, dtype: object) -> Shared:
         """The rotated rows."""
-        return Shared(self.rotation.rows(self.X, dtype), self.rotation.spectrum, self.reads)
+        with self._lock:
+            known = self._rotated.get(dtype)
+            A = None if known is None else known()
+            if A is None:
+                A = self.rotation.rows(self.X, dtype)
+                self._rotated[dtype] = weakref.ref(A)
+        return Shared(A, self.rotation.spectrum, self.reads)
 
     def scale(self, loss: BatchedLoss, k: int) -> np.ndarray:
         """‖∇F‖∞ at zero, (L,)."""

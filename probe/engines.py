@@ -252,7 +252,7 @@ def cuml_part(part: str) -> Any:
     Parameters
     ----------
     part : str
-        "solvers" or "linear_model".
+        "solvers", "linear_model" or "manifold".
 
     Returns
     -------
@@ -266,6 +266,7 @@ def cuml_part(part: str) -> Any:
     try:
         import cuml
         import cuml.linear_model
+        import cuml.manifold
         import cuml.solvers
     except ImportError as error:
         raise MissingExtra(

@@ -229,14 +229,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     def _model(self) -> Model:
         check_is_fitted(self)
-        return self._fitted
+        return self.model_
 
     def _keep(self, model: Model, A: Array) -> LinearProbe:
         if self.device is not None:
             double = namespace(A).float64
             home = [like(A, to_numpy(x), double) for x in (model.coef, model.intercept)]
             model = replace(model, coef=home[0], intercept=home[1])
-        self._fitted = model
+        self.model_ = model
         self.coef_, self.intercept_, self.classes_ = model.coef, model.intercept, model.classes
         self.C_, self.status_, self.n_iter_ = model.C, model.status, model.n_iter
         self.grad_norm_, self.gap_ = model.grad_norm, model.gap

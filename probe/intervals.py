@@ -156,6 +156,27 @@ def paired_mean_per_class(
     return _percentiles(np.concatenate(differences), level)
 
 
+def bootstrap_mean(x: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Interval:
+    """Bootstrap interval for a mean, rows drawn with replacement.
+
+    Parameters
+    ----------
+    x : numpy.ndarray of shape (n,)
+        For a paired difference, the differences.
+    level : float
+    seed : int
+
+    Returns
+    -------
+    Interval
+        Percentiles of `N_BOOTSTRAP` draws.
+    """
+    z_value(level)
+    rng = np.random.default_rng(seed)
+    means = [x[rng.integers(0, len(x), (rows, len(x)))].mean(axis=1) for rows in _batches(len(x))]
+    return _percentiles(np.concatenate(means), level)
+
+
 def _batches(k: int) -> list[int]:
     """Draws per batch, so that a thousand classes stay within some tens of MB."""
     size = max(1, 1_000_000 // k)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from probe.arrays import Array, namespace, take
-from probe.minimize import Problem, State, penalty
+from probe.minimize import Problem, State, Together, penalty
 
 HISTORY = 10
 _REBUILD_AFTER = 20  # iterations a preconditioner serves
@@ -59,13 +59,15 @@ class Inverse:
     _Y: Array | None = None
     _R: Array | None = None  # (L, m, m): the inverse of the upper part of K
     _curvature: Array | None = None  # (L, m)
+    _together: Together | None = None
 
     def take(self, lanes: np.ndarray) -> Inverse:
         """The same for some of the lanes."""
         names = ("_S", "_Y", "_R", "_curvature")
         parts = {name: None if self._S is None else take(getattr(self, name), lanes) for name in names}
         chosen = tuple(self.preconditioners[q] for q in lanes)
-        return replace(self, preconditioners=chosen, _problem=self._problem.take(lanes), **parts)
+        joined = None if self._together is None else self._together.take(lanes)
+        return replace(self, preconditioners=chosen, _problem=self._problem.take(lanes), _together=joined, **parts)
 
     def __call__(self, g: Array) -> Array:
         """(L, k, r) → (L, k, r)."""
@@ -81,6 +83,8 @@ class Inverse:
 
     def _preconditioned(self, g: Array) -> Array:
         """Every lane's preconditioner applied; one that all lanes share, to all at once."""
+        if self._together is not None and len(self.preconditioners) > 1:
+            return self._problem.without_gauge(self._together(g))
         first = self.preconditioners[0]
         if all(p is first for p in self.preconditioners):
             return self._problem.without_gauge(first(g))
@@ -101,7 +105,8 @@ def inverse_of(s: State) -> Inverse:
     -------
     Inverse
     """
-    return _with_pairs(s, s.memory, tuple(p for p in s.preconditioners if p is not None))
+    inner = tuple(p for p in s.preconditioners if p is not None)
+    return replace(_with_pairs(s, s.memory, inner), _together=s.problem.together(inner))
 
 
 def around(s: State, pairs: Sequence[tuple[Array, Array]], solve: Callable[[Array], Array]) -> Inverse:

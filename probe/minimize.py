@@ -52,6 +52,9 @@ class Problem(Protocol):
     def preconditioner(self, R: Array, lane: int, is_hard: bool) -> Preconditioner:
         """An approximate inverse of one lane's Hessian; a better one where the last was not enough."""
 
+    def together(self, preconditioners: Sequence[Preconditioner]) -> Together | None:
+        """The preconditioners of all lanes as one, where that is faster."""
+
     def hessian(self, R: Array, share: float) -> Hessian:
         """The Hessians of the loss, from the rows that hold `share` of every lane's curvature."""
 
@@ -88,6 +91,16 @@ class Method(Protocol):
 
     def moved(self, s: State, S: Array, change: Array) -> None:
         """Learn from a step S, (L, k, r), and the change of the data's gradient along it."""
+
+
+class Together(Protocol):
+    """Approximate inverse Hessians of all lanes."""
+
+    def take(self, lanes: np.ndarray) -> Together:
+        """Those of some lanes."""
+
+    def __call__(self, G: Array) -> Array:
+        """(L, k, r) → (L, k, r)."""
 
 
 class Preconditioner(Protocol):

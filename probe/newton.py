@@ -27,7 +27,7 @@ _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
 _LOOK_EVERY = 3  # products: asking costs a rotation
-_MOST_WAITING = 0.75  # share of the lanes below which the stopped ones leave
+_MOST_WAITING = 0.9  # share of the lanes below which the stopped ones leave
 _REBUILD_AFTER = 70  # products: the preconditioner no longer fits, and a better one pays where there is one
 _REBUILD_RATIO = 8.0  # change of λ
 

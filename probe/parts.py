@@ -85,9 +85,8 @@ def fit_all(parts: Sequence[Part | Given], C: np.ndarray, options: dict[str, Any
 
 
 def _can_share(part: Part, options: dict[str, Any]) -> bool:
-    """Whether a part can be a problem of `probe.fit_paths`: of our logistic solver, with no row twice."""
-    is_ours = part.fitter is fit_path and options.get("backend", "auto") == "auto"
-    return is_ours and len(np.unique(part.train)) == len(part.train)
+    """Whether a part can be a problem of `probe.fit_paths`: of our logistic solver."""
+    return part.fitter is fit_path and options.get("backend", "auto") == "auto"
 
 
 def fitter_of(loss: Loss) -> Callable[..., Path]:

@@ -22,7 +22,7 @@ import numpy as np
 from probe.arrays import Array, grouped_sum, largest, like, namespace, spd_inverse, spd_solver, to_numpy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from probe.objective import Curvature
     from probe.rows import Candidates
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _LEVERAGE = 0.1
 _MOST_PAIRS = 2048
 _MOST_SHARED = 6  # lanes up to which fewer pairs each are taken
+_MOST_UNION = 2.5  # rows of all lanes together, in those of a lane, up to which products with all pay
 _WHOLE_SIZE = 192  # coefficients up to which the whole Hessian is inverted at once,
 _WHOLE_SIZE_LATER = 3072  # or when the pairs were not enough,
 _WHOLE_WORK = 4e10  # if forming it takes no more multiplications than this
@@ -73,7 +74,9 @@ class StiffPairs:
 class _Pairs:
     """The pairs that are kept, grouped by row: a row that is stiff for several classes is multiplied once."""
 
-    rows: Array  # (u, r), of u different rows
+    source: Array  # (n, r), or what the rows are rotated from
+    index: np.ndarray  # (u,), of u different rows
+    rows: Array  # (u, r)
     vectors: Array  # (m, k), √w included
     row_of: Array  # (m,), into `rows`
     group: Array  # (u,), where each row's pairs begin
@@ -83,12 +86,77 @@ class _Pairs:
         """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (L, k, r) → (L, k, r)."""
         xp = namespace(Q)
         L, k, r = (int(s) for s in Q.shape)
-        scores = xp.take(self.rows @ xp.reshape(Q, (L * k, r)).T, self.row_of, axis=0)
-        vectors = self.vectors[:, None, :]
-        along = xp.sum(vectors * xp.reshape(scores, (-1, L, k)), axis=2)
-        back = vectors * xp.astype(self.solve(xp.astype(along, xp.float64)), Q.dtype)[:, :, None]
-        total = grouped_sum(xp.reshape(back, (-1, L * k)), self.group)
+        total = self.between(self.rows @ xp.reshape(Q, (L * k, r)).T, self.row_of, L)
         return xp.reshape(total.T @ self.rows, (L, k, r))
+
+    def between(self, scores: Array, row_of: Array, L: int) -> Array:
+        """What is between the two products with the rows: (·, L k) scores, and the row of each pair among them → (u, L k)."""
+        xp = namespace(scores)
+        k = int(scores.shape[1]) // L
+        vectors = self.vectors[:, None, :]
+        along = xp.sum(vectors * xp.reshape(xp.take(scores, row_of, axis=0), (-1, L, k)), axis=2)
+        back = vectors * xp.astype(self.solve(xp.astype(along, xp.float64)), scores.dtype)[:, :, None]
+        return grouped_sum(xp.reshape(back, (-1, L * k)), self.group)
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """`StiffPairs` of several lanes, applied at once: their rows, gathered once, are multiplied with all lanes' columns.
+
+    Every lane has its own pairs and its own factor. A product with the few columns of one lane runs far below what the
+    processor can do; one with those of all lanes takes little longer.
+    """
+
+    rows: np.ndarray  # (u, r): those of any lane
+    lanes: tuple[StiffPairs, ...]
+    places: tuple[np.ndarray, ...]  # of the rows of each lane among these
+
+    def take(self, lanes: np.ndarray) -> Together:
+        """Some of the lanes."""
+        return Together(self.rows, tuple(self.lanes[q] for q in lanes), tuple(self.places[q] for q in lanes))
+
+    def __call__(self, G: np.ndarray) -> np.ndarray:
+        """Apply the inverses; (L, k, r) → (L, k, r)."""
+        L, k, r = G.shape
+        inverse_diagonal = np.stack([lane._inverse_diagonal for lane in self.lanes])[:, None, :]
+        Q = G * inverse_diagonal
+        scores = self.rows @ Q.reshape(L * k, r).T
+        total = np.zeros_like(scores)
+        for q, (lane, place) in enumerate(zip(self.lanes, self.places, strict=True)):
+            if lane._pairs is not None:
+                mine = slice(q * k, (q + 1) * k)
+                total[place, mine] = lane._pairs.between(scores[:, mine], place[lane._pairs.row_of], 1)
+        Q -= (total.T @ self.rows).reshape(L, k, r) * inverse_diagonal
+        return Q
+
+
+def together(preconditioners: Sequence[object]) -> Together | None:
+    """Preconditioners of several lanes as one, where they share most of their stiff rows, on the host.
+
+    Parameters
+    ----------
+    preconditioners : sequence
+        Of every lane.
+
+    Returns
+    -------
+    Together or None
+    """
+    lanes = tuple(p for p in preconditioners if isinstance(p, StiffPairs))
+    pairs = [p._pairs for p in lanes if p._pairs is not None]
+    if len(lanes) < len(preconditioners) or len(pairs) < 2 or not isinstance(pairs[0].rows, np.ndarray):
+        return None
+    first = pairs[0]
+    if all(p is lanes[0] for p in lanes):  # that one is applied to all at once already
+        return None
+    if first.source.dtype != first.rows.dtype or any(p.source is not first.source for p in pairs):
+        return None
+    union = np.unique(np.concatenate([p.index for p in pairs]))
+    if len(union) * len(lanes) > _MOST_UNION * sum(len(p.index) for p in pairs):
+        return None
+    none = np.zeros(0, dtype=np.int64)
+    places = tuple(none if p._pairs is None else np.searchsorted(union, p._pairs.index) for p in lanes)
+    return Together(first.source[union], lanes, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,4 +306,4 @@ def _pairs(candidates: Candidates, curvature: Curvature, chosen: np.ndarray, inv
     B = xp.astype(B, xp.float64)
     diagonal = xp.arange(len(order), device=A.device)
     B[diagonal, diagonal] += 1.0
-    return _Pairs(rows, vectors, i, like(A, begin, xp.int64), spd_solver(B))
+    return _Pairs(candidates.A, different, rows, vectors, i, like(A, begin, xp.int64), spd_solver(B))

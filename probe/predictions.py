@@ -85,7 +85,7 @@ class Predictions:
         if self.y_true.ndim != 1:
             raise BadInput(
                 f"Rows with {self.y_true.shape[1]} labels each are not simply right or wrong; use probe.metrics.map11, "
-                "macro_f1 or roc_auc on y_true and scores."
+                "macro_f1 or roc_auc on y_true and scores, and probe.label_accuracy to compare two models."
             )
         right: np.ndarray = self.y_true == self.y_pred
         return right

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probe import preconditioner
 from probe.arrays import Array, like, namespace
 from probe.objective import BatchedLoss, Bend
-from probe.preconditioner import StiffPairs, WholeHessian
+from probe.preconditioner import StiffPairs, Together, WholeHessian
 from probe.rows import Active, Rows
+
+if TYPE_CHECKING:
+    from probe.minimize import Preconditioner
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +77,10 @@ class RotatedProblem:
         return preconditioner.build(
             active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n, len(self.l2)
         )
+
+    def together(self, preconditioners: Sequence[Preconditioner]) -> Together | None:
+        """The preconditioners of all lanes as one, where they share most of their rows."""
+        return preconditioner.together(preconditioners)
 
     def _part(self, active: Active, R: Array) -> tuple[BatchedLoss, Array]:
         """The loss and its derivative for some rows, each as often as it stands for others."""

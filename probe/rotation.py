@@ -9,6 +9,7 @@ d, exactly. Directions without variance are dropped: the penalty keeps their wei
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -93,13 +94,27 @@ class Rotation:
         T = W if self.basis is None else W @ self.basis
         return xp.concat([T, (b + W @ self.mean)[..., None]], axis=-1) if self.has_intercept else T
 
-    def gradient(self, G: Array) -> Array:
-        """Gradient by the rotated coefficients → gradient by (W, b): shape (L, k, d + 1), or d without intercept."""
+    def largest(self, G: Array) -> np.ndarray:
+        """Largest entry of the gradients by (W, b), from those by rotated coefficients: (L, k, r) → (L,), to six digits.
+
+        It is asked for often, so it is rotated in float32.
+        """
         xp = namespace(G)
+        by_W = G[..., :-1] if self.has_intercept else G
+        if self._short_basis is not None:
+            size = xp.max(xp.abs(by_W), axis=(1, 2), keepdims=True)
+            size = xp.where(size > 0, size, xp.ones_like(size))
+            by_W = size * xp.astype(xp.astype(by_W / size, xp.float32) @ self._short_basis, xp.float64)
         if not self.has_intercept:
-            return self._unrotated(G)
-        by_W = self._unrotated(G[..., :-1]) + G[..., -1:] * self.mean
-        return xp.concat([by_W, G[..., -1:]], axis=-1)
+            return to_numpy(xp.max(xp.abs(by_W), axis=(1, 2)))
+        by_b = G[..., -1:]
+        found = xp.max(xp.abs(by_W + by_b * self.mean), axis=(1, 2))
+        return to_numpy(xp.maximum(found, xp.max(xp.abs(by_b), axis=(1, 2))))
+
+    @cached_property
+    def _short_basis(self) -> Array | None:
+        """The transposed basis in float32."""
+        return None if self.basis is None else namespace(self.basis).astype(self.basis.T, namespace(self.basis).float32)
 
     def _unrotated(self, T: Array) -> Array:
         return T if self.basis is None else T @ self.basis.T

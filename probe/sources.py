@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, library_of, namespace
+from probe.arrays import Array, as_matrix, library_of, namespace, to_library
 from probe.errors import BadInput
 
 BLOCK_BYTES = 1 << 23
@@ -187,7 +187,7 @@ def _moved(block: Any, example: Array) -> Array:
         return block if isinstance(block, np.ndarray) else np.asarray(block)
     import torch
 
-    tensor = block if isinstance(block, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(block))
+    tensor = block if isinstance(block, torch.Tensor) else to_library(np.ascontiguousarray(block), "torch")
     if example.device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(example.device, non_blocking=True)

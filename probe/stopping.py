@@ -40,7 +40,8 @@ def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
         # The largest entry of a gradient is at least its root mean square, which the rotation does not change.
         least = np.sqrt(by_W / (p.T.shape[1] * d)) / scale[p.ids]
         grad_norm = np.full(len(gap), np.inf)
-        worth = np.flatnonzero((gap <= 100 * tol) & (least <= tol))
+        is_open = ~meets(grad_norm, gap, error, tol)  # of the others the gradient does not matter
+        worth = np.flatnonzero(is_open & (gap <= 100 * tol) & (least <= tol))
         if len(worth):
             G = p.G if len(worth) == len(gap) else take(p.G, worth)
             grad_norm[worth] = design.largest(G, p.ids[worth]) / scale[p.ids[worth]]

@@ -45,6 +45,7 @@ def svm_path(
     max_iter: int = 1000,
     device: Any = None,
     backend: str = "auto",
+    memory: float | None = None,
 ) -> Path:
     """Fit a linear support vector machine with the squared hinge at every C of a grid, each with a certificate.
 
@@ -61,7 +62,7 @@ def svm_path(
         Labels of any kind; (n, k) of 0 and 1 is multi-label.
     C : array-like of shape (b,)
         Default: the 26 values of Kornblith et al. 2019.
-    X_val, y_val, sample_weight, class_weight, fit_intercept, tol, max_iter, device
+    X_val, y_val, sample_weight, class_weight, fit_intercept, tol, max_iter, device, memory
         As in `fit_path`.
     backend : {"auto", "numpy", "torch", "cupy"}
         As in `fit_path`; the solvers of other libraries are for logistic regression.
@@ -94,7 +95,7 @@ def svm_path(
     solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
         X, y, C, solve, Loss.SQUARED_HINGE, X_val=X_val, y_val=y_val, sample_weight=sample_weight,
-        class_weight=class_weight, device=device,
+        class_weight=class_weight, device=device, memory=memory,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 RIGHT = frozenset("0123456789+-.")
@@ -33,6 +34,28 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def digits(smallest_detectable: float, n: int | None = None) -> int:
+    """Decimals worth printing of a proportion: so many that values just told from chance do not look the same.
+
+    Parameters
+    ----------
+    smallest_detectable : float
+        Differences below this could not be told from chance (`probe.Comparison`); where it is 0 or NaN, 1 / n is taken.
+    n : int, optional
+        Samples.
+
+    Returns
+    -------
+    int
+        The smallest with 10^-digits at most `smallest_detectable`; 2 (whole per cents) to 6.
+    """
+    least = smallest_detectable if smallest_detectable > 0 else 1 / n if n else math.nan
+    if not math.isfinite(least):
+        return 4
+    # 0.001 has a logarithm just above -3.
+    return min(6, max(2, math.ceil(-math.log10(least) - 1e-9)))
+
+
 def number(x: float | None, digits: int = 4) -> str:
     """A score with a fixed number of decimals; empty where there is none."""
     return "" if x is None or x != x else f"{x:.{digits}f}"
@@ -41,6 +64,26 @@ def number(x: float | None, digits: int = 4) -> str:
 def interval(low: float | None, high: float | None, digits: int = 4) -> str:
     """An interval as ``[0.8123, 0.8456]``; empty where there is none."""
     return "" if low is None or high is None or low != low else f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def signed(r: float) -> str:
+    """A correlation: two decimals, three where they would round to 1; empty where there is none."""
+    return "" if r != r else f"{r:.3f}" if 0.995 <= abs(r) < 1 else f"{r:.2f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value with one or two figures, never as 0; empty where there is none."""
+    return (
+        ""
+        if p != p
+        else "<1e-99"
+        if p < 1e-99
+        else f"{p:.2f}"
+        if p >= 0.095
+        else f"{p:.2g}"
+        if p >= 1e-4
+        else f"{p:.0e}"
+    )
 
 
 def penalty(C: float) -> str:

@@ -6,6 +6,7 @@ Several probes (seeds) that differ in their rows only are fitted together and sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from probe.model import Model
     from probe.path import Path
     from probe.selection import Choice
+
+KEPT_SCORES = 250_000
+"""Decision values that are kept with the predictions, at most: 1 MB in float32. Of more, the predicted labels say what counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,8 +262,9 @@ def interval(metric: Metric, score: float, predictions: Predictions) -> Interval
 
 def _predicted(model: Model, part: Part, classes: Sequence[str], scores: Any = None) -> Predictions:
     scores = model.decision_function(part.X) if scores is None else scores
-    y_pred = metrics.predicted_labels(scores, model.classes, multi_label=part.y.ndim == 2)
-    return Predictions(part.ids, part.y, to_numpy(y_pred), tuple(classes))
+    y_pred = to_numpy(metrics.predicted_labels(scores, model.classes, multi_label=part.y.ndim == 2))
+    kept = to_numpy(scores).astype(np.float32) if math.prod(scores.shape) <= KEPT_SCORES else None
+    return Predictions(part.ids, part.y, y_pred, tuple(classes), None if kept is None else kept.reshape(len(kept), -1))
 
 
 def _counted(values: Sequence[str]) -> dict[str, int]:

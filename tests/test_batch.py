@@ -98,7 +98,6 @@ def test_torch_stays_torch() -> None:
         ([0, 1, 1], [[0, 1], [1, 2]], "Problem 1 of 2: The data has only one class"),
         ([0, 1, 1], [[0, 3]], "below 3"),
         ([0, 1, 1], [[]], "at least one"),
-        ([0, 1, 1], [[0, 1, 1]], "twice"),
         ([], None, "no problem|y should be|has 3 rows"),
         ([[0, 1], [0, 1]], None, "Problem 0 of 2|2 labels"),
     ],
@@ -107,3 +106,88 @@ def test_problems_that_cannot_be(y: list, rows: list | None, words: str) -> None
     """Say which, and why."""
     with pytest.raises(probe.BadInput, match=words):
         probe.fit_paths(np.arange(6.0).reshape(3, 2), y, [1.0], rows=rows)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_row_that_stands_twice_counts_twice(class_weight: str | None) -> None:
+    """Bootstraps are fits of the rows as they were drawn; "balanced" counts them as they were drawn, too."""
+    X, y = digits(300)
+    rows = [np.random.default_rng(seed).integers(0, 300, 300) for seed in range(2)]
+    weight = np.random.default_rng(3).uniform(0.5, 2.0, 300)
+    options = {"class_weight": class_weight}
+    found = probe.fit_paths(X, y, GRID, rows=rows, sample_weight=weight, **options)
+    for rows_p, path in zip(rows, found, strict=True):
+        _equal(path, probe.fit_path(X[rows_p], y[rows_p], GRID, sample_weight=weight[rows_p], **options))
+
+
+def test_streamed_problems_share_their_passes() -> None:
+    """Folds and a label set of rows that stay where they are; and more columns than rows, where no fit needs a pass."""
+    X, y = digits(500)
+    rows = _folds(500, 3)
+    streamed = probe.fit_paths(X, y, GRID, rows=rows, memory=X.nbytes // 3)
+    for a, b in zip(streamed, probe.fit_paths(X, y, GRID, rows=rows), strict=True):
+        _equal(a, b)
+    alone = [probe.fit_path(X[r], y[r], GRID, memory=X.nbytes // 3) for r in rows]
+    assert streamed[0].reads < 0.8 * sum(path.reads for path in alone)
+    wide = np.random.default_rng(0).normal(size=(60, 400)) + y[:60, None]
+    sets = [y[:60], y[:60] % 3]
+    for a, one in zip(probe.fit_paths(wide, sets, GRID, memory=wide.nbytes // 3), sets, strict=True):
+        _equal(a, probe.fit_path(wide, one, GRID))
+
+
+def test_preconditioners_applied_together_are_those_of_each_lane() -> None:
+    """Lanes with different stiff rows, one without any, all at once and some of them; against one after the other."""
+    from dataclasses import replace
+
+    from probe.labels import encode
+    from probe.objective import Softmax
+    from probe.preconditioner import StiffPairs, build, together
+    from probe.rows import Candidates
+
+    X, y = digits(400)
+    rotation = Whole(X, True).rotation
+    A, mask = rotation.rows(X, np.float64), rotation.penalised
+    r = np.random.default_rng(0)
+    lanes, T = [], 0.2 * r.normal(size=(1, 10, len(mask)))
+    for seed in range(4):
+        noisy = np.where(r.random(len(y)) < 0.2, r.permutation(y), y)
+        loss = encode(noisy, len(y)).loss(X, np.float64)
+        assert isinstance(loss, Softmax)
+        _, R = loss.evaluate(T @ A.T)
+        lanes.append(build(Candidates(A), loss.curvature(R, 0), rotation.spectrum, mask, 0.01 * (1.0 + seed), False))
+    assert all(isinstance(lane, StiffPairs) and lane.n_pairs > 50 for lane in lanes)
+    lanes[2] = replace(lanes[2], n_pairs=0, _pairs=None)
+    joined = together(lanes)
+    assert joined is not None
+    G = r.normal(size=(4, 10, len(mask)))
+    for chosen in (np.arange(4), np.array([0, 2]), np.array([3])):
+        alone = np.concatenate([lanes[q](G[q : q + 1]) for q in chosen])
+        np.testing.assert_allclose(joined.take(chosen)(G[chosen]), alone, rtol=1e-9, atol=1e-9 * np.abs(alone).max())
+
+
+def test_threads_share_the_lanes_and_stop_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers do not depend on the threads; an error of one team is raised, and the others do not go on for it."""
+    from probe import teams
+
+    X, y = digits(600)
+    rows = [*_folds(600, 5), np.arange(0, 590)]
+    monkeypatch.setattr(teams, "blas_threads", lambda: 1)
+    one = probe.fit_paths(X, y, GRID, rows=rows)
+    monkeypatch.setattr(teams, "blas_threads", lambda: 3)
+    assert teams.shares([1] * 6, 6000, X) == [[0, 1], [2, 3], [4, 5]]
+    assert teams.shares([8, 1, 1], 6000, X) == [[0], [1, 2]]
+    assert teams.shares([1] * 6, 10, X) == [list(range(6))]
+    for a, b in zip(one, probe.fit_paths(X, y, GRID, rows=rows), strict=True):
+        _equal(a, b)
+
+    seen: list[int] = []
+
+    def work(team: int, is_stopped: object) -> bool:
+        if team == 0:
+            raise probe.BadInput("as it happens")
+        while not is_stopped():  # type: ignore[operator]
+            seen.append(team)
+        return False
+
+    with pytest.raises(probe.BadInput, match="as it happens"):
+        teams.at_once(work, [0, 1])

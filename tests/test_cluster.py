@@ -244,7 +244,7 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     store: featstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(over_dask, "_CONNECT_S", 0.2)
-    for address in ("tcp://127.0.0.1:1", "nonsense://x"):
+    for address in ("tcp://127.0.0.1:1", "nonsense://x", "x"):
         with pytest.raises(probe.ClusterFailed, match=f"No Dask scheduler answers at '{address}'"):
             run(store, tmp_path, scheduler=address)
     assert list(tmp_path.iterdir()) == []

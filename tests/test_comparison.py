@@ -157,7 +157,7 @@ def test_compare_pairs_by_id_and_reports_the_counts() -> None:
     assert c.interval == intervals.tango(20, 8, 100)
     assert c.smallest_detectable == pytest.approx(1.959964 * math.sqrt(28) / 100, abs=1e-6)
     assert c.is_significant
-    assert "a is ahead of b by 0.1200 in accuracy on 100 samples, which chance alone hardly explains" in c.sentence
+    assert "a is ahead of b by 0.12 in accuracy on 100 samples, which chance alone hardly explains" in c.sentence
 
 
 def test_compare_the_other_way_round_is_the_mirror_image() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -70,14 +71,29 @@ def test_extract_passes_its_options_on(extracted: Path, capsys: pytest.CaptureFi
     options = ["--units", "conv2", "--dtype", "float32", "--batch-size", "100", "--workers", "1", "--json", "--quiet"]
     assert main(["extract", MODEL, "digits:val", "digits:test", str(root), *options]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert sorted((e["split"], e["unit"], e["dtype"]) for e in said) == [
+    assert sorted((e["split"], e["unit"], e["dtype"]) for e in said["matrices"]) == [
         ("digits:test", "conv2", "float32"),
         ("digits:val", "conv2", "float32"),
     ]
+    assert [(r["split"], r["n_images"]) for r in said["reports"]] == [("digits:val", 90), ("digits:test", 451)]
+    assert all(r["bottleneck"] in r["stages"] and r["flops_per_image"] is None for r in said["reports"])
     wide = open_store(root).features("conv2", SPLIT).numpy()
     half = open_store(extracted).features("conv2", SPLIT).numpy()
     assert np.array_equal(wide.astype(np.float16), half)
     assert open_store(root).features("conv2", SPLIT).manifest["provenance"]["batch_size"] == 100
+
+
+def test_extract_says_what_took_longest(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = extracted.parent / "engine"
+    options = ["--units", "conv1", "--processes", "--workers", "1", "--no-channels-last", "--roofline", "--quiet"]
+    assert main(["extract", MODEL, SPLIT, str(root), *options]) == 0
+    out = capsys.readouterr().out
+    assert "'digits:test': 451 images in" in out
+    assert re.search(r"longest: [a-z ]+, \d+ %; \d+ % of the device's peak FLOP/s", out)
+    assert re.search(r"read and decode +\d+\.\d\d s", out)
+    assert np.array_equal(*(open_store(r).features("conv1", SPLIT).numpy() for r in (root, extracted)))
+    assert main(["extract", MODEL, SPLIT, str(root), "--decoder", "nvjpeg", "--quiet"]) == 1
+    assert "'nvjpeg' runs on CUDA devices and the device is 'cpu'" in capsys.readouterr().err
 
 
 def test_extract_takes_several_poolings(extracted: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +101,7 @@ def test_extract_takes_several_poolings(extracted: Path, capsys: pytest.CaptureF
     root = extracted.parent / "poolings"
     store = [MODEL, SPLIT, str(root), "--units", "conv2", "--dtype", "float32"]
     assert main(["extract", *store, "--pool", "none", "grid2", "--json"]) == 0
-    assert {(e["pool"], tuple(e["shape"])) for e in json.loads(capsys.readouterr().out)} == {
+    assert {(e["pool"], tuple(e["shape"])) for e in json.loads(capsys.readouterr().out)["matrices"]} == {
         ("none", (451, 64, 2, 2)),
         ("grid2", (451, 256)),
     }
@@ -261,3 +277,11 @@ def test_ctrl_c_twice_is_one_line_and_130(long_extraction: subprocess.Popen[str]
     assert store.verify() == []
     assert not any(e.is_complete for e in store.entries())
     assert not list(store.root.rglob("*.partial"))
+
+
+def test_a_store_behind_a_url_is_refused_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A path would swallow a slash of it, and features would go to a local folder called 'http:'."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["extract", "featstore:digits_net", "digits:val", "http://localhost:1/feats", "--quiet"]) == 1
+    assert "stores behind a URL are only read" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

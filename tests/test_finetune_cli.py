@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import featstore
 import finetune
 from finetune import Adam, KeepBest, Recipe, StepDecay, StopEarly, regimes, task
 from finetune.cli import main
@@ -198,3 +199,132 @@ def test_errors_that_are_not_ours_are_not_hidden(head: list[str], monkeypatch: p
     monkeypatch.setattr(task, "train_loop", broken)
     with pytest.raises(ZeroDivisionError):
         main(head)
+
+
+COMMANDS = {
+    "full": ("full_tune", ()),
+    "scratch": ("from_scratch", ()),
+    "unit": ("tune_unit", ("--unit", "layer1,head")),
+    "scale-shift": ("tune_scale_shift", ()),
+    "lp-ft": ("probe_then_tune", ("--C", "0.1,1")),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_regime_has_its_command(
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command makes the run that the function makes; its table shows val and test."""
+    regime, more = COMMANDS[command]
+    arguments = [
+        command, MODEL, "--train", f"npz:{data}/train.npz", "--val", "0.2", "--test", f"npz:{data}/test.npz",
+        "--out", str(tmp_path / "run"), *RECIPE, *more, "--quiet",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    run = finetune.open_run(tmp_path / "run")
+    assert run.regime == regime
+    assert lines[2].split()[:3] == ["test", "100", f"{run.scores['test']:.4f}"]
+    train, val = featstore.load_split(f"npz:{data}/train.npz").holdout(0.2)
+    keywords: dict[str, Any] = {"unit": {"unit": ("layer1", "head")}, "lp-ft": {"C": (0.1, 1.0)}}.get(command, {})
+    again = getattr(finetune, regime)(
+        featstore.load_backbone(MODEL), train, val, recipe=Recipe(lr=0.1, steps=20, batch_size=32),
+        test=featstore.load_split(f"npz:{data}/test.npz"), out=tmp_path / "again", progress=False, **keywords,
+    )  # fmt: skip
+    assert again.scores == run.scores
+    assert again.identity == run.identity
+
+
+def test_switches_become_the_recipe(head: list[str], tmp_path: Path) -> None:
+    """Every switch of the recipe can be said on the command line."""
+    options = (
+        "--no-bn-scale", "--dropout", "0.2", "--auxiliary", "layer1:0.3", "--augmentation", "fang2023:hpa+augmix-m3-w3-d2",
+        "--precision", "bfloat16", "--view", "better", "--train-mode", "all", "--bn-momentum", "kornblith2019",
+    )  # fmt: skip
+    command = ["full", *[part for part in head[1:] if part != "--store" and not part.endswith("store")], *options]
+    assert main(command) == 0
+    expected = Recipe(
+        lr=0.1, steps=20, batch_size=32, bn_scale=False, dropout=0.2, auxiliary=finetune.Auxiliary("layer1", 0.3),
+        augmentation=finetune.Augmentation.fang2023("hpa", policy="augmix-m3-w3-d2"), precision="bfloat16",
+        view="better", train_mode="all", bn_momentum=finetune.EpochShare(),
+    )  # fmt: skip
+    assert finetune.open_run(tmp_path / "run").recipe == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--paper", "kornblith2019", "--lr", "0.01", "--decay", "1e-5"), Recipe.kornblith2019(lr=0.01, decay=1e-5)),
+        (
+            ("--paper", "fang2023-scratch", "--lr", "0.01", "--decay", "0", "--epochs", "2"),
+            Recipe.fang2023(lr=0.01, decay=0.0, pretrained=False, epochs=2),
+        ),
+        (("--paper", "royer2020:mnist:0.01"), Recipe.royer2020("mnist", ratio=0.01)),
+        (("--paper", "surgical2022", "--lr", "1e-3"), Recipe.surgical2022(lr=1e-3)),
+    ],
+)
+def test_papers_recipes_by_name(options: tuple[str, ...], expected: Recipe) -> None:
+    """The recipe that the library makes, without a default typed again."""
+    from finetune.cli import _parser
+    from finetune.cli.options import take_recipe
+
+    given = vars(_parser().parse_args(["full", MODEL, "--train", "x", "--out", "y", *options]))
+
+    def fail(message: str) -> None:
+        pytest.fail(message)
+
+    assert take_recipe(given, fail) == expected
+
+
+def test_search_prints_the_table_and_show_repeats_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cells from best to worst, the choice and the test score; show reads it from the disk, as JSON too."""
+    arguments = [
+        "search", MODEL, "--regime", "head", "--train", f"npz:{data}/train.npz", "--val", "0.2",
+        "--test", f"npz:{data}/test.npz", "--out", str(tmp_path / "s"), "--store", str(data / "store"),
+        "--steps", "20", "--batch-size", "32", "--lr", "0.1,1e-6", "--weight-decay", "0,1e-3", "--quiet",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0].split() == ["cell", "val", "kept", "step", "seconds"]
+    vals = [float(line.split()[1]) for line in lines[1:5]]
+    assert vals == sorted(vals, reverse=True)
+    assert lines[5].startswith(f"best on val: {lines[1].split()[0]}")
+    assert lines[6].startswith("test ")
+    assert "trained again on train and val" in lines[6]
+    assert main(["show", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().out == out
+    assert main(["show", str(tmp_path / "s"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["best"] == lines[1].split()[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (("--regime", "full"), "--lr and one of --steps and --epochs are needed"),
+        (("--regime", "unit", "--grid", "surgical2022"), "--unit belongs to --regime unit"),
+        (("--regime", "full", "--grid", "fang2024"), "--grid fang2024 is none of kornblith2019"),
+        (("--regime", "full", "--grid", "kornblith2019", "--lr", "0.1"), "of its own; leave out --lr"),
+        (("--regime", "flux", "--grid", "kornblith2019"), "invalid choice: 'flux'"),
+        (("--regime", "full", "--lr", "0.1,x", "--steps", "3"), "'0.1,x' is not a list of numbers"),
+    ],
+)
+def test_wrong_searches_are_exit_2(
+    options: tuple[str, ...], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before anything is loaded."""
+    with pytest.raises(SystemExit) as caught:
+        main(["search", MODEL, "--train", "x", "--val", "0.2", "--out", str(tmp_path / "s"), *options])
+    assert caught.value.code == 2
+    assert part in capsys.readouterr().err
+
+
+def test_names_of_the_networks_classes_choose_rows(head: list[str], tmp_path: Path) -> None:
+    """A file with one name a line; the images' classes are found among them."""
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(str(9 - i) for i in range(10)) + "\n")
+    assert main([*head, "--head-classes", str(classes)]) == 0
+    identity = finetune.open_run(tmp_path / "run").identity
+    assert identity["head_rows"] == [9 - i for i in range(10)]

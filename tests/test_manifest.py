@@ -108,9 +108,7 @@ def test_differences_are_said_in_words() -> None:
     assert differences(a, a) == []
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape"), [("float64", (3,)), ("float32", ()), ("float32", (0,))]
-)
+@pytest.mark.parametrize(("dtype", "shape"), [("float64", (3,)), ("float32", ()), ("float32", (0,))])
 def test_what_cannot_be_stored_is_refused(dtype: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInput):
         ArrayKey("a" * 32, "body", "mean", dtype, shape)

@@ -276,7 +276,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: Output) -> Non
     assert "usage: probe" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "quickstart", "sweep", "path", "compare", "results"])
+@pytest.mark.parametrize("command", ["", "quickstart", "sweep", "path", "compare", "correlate", "results"])
 def test_help_of_every_command(command: str, capsys: Output) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([*([command] if command else []), "--help"])

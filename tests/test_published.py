@@ -65,6 +65,47 @@ def load(spec: str) -> Backbone:
         return load_backbone(spec, weights=None, preprocessing=small)
 
 
+CELLS = {  # from the papers: two stem cells, then three times N cells, with a reduction cell before the second and third
+    "timm:nasnetalarge.tf_in1k": (6, True),
+    "featstore:nasnet_a_mobile": (4, True),
+    "timm:pnasnet5large.tf_in1k": (4, False),  # its first cells of a stage reduce
+}
+
+
+def check_cells(backbone: Backbone) -> None:
+    """Check that every cell is a unit, its output that of the module, and that a run goes on from a pair."""
+    n, with_reduction = CELLS[backbone.name]
+    chain, module = backbone.chain, backbone.module
+    cells = ["cell_stem_0", "cell_stem_1"]
+    for stage in range(3):
+        cells += [f"reduction_cell_{stage - 1}"] if with_reduction and stage else []
+        cells += [f"cell_{(6 if with_reduction else n) * stage + i}" for i in range(n)]
+    assert chain.names[1:-2] == tuple(cells)
+    x = backbone.example(2)
+    expected: dict[str, torch.Tensor] = {}
+    handles = [
+        module.get_submodule(name).register_forward_hook(
+            lambda m, a, out, name=name: expected.update({name: out.clone()})
+        )
+        for name in cells
+    ]
+    logits = module(x)
+    for handle in handles:
+        handle.remove()
+    seen: dict[str, torch.Tensor] = {}
+    chain.visit(x, cells, lambda unit, y: seen.update({unit: y.clone()}))
+    assert all(torch.equal(seen[name], expected[name]) for name in cells)
+    middle = cells[len(cells) // 2]
+    pair = tuple(seen[unit] for unit in chain.passed[middle])
+    following = chain.names[chain.index(middle) + 1]
+    assert torch.equal(chain.run(pair, following), logits)  # type: ignore[arg-type]
+    older = chain.passed[middle][0]
+    with pytest.raises(BadInput, match=f"takes the output of {older} and of {middle}, as a tuple .* and got 1"):
+        chain.run(seen[middle], following)
+    with pytest.raises(BadInput, match="takes the images, one tensor, and got 2"):
+        chain.run(pair, None, middle)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_units_are_the_network(spec: str) -> None:
     """Composition bit for bit, names kept, every tensor in one unit, declared shapes measured: coarse and fine."""
@@ -73,6 +114,8 @@ def test_the_units_are_the_network(spec: str) -> None:
     x = torch.randn(2, *backbone.example().shape[1:], generator=torch.Generator().manual_seed(1))
     stretch_statistics(backbone.module)
     check_chain(backbone.chain, x)
+    if spec in CELLS:
+        check_cells(backbone)
     fine = cut(backbone.module, x[:1], fine=True)
     assert set(fine.names) >= {"penultimate", "head"}
     if fine.names != backbone.units:  # else it is the same chain
@@ -180,6 +223,32 @@ def test_the_units_of_flex_tuning(spec: str, n: int) -> None:
     chain = load(spec).chain
     assert chain.names == tuple(UNITS[spec].split())
     assert sum(bool(chain.tensors[unit]) for unit in chain.names) == n
+
+
+class TwoBranches(nn.Module):
+    """Two tensors flow on, as from a cell, but the older is always the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        for i in range(8):
+            setattr(self, f"block{i}", nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)))
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.stem(x)
+        y = first
+        for i in range(8):
+            y = self.get_submodule(f"block{i}")(y)
+        logits: torch.Tensor = self.fc(torch.cat([first, y], 1).mean((2, 3)))
+        return logits
+
+
+def test_a_long_branch_is_no_row_of_cells() -> None:
+    """A tensor kept for the end makes a pair of whatever runs meanwhile; cut there, each unit would store one of two halves."""
+    chain = cut(TwoBranches().eval(), torch.zeros(1, 3, 8, 8))
+    assert chain.names == ("stem", "block7", "penultimate", "head"), "all blocks in one, with what joins the two"
+    assert not chain.passed
 
 
 def test_the_flex_networks_have_the_papers_layers() -> None:

@@ -130,7 +130,10 @@ def finding(best: int, last: int, source: int, *, is_last: bool = False) -> quic
     [
         ((350, 300, 200), ["better than the usual 'penultimate' (0.750, p < 0.0001)", "is better than the network"]),
         ((300, 350, 200), ["worse than the usual", "so few validation images chose badly"]),
-        ((301, 300, 301), ["no more than chance apart from the usual", "is no more than chance apart from the network"]),
+        (
+            (301, 300, 301),
+            ["no more than chance apart from the usual", "is no more than chance apart from the network"],
+        ),
         ((200, 200, 300), ["is worse than the network as it is (0.750, p < 0.0001)"]),
     ],
 )

@@ -174,15 +174,18 @@ def test_cells_of_a_cluster_are_those_of_this_machine(
     """
     from distributed import Client, LocalCluster
 
-    here = searched(backbone, digits, tmp_path / "here", refit=False)
-    options = {"dashboard_address": None, "silence_logs": 100, "resources": {"GPU": 1}}
+    grid = {name: GRID[name] for name in (next(iter(GRID)), "lr=1e-06,weight_decay=0", "lr=3e+38,weight_decay=0")}
+    here = searched(backbone, digits, tmp_path / "here", refit=False, grid=grid)
+    options = {"dashboard_address": ":0", "silence_logs": 100, "resources": {"GPU": 1}}
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.run(torch.set_num_threads, 1)
-        there = searched(backbone, digits, tmp_path / "there", refit=False, cluster=client)
-        again = searched(backbone, digits, tmp_path / "there", refit=False, cluster=cluster.scheduler_address)
+        there = searched(backbone, digits, tmp_path / "there", refit=False, grid=grid, cluster=client)
+        again = searched(
+            backbone, digits, tmp_path / "there", refit=False, grid=grid, cluster=cluster.scheduler_address
+        )
     for a, b in zip(here.cells, there.cells, strict=True):
         assert (a.name, a.val, a.note) == (b.name, b.val, b.note)
         if a.run is not None and b.run is not None:

@@ -293,3 +293,13 @@ def test_l2_normalized_equals_scikit_learn_and_stays_in_its_library() -> None:
     assert isinstance(probe.l2_normalized(torch.from_numpy(X)), torch.Tensor)
     strict = probe.l2_normalized(array_api_strict.asarray(X))
     np.testing.assert_allclose(np.asarray(strict), normalize(X), atol=1e-15)
+
+
+def test_a_streamed_path_is_the_path_in_memory() -> None:
+    """The squared hinge from blocks of rows, certified; objectives of two certified fits differ by their gaps at most."""
+    from problems import digits
+
+    X, y = digits(600)
+    whole, streamed = probe.svm_path(X, y), probe.svm_path(X, y, memory=X.nbytes // 3)
+    assert {s.value for s in streamed.status} == {"converged"}
+    assert (np.abs(streamed.objective / whole.objective - 1) <= streamed.gap + whole.gap + 1e-12).all()

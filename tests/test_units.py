@@ -136,14 +136,21 @@ def check_chain(chain: Chain, x: torch.Tensor, *, has_head: bool = True, unused:
 
     before = x
     for unit in chain.names:
-        kept = before.clone()
-        assert torch.equal(chain.run(before, unit, unit), seen[unit]), f"{unit} run alone"
-        assert torch.equal(before, kept), f"{unit} wrote into the caller's tensor"
-        before = seen[unit]
-    middle = chain.names[len(chain.names) // 2]
-    after = chain.names[len(chain.names) // 2 + 1]
-    assert torch.equal(chain.run(chain.run(x, None, middle), after), expected)
+        kept = copy.deepcopy(before)
+        after = chain.run(before, unit, unit)
+        assert isinstance(after, tuple) == (unit in chain.passed)
+        assert all(map(torch.equal, as_tuple(after), [seen[u] for u in chain.passed.get(unit, (unit,))])), (
+            f"{unit} run alone"
+        )
+        assert all(map(torch.equal, as_tuple(before), as_tuple(kept))), f"{unit} wrote into the caller's tensor"
+        before = after
+    middle, following = chain.names[len(chain.names) // 2 :][:2]
+    assert torch.equal(chain.run(chain.run(x, None, middle), following), expected)
     check_tensors(chain, unused)
+
+
+def as_tuple(passed: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return passed if isinstance(passed, tuple) else (passed,)
 
 
 def check_tensors(chain: Chain, unused: tuple[str, ...]) -> None:
@@ -335,6 +342,31 @@ def test_a_copy_of_a_chain_is_a_whole_network_of_its_own() -> None:
     assert torch.equal(chain.run(x), before)
     assert torch.equal(twin.run(x), twin.module(x))
     assert not torch.equal(twin.run(x), before)
+
+
+class Remembering(nn.Module):
+    """Keeps what it has computed from a parameter, as LeViT does with its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(1, 4, 1), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.tensor([2.0]))
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "scale" not in self.cache:
+            self.cache["scale"] = self.scale * 2
+        return self.fc((self.a(x) * self.cache["scale"]).mean((2, 3)))
+
+
+def test_tracing_leaves_no_stand_ins_in_the_network() -> None:
+    """Else the network itself would be broken after it was cut."""
+    module, x = Remembering().eval(), torch.randn(1, 1, 4, 4)
+    fresh = copy.deepcopy(module)
+    for fine in (False, True):
+        module.cache.clear()
+        assert torch.equal(cut(module, x, fine=fine).run(x), fresh(x))
+    assert torch.equal(module(x), fresh(x))
 
 
 class Preactivated(nn.Module):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from featstore.cli import output
+from featstore.preprocessing import DECODERS
 
+ENGINE = ("processes", "ahead", "channels_last", "compile", "roofline")
+"""Options that say how the network is run: the fields of `featstore.Engine`."""
 LOADING = ("weights", "cut", "seed", "version")
 """Options that belong to `load_backbone`; the others go to `featstore.extract`."""
 
@@ -25,7 +29,7 @@ def add(commands: Any) -> None:
     sub.add_argument("splits", nargs="+", metavar="SPLIT", help="imagefolder:PATH, npz:PATH, webdataset:PATH, parquet:PATH, "
                      "cifar10:train, … (see `featstore datasets`) or package.module:function; shifts may follow: "
                      "'digits:train+blur(2.0)'")  # fmt: skip
-    sub.add_argument("root", type=Path, metavar="STORE", help="folder of the store; made where there is none")
+    sub.add_argument("root", metavar="STORE", help="folder of the store; made where there is none")
     sub.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
     sub.add_argument("--cut", choices=("coarse", "fine"), help="how the network is cut into units")
     sub.add_argument("--seed", type=int, help="of random weights")
@@ -41,6 +45,14 @@ def add(commands: Any) -> None:
     sub.add_argument("--batch-size", type=int, help="images per forward pass")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
     sub.add_argument("--workers", type=int, help="threads that decode images")
+    sub.add_argument("--processes", action="store_true", help="decode by processes instead of threads")
+    sub.add_argument("--ahead", type=int, help="batches that are prepared while a GPU works on one")
+    sub.add_argument(
+        "--decoder", choices=DECODERS, help="who decodes images; nvjpeg does on the GPU, and its features are others"
+    )
+    sub.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="order of maps in memory")
+    sub.add_argument("--compile", action="store_true", help="have torch.compile fuse the network's operations")
+    sub.add_argument("--roofline", action="store_true", help="measure the share of the device's peak FLOP/s, too")
     sub.add_argument(
         "--precision", choices=("fp32", "tf32", "amp-fp16", "amp-bf16"), help="arithmetic of the forward pass"
     )
@@ -51,12 +63,13 @@ def add(commands: Any) -> None:
         "--skip-unreadable", action="store_true", help="leave out images that do not decode, and record them"
     )
     sub.add_argument("--repair", action="store_true", help="read all that is stored, and compute damaged rows again")
+    sub.add_argument("--scheduler", dest="client", metavar="ADDRESS", help="compute on the workers of a Dask cluster")
     sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     output.add_json(sub)
     sub.set_defaults(command=command)
 
 
-def command(model: str, splits: list[str], root: Path, *, as_json: bool = False, **options: Any) -> int:
+def command(model: str, splits: list[str], root: str, *, as_json: bool = False, **options: Any) -> int:
     """Load the network and the splits, and extract what is missing."""
     import featstore
 
@@ -66,10 +79,24 @@ def command(model: str, splits: list[str], root: Path, *, as_json: bool = False,
     if "cut" in loading:
         loading["units"] = loading.pop("cut")
     data = {name: options.pop(name) for name in ("data_root", "download") if name in options}
+    engine = featstore.Engine(**{name: options.pop(name) for name in ENGINE if name in options})
     loaded = [featstore.load_split(spec, **data) for spec in splits]
     backbone = featstore.load_backbone(model, **loading)
-    store = featstore.extract(backbone, loaded, root, **options)
+    if "decoder" in options:
+        backbone = backbone.decoded_by(options.pop("decoder"))
+    reports: list[featstore.Report] = []
+    store = featstore.extract(backbone, loaded, root, engine=engine, report=reports.append, **options)
     names = {split.name for split in loaded}
     done = [e for e in store.entries() if e.weights_digest == backbone.weights_digest and names & set(e.splits)]
-    output.print_entries(done, as_json)
+    if as_json:
+        print(
+            json.dumps({"matrices": [e.to_json() for e in done], "reports": [r.to_json() for r in reports]}, indent=1)
+        )
+        return 0
+    output.print_entries(done, as_json=False)
+    for report in reports:
+        print(report)
+        for stage, seconds in report.stages.items():
+            print(f"  {stage:<16} {seconds:8.2f} s")
+        print(f"  {'waiting':<16} {report.waiting:8.2f} s")
     return 0

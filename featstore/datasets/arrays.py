@@ -68,7 +68,12 @@ class NpzSamples:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return NpzSamples, (self.path, self.key, self.offsets, self.n)  # another process reads the file for itself
+        return NpzSamples, (
+            self.path.absolute(),
+            self.key,
+            self.offsets,
+            self.n,
+        )  # another process reads the file for itself
 
     def __len__(self) -> int:
         return self.n

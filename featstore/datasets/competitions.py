@@ -123,6 +123,9 @@ class HpaSamples:
     def __init__(self, folder: Path, names: list[str], is_merged: bool) -> None:
         self.folder, self.names, self.is_merged = folder, names, is_merged
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return HpaSamples, (self.folder.absolute(), self.names, self.is_merged)  # another process may run elsewhere
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -52,6 +52,9 @@ class FileSamples:
     def __init__(self, root: Path, names: list[str]) -> None:
         self.root, self.names = root, names
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return FileSamples, (self.root.absolute(), self.names)  # another process may run in another folder
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -80,7 +83,7 @@ class ZipSamples:
         self._archive = zipfile.ZipFile(path)  # reading members is safe from several threads
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ZipSamples, (self.path, self.names)  # an open archive cannot be sent to another process
+        return ZipSamples, (self.path.absolute(), self.names)  # an open archive cannot be sent to another process
 
     def __len__(self) -> int:
         return len(self.names)

@@ -48,7 +48,11 @@ class ParquetSamples:
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ParquetSamples, (self.files, self.column, self.groups)  # another process reads the files for itself
+        return ParquetSamples, (
+            [file.absolute() for file in self.files],
+            self.column,
+            self.groups,
+        )  # another process reads the files for itself
 
     def __len__(self) -> int:
         return int(self.starts[-1])

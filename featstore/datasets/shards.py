@@ -75,7 +75,11 @@ class ShardSamples:
         self._open = threading.local()  # each thread keeps the shard it reads open: reading is nearly sequential
 
     def __reduce__(self) -> tuple[object, ...]:
-        return ShardSamples, (self.shards, self.where, self.names)  # open files cannot be sent to another process
+        return ShardSamples, (
+            [shard.absolute() for shard in self.shards],
+            self.where,
+            self.names,
+        )  # open files cannot be sent to another process
 
     def __len__(self) -> int:
         return len(self.where)

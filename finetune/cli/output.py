@@ -33,7 +33,13 @@ def show_run(run: Path, *, as_json: bool = False) -> int:
 
     record = read_json(run / RECORD)
     if record is None:
-        print_run(finetune.open_run(run), as_json)
+        found = finetune.open_run(run)
+        if found.regime == "flex_tune":
+            from finetune.cli.flexing import print_flex
+
+            print_flex(finetune.flex_of(found), as_json)
+        else:
+            print_run(found, as_json)
         return 0
     if record.get("state") != "complete":
         raise BadInput(f"the search in {run} is not finished; the command that began it continues it.")
@@ -64,6 +70,7 @@ def _print_table(found: dict[str, Any], as_json: bool) -> None:
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text as columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

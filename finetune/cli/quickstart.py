@@ -146,7 +146,7 @@ def tune_shift(backbone: Backbone, shift: str, out: Path) -> Finding:
             ),
         ),
     }
-    outcomes = {method: _of_flex(flex) for method, flex in flexes.items()}
+    outcomes: dict[str, Outcome] = {method: _of_flex(flex) for method, flex in flexes.items()}
     for name, (tunes, regime) in regimes.items():
         run = regime()
         outcomes[name] = Outcome(name, tunes, predict(run, backbone, test), run.scores["val"], run.seconds)

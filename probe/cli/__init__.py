@@ -1,4 +1,4 @@
-"""The ``probe`` command: quickstart | sweep | path | compare | results.
+"""The ``probe`` command: quickstart | sweep | study | path | compare | correlate | results | report.
 
 Each is one library call; results go to stdout, progress to stderr. Options that are not given are not passed on, so
 that their defaults are those of the library.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.cli import compare, path, results, sweep
+from probe.cli import compare, correlate, path, report, results, study, sweep
 from probe.errors import ProbeError
 
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quickstart(commands)
-    for command in (sweep, path, compare, results):
+    for command in (sweep, study, path, compare, correlate, results, report):
         command.add(commands)
     return parser
 

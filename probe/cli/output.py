@@ -34,9 +34,9 @@ def penalties(text: str) -> list[float]:
 
 
 def whole_numbers(text: str) -> int | list[int]:
-    """Parse "5" as a number and "0,3,7" as a list."""
+    """Parse "5" as a number and "0,3,7" as a list, of one number too: "3,"."""
     try:
-        parts = [int(part) for part in text.split(",")]
+        parts = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is neither a whole number nor a list such as 0,1,2") from error
     return parts if "," in text else parts[0]

@@ -1,0 +1,27 @@
+"""Whether a device is there, before anything is put on it."""
+
+from __future__ import annotations
+
+
+def device_problems(device: str) -> list[str]:
+    """What keeps torch from using a device, a sentence each; empty where it can.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
+    """
+    import torch
+
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        return [f"device is {device!r}, which torch does not know ({str(error).splitlines()[0]}); say 'cpu' or 'cuda'."]
+    if where.type != "cuda":
+        return []
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (where.index or 0) >= n:
+        return [
+            f"device is {device!r} and torch sees {n} CUDA devices; say 'cpu', or look at the driver and torch's build."
+        ]
+    return []

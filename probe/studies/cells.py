@@ -1,0 +1,387 @@
+"""What a study asks for: a table of (network, data set, regime, seed), expanded from a few lines.
+
+Everything here is names and numbers; nothing is loaded. A regime is a function of ``(cell, place)`` that returns an `Outcome`,
+passed in or named as ``package.module:function``, so that this package need not know who trains networks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probe.errors import BadInput
+from probe.intervals import Interval
+from probe.predictions import Predictions
+
+if TYPE_CHECKING:
+    from probe.studies.probing import Place
+
+SHORT = {
+    "logistic": "probe.studies.probing:logistic",
+    "svm": "probe.studies.probing:svm",
+    "ridge": "probe.studies.probing:ridge",
+}
+"""Regimes that need no module named."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained network of a study.
+
+    Attributes
+    ----------
+    name : str
+        What tables call it.
+    spec : str or featstore.Backbone
+        For `featstore.load_backbone`; ``@path/to/weights`` may follow a name.
+    source : float or None
+        Accuracy on what it was pretrained for, between 0 and 1.
+    d : int or None
+        Length of its penultimate features; for the estimate of bytes.
+    options : mapping
+        Further keywords of `featstore.load_backbone`: units, seed, …; and ``whole_image = true``.
+    """
+
+    name: str
+    spec: Any = field(default="", repr=False)
+    source: float | None = None
+    d: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.spec:
+            object.__setattr__(self, "spec", self.name)
+        if self.source is not None and not 0 < self.source < 1:
+            raise BadInput(f"The source accuracy of '{self.name}' is {self.source}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A target of a study.
+
+    Attributes
+    ----------
+    name : str
+        What tables call it.
+    train, test : str or featstore.Split
+        For `featstore.load_split`.
+    val : str, featstore.Split or float
+        On which everything is chosen: a split, or the share of train to hold out.
+    metric : str
+        Of `probe.metrics`; chooses, and is reported.
+    n_train, n_val, n_test, n_classes : int or None
+        For the estimate of costs before the data were ever seen.
+
+    Raises
+    ------
+    BadInput
+        Where test is what would be chosen on.
+    """
+
+    name: str
+    train: Any = field(repr=False)
+    test: Any = field(repr=False)
+    val: Any = 0.2
+    metric: str = "accuracy"
+    n_train: int | None = None
+    n_val: int | None = None
+    n_test: int | None = None
+    n_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("train", "val"):
+            if isinstance(getattr(self, part), str) and getattr(self, part) == self.test:
+                raise BadInput(
+                    f"{part} and test of '{self.name}' are both '{self.test}': what is chosen on test, or learnt from it, "
+                    "makes its score say nothing. Name another split, or a share of train as val."
+                )
+        if isinstance(self.val, int | float) and not 0 < self.val < 1:
+            raise BadInput(f"val of '{self.name}' is {self.val}; a share of train lies strictly between 0 and 1.")
+
+    @property
+    def n_images(self) -> int | None:
+        """Images of all its splits, where that is known."""
+        sizes = [self.n_train, 0 if isinstance(self.val, float) else self.n_val or 0, self.n_test]
+        return None if None in sizes else sum(n for n in sizes if n is not None)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What is done with a network and a data set.
+
+    Attributes
+    ----------
+    name : str
+        What tables call it.
+    function : str or callable
+        "logistic", "svm", "ridge", or ``package.module:function``, or the function itself, of the top level of a module.
+    options : mapping
+        What the function is told; plain values.
+    seeds : tuple of int or None
+        Instead of the study's.
+    datasets, networks : tuple of str
+        The only ones it is for; all, where empty.
+    images_per_cell : int or None
+        Images that one cell runs through the network, for the estimate; None is every image once.
+    """
+
+    name: str
+    function: Any = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+    datasets: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    images_per_cell: int | None = None
+
+    def __post_init__(self) -> None:
+        said = self.function or self.name
+        if callable(said):
+            said = f"{said.__module__}:{said.__qualname__}"
+        said = SHORT.get(said, said)
+        if ":" not in said:
+            raise BadInput(
+                f"'{said}' is no regime: {', '.join(SHORT)}, or package.module:function, for example "
+                "finetune.study:full_tune."
+            )
+        object.__setattr__(self, "function", said)
+
+    def resolve(self) -> Callable[[Cell, Place], Outcome]:
+        """Import the function.
+
+        Raises
+        ------
+        BadInput
+            Where there is none of that name.
+        """
+        module, _, name = self.function.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise BadInput(
+                f"The regime '{self.name}' is {self.function}, which cannot be imported: {error}."
+            ) from error
+        if not callable(found):
+            raise BadInput(f"The regime '{self.name}' is {self.function}, which is no function of (cell, place).")
+        function: Callable[[Cell, Place], Outcome] = found
+        return function
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result to be."""
+
+    network: Network
+    dataset: Dataset
+    regime: Regime
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, str, str, int]:
+        """What tables call it: by these a plan finds what is there."""
+        return self.network.name, self.dataset.name, self.regime.name, self.seed
+
+    def __str__(self) -> str:
+        return f"{self.network.name} on {self.dataset.name}, {self.regime.name}, seed {self.seed}"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that was asked for, as plain values: names where the study has objects."""
+        n, d, r = self.network, self.dataset, self.regime
+        return {
+            "network": {"name": n.name, "spec": _said(n.spec), "options": dict(n.options)},
+            "dataset": {"name": d.name, "train": _said(d.train), "val": _said(d.val), "test": _said(d.test)},
+            "metric": d.metric,
+            "regime": {"name": r.name, "function": r.function, "options": dict(r.options)},
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a regime returns.
+
+    Attributes
+    ----------
+    val_score, test_score : float
+    predictions : Predictions
+        On test.
+    higher_is_better : bool
+        Of the metric.
+    test_interval : Interval or None
+        95 %.
+    n_train, n_val, n_test : int
+    chosen : mapping
+        What was chosen on val: ``{"C": …, "at_edge": …}``, or the recipe.
+    history : sequence of mapping
+        One per evaluation: step, epoch, accuracy (on val), train_loss, lr.
+    cost : mapping
+        ``images`` that went through the network (backward passes count as two more), ``seconds``, ``bytes`` stored, and parts
+        of these.
+    features : mapping
+        Identity of the stored features it came from; empty where it came from images.
+    details : mapping
+        Anything else that is plain.
+    leaks : mapping
+        See `probe.studies.leaks`.
+    """
+
+    val_score: float
+    test_score: float
+    predictions: Predictions
+    higher_is_better: bool = True
+    test_interval: Interval | None = None
+    n_train: int = 0
+    n_val: int = 0
+    n_test: int = 0
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+    features: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    leaks: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Networks × data sets × regimes × seeds.
+
+    Attributes
+    ----------
+    networks : tuple of Network
+    datasets : tuple of Dataset
+    regimes : tuple of Regime
+    seeds : tuple of int
+    name : str
+
+    Raises
+    ------
+    BadInput
+        On an empty side, names that occur twice, or regimes for what is not in the study; all together.
+    """
+
+    networks: tuple[Network, ...]
+    datasets: tuple[Dataset, ...]
+    regimes: tuple[Regime, ...] = (Regime("logistic"),)
+    seeds: tuple[int, ...] = (0,)
+    name: str = "study"
+
+    def __post_init__(self) -> None:
+        problems = []
+        for what in ("networks", "datasets", "regimes"):
+            found = tuple(getattr(self, what))
+            object.__setattr__(self, what, found)
+            names = [one.name for one in found]
+            if not names:
+                problems.append(f"it has no {what}")
+            problems += [f"'{n}' names two {what}" for n in sorted({n for n in names if names.count(n) > 1})]
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        for seeds in (self.seeds, *(r.seeds for r in self.regimes if r.seeds is not None)):
+            if not seeds or len(set(seeds)) < len(seeds):
+                problems.append(f"seeds are {list(seeds)} but must be different whole numbers, at least one")
+        for regime in self.regimes:
+            for what in ("networks", "datasets"):
+                strangers = set(getattr(regime, what)) - {one.name for one in getattr(self, what)}
+                if strangers:
+                    problems.append(f"regime '{regime.name}' is for {what} that are not there: {sorted(strangers)}")
+        if problems:
+            raise BadInput(f"This is not a study: {'; '.join(problems)}.")
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells; those of one network and data set beside each other, as they share features."""
+        return tuple(
+            Cell(network, dataset, regime, seed)
+            for network in self.networks
+            for dataset in self.datasets
+            for regime in self.regimes
+            if dataset.name in (regime.datasets or (dataset.name,))
+            and network.name in (regime.networks or (network.name,))
+            for seed in (self.seeds if regime.seeds is None else regime.seeds)
+        )
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Study:
+        """Read a study from a file: ``name``, ``seeds``, and tables ``[[network]]``, ``[[dataset]]``, ``[[regime]]``.
+
+        Raises
+        ------
+        BadInput
+            Where it cannot be read, is no TOML, or has keys that mean nothing.
+        """
+        import tomllib
+
+        try:
+            said = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise BadInput(f"The study '{path}' cannot be read: {error}.") from error
+        said.setdefault("name", Path(path).stem)
+        return cls.from_json(said)
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Study:
+        """Make a study of plain values, as `from_toml` reads them.
+
+        Raises
+        ------
+        BadInput
+        """
+        sides = {"network": Network, "dataset": Dataset, "regime": Regime}
+        unknown = set(said) - {*sides, "name", "seeds"}
+        if unknown:
+            raise BadInput(
+                f"A study has no {', '.join(sorted(unknown))}; it has name, seeds, [[network]], [[dataset]], [[regime]]."
+            )
+        parts = {
+            f"{side}s": tuple(_made(kind, one, side) for one in _several(said, side)) for side, kind in sides.items()
+        }
+        if not parts["regimes"]:
+            del parts["regimes"]
+        if "seeds" in said:
+            seeds = said["seeds"]
+            parts["seeds"] = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+        return cls(name=str(said.get("name", "study")), **parts)
+
+
+def plain(value: Any) -> Any:
+    """A value as strict JSON has it: tuples become lists, NaN and infinities text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        return plain(value.item())
+    return value
+
+
+def _said(given: Any) -> Any:
+    return given if isinstance(given, str | int | float) else str(getattr(given, "name", given))
+
+
+def _several(said: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
+    found = said.get(side, [])
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+        raise BadInput(f"'{side}' is {json.dumps(plain(found))[:60]} but must be tables, each begun by [[{side}]].")
+    return found
+
+
+def _made(kind: type[Any], said: Mapping[str, Any], side: str) -> Any:
+    given = {
+        key: tuple(value) if isinstance(value, list) and key != "options" else value for key, value in said.items()
+    }
+    known = set(kind.__dataclass_fields__)
+    problems = [f"it has no '{key}'" for key in sorted(set(given) - known)]
+    needed = {"name", "train", "test"} & known if side == "dataset" else {"name"}
+    problems += [f"'{key}' is missing" for key in sorted(needed - set(given))]
+    if problems:
+        name = given.get("name", "?")
+        raise BadInput(
+            f"The {side} '{name}' cannot be understood: {'; '.join(problems)}. Known: {', '.join(sorted(known))}."
+        )
+    return kind(**given)

@@ -1,0 +1,220 @@
+"""Images of train in test: found before any number is read, and listed.
+
+The same image is found by its content, whatever it is called. A near-duplicate (re-encoded, scaled, cropped a little, the next
+frame of a film) is found by its features: seen from the mean of train, those of a test image point almost where those of a
+train image do: much closer than images of train have their nearest neighbours, as a network that has collapsed a class to a
+point brings all of its images together. How close is too close is a judgement, so they are listed, not removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from probe.errors import BadInput
+
+SIMILARITY = 0.98
+"""Cosine, about the mean of train, from which on two images are listed."""
+
+MUCH_CLOSER = 0.1
+"""Share of the typical distance (1 - cosine) from an image of train to its nearest neighbour in train."""
+
+LISTED = 50
+"""Pairs that a record lists; it counts all."""
+
+_BLOCK = 1024
+_SAMPLED = 1024  # images of train, for the typical distance
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of different splits that are the same, or almost."""
+
+    split: str
+    id: str
+    other_split: str
+    other_id: str
+    similarity: float
+
+
+@dataclass(frozen=True, eq=False)
+class Leaks:
+    """What splits of one data set share.
+
+    Attributes
+    ----------
+    identical : dict of str to int
+        "test in train" … to the number of images with the same content.
+    near : dict of str to int
+        Likewise, near-duplicates, identical images included.
+    pairs : tuple of Pair
+        The closest first, at most `LISTED`.
+    absent : dict of str to list of str
+        Split to classes that it lacks and others have.
+    similarity : float or None
+        From which on near-duplicates were listed; None where they were not looked for.
+    """
+
+    identical: dict[str, int]
+    near: dict[str, int]
+    pairs: tuple[Pair, ...]
+    absent: dict[str, list[str]]
+    similarity: float | None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What to say before any number; empty where there is nothing."""
+        said = [f"warning: {n:,} images of {what} by content, so that their scores are too good" for what, n in
+                self.identical.items() if n]  # fmt: skip
+        for what, n in self.near.items():
+            if n:
+                example = next((p for p in self.pairs if f"{p.split} in {p.other_split}" == what), None)
+                seen = f", such as {example.id} and {example.other_id}" if example else ""
+                said.append(f"warning: {n:,} images of {what} look the same (cosine ≥ {self.similarity:g}){seen}")
+        for split, classes in self.absent.items():
+            shown = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
+            said.append(f"warning: {split} has no image of {len(classes)} classes ({shown})")
+        return tuple(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """The findings as plain values."""
+        return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
+
+
+def find_leaks(
+    labels: Mapping[str, np.ndarray],
+    contents: Mapping[str, np.ndarray] | None = None,
+    features: Mapping[str, np.ndarray] | None = None,
+    ids: Mapping[str, np.ndarray] | None = None,
+    *,
+    classes: Sequence[str] = (),
+    similarity: float = SIMILARITY,
+) -> Leaks:
+    """Look for images that splits share, and classes that they lack.
+
+    Parameters
+    ----------
+    labels : mapping of str to array
+        Split ("train", "val", "test") to labels (n,) int64 in one numbering, or (n, k).
+    contents : mapping of str to array, optional
+        Digests (n, b) uint8 of the images.
+    features : mapping of str to array, optional
+        (n, d) of one unit; the penultimate one sees what images have in common.
+    ids : mapping of str to array, optional
+        (n,) text, for the list; row numbers where it is not given.
+    classes : sequence of str
+        Names of the labels.
+    similarity : float
+        Cosine from which on two images are near-duplicates.
+
+    Returns
+    -------
+    Leaks
+
+    Raises
+    ------
+    BadInput
+        Where the similarity is no cosine above 0, or rows are not as many as labels.
+    """
+    if not 0 < similarity <= 1:
+        raise BadInput(f"The similarity of near-duplicates is {similarity}; it must lie between 0 and 1, near 1.")
+    for what, given in (("contents", contents), ("features", features), ("ids", ids)):
+        for split, rows in (given or {}).items():
+            if split in labels and len(rows) != len(labels[split]):
+                raise BadInput(
+                    f"{split} has {len(labels[split])} labels and {len(rows)} {what}; give one for each image."
+                )
+    named = {s: np.asarray(ids[s] if ids else np.arange(len(y))).astype(np.str_) for s, y in labels.items()}
+    identical: dict[str, int] = {}
+    near: dict[str, int] = {}
+    pairs: list[Pair] = []
+    for split, other in (("test", "train"), ("test", "val"), ("val", "train")):
+        if not {split, other} <= set(labels):
+            continue
+        what = f"{split} in {other}"
+        if contents is not None:
+            same = _same_content(contents[split], contents[other])
+            identical[what] = len(same)
+            pairs += [Pair(split, str(named[split][i]), other, str(named[other][j]), 1.0) for i, j in same]
+        if features is not None:
+            found = near_duplicates(features[split], features[other], features["train"], similarity=similarity)
+            near[what] = len(found)
+            known = {(p.split, p.id) for p in pairs}
+            pairs += [
+                Pair(split, str(named[split][i]), other, str(named[other][j]), round(cosine, 6))
+                for i, j, cosine in found
+                if (split, str(named[split][i])) not in known
+            ]
+    closest = sorted(pairs, key=lambda p: (-p.similarity, p.split != "test", p.id))[:LISTED]
+    said = None if features is None else similarity
+    return Leaks(identical, near, tuple(closest), _absent(labels, classes), said)
+
+
+def near_duplicates(
+    X: np.ndarray, other: np.ndarray, train: np.ndarray, *, similarity: float = SIMILARITY
+) -> list[tuple[int, int, float]]:
+    """Return (row of X, its nearest row of other, cosine) of the rows of X that have one as close as `similarity`.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    other : array of shape (m, d)
+    train : array of shape (t, d)
+        Whose mean is the origin: without it all activations after a ReLU point to the same side.
+    similarity : float
+
+    Notes
+    -----
+    n · m · d multiplications in float32, in blocks. Rows at the origin are near nothing. The bound is the larger of `similarity`
+    and 1 - `MUCH_CLOSER` times the median distance from images of train to their nearest neighbours there.
+    """
+    mean = np.asarray(train, dtype=np.float32).mean(axis=0)
+    A, B = _directions(X, mean), _directions(other, mean)
+    found = []
+    similarity = max(similarity, 1 - MUCH_CLOSER * _typical_distance(_directions(train, mean)))
+    for a in range(0, len(A), _BLOCK):
+        cosines = A[a : a + _BLOCK] @ B.T
+        nearest = cosines.argmax(axis=1)
+        best = cosines[np.arange(len(nearest)), nearest]
+        found += [(a + int(i), int(nearest[i]), min(1.0, float(best[i]))) for i in np.flatnonzero(best >= similarity)]
+    return found
+
+
+def _typical_distance(directions: np.ndarray) -> float:
+    """Median of 1 - cosine from some images to their nearest neighbour among all, themselves left out."""
+    if len(directions) < 2:
+        return 1.0
+    rows = np.unique(np.linspace(0, len(directions) - 1, _SAMPLED).astype(int))
+    cosines = directions[rows] @ directions.T
+    cosines[np.arange(len(rows)), rows] = -1
+    return float(np.median(1 - cosines.max(axis=1)))
+
+
+def _directions(X: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    centred = np.asarray(X, dtype=np.float32) - mean
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    directions: np.ndarray = centred / np.where(lengths > 0, lengths, 1)
+    return directions
+
+
+def _same_content(rows: np.ndarray, other: np.ndarray) -> list[tuple[int, int]]:
+    where = {row.tobytes(): j for j, row in reversed(list(enumerate(other)))}
+    return [(i, where[row.tobytes()]) for i, row in enumerate(rows) if row.tobytes() in where]
+
+
+def _absent(labels: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, list[str]]:
+    """Classes that a split lacks and another has."""
+    if any(y.ndim != 1 for y in labels.values()):
+        present = {split: set(np.flatnonzero((y == 1).any(axis=0)).tolist()) for split, y in labels.items()}
+    else:
+        present = {split: set(np.unique(y).tolist()) for split, y in labels.items()}
+    every = set().union(*present.values())
+    out = {}
+    for split, found in present.items():
+        lacking = sorted(every - found)
+        if lacking:
+            out[split] = [classes[i] if i < len(classes) else str(i) for i in lacking]
+    return out

@@ -1,0 +1,389 @@
+"""Flex-tuning on the bundled digits network: fed from stored inputs it is what it is from images; what it looks at; kills."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import featstore
+import finetune
+from finetune import KeepBest, Recipe, StopEarly
+from finetune.optimizers import Adam
+from finetune.schedules import Constant
+
+UNITS = ("conv1", "conv2", "penultimate", "head")
+RECIPE = Recipe(
+    lr=1e-3, epochs=3, batch_size=32, optimizer=Adam(), schedule=Constant(), evaluate_every=4,
+    keep=StopEarly(drop=0.05, min_steps=8),
+)  # fmt: skip
+ROWS = tuple(range(10))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for each other's threads."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    """The four units of the bundled digits network."""
+    return featstore.load_backbone("featstore:digits_net")
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[str, featstore.Split]:
+    """Blurred digits, which the network has not been trained on."""
+    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
+    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
+
+
+def flex(backbone: Any, digits: dict[str, featstore.Split], out: Path, **changes: Any) -> finetune.Flex:
+    """Flex-tuning of the digits, quietly."""
+    options: dict[str, Any] = {"recipe": RECIPE, "head_rows": ROWS, "progress": False, **changes}
+    return finetune.flex_tune(backbone, digits["train"], digits["val"], out=out, **options)
+
+
+def images_of(backbone: Any, split: featstore.Split) -> torch.Tensor:
+    """Network inputs of a split, one by one."""
+    return torch.stack([backbone.preprocessing(split.image(i)) for i in range(len(split))])
+
+
+def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: np.ndarray) -> float:
+    """Share of right answers of a network in evaluation mode."""
+    with torch.inference_mode():
+        return float((network.eval()(images).argmax(1).numpy() == labels).mean())
+
+
+@pytest.fixture(scope="module")
+def plain(backbone: Any, digits: dict[str, featstore.Split], tmp_path_factory: pytest.TempPathFactory) -> finetune.Flex:
+    """All candidates and pairs trained from images, the definition of what fed ones must give."""
+    return flex(backbone, digits, tmp_path_factory.mktemp("plain") / "flex", feed="images", pairs=[("conv2", "head")])
+
+
+@pytest.mark.parametrize("feed", ["memory", "disk"])
+def test_fed_candidates_are_those_trained_from_images(
+    backbone: Any, digits: dict[str, featstore.Split], plain: finetune.Flex, tmp_path: Path, feed: str
+) -> None:
+    """Every candidate: the same history of validation scores, the same weights.
+
+    To the bit where a candidate enters at the images; else up to float32's rounding, for blocks of another size than the
+    training's batches went through the units before: convolutions may sum in another order there.
+    """
+    fed = flex(backbone, digits, tmp_path / "fed", feed=feed, pairs=[("conv2", "head")])
+    assert [row.candidate for row in fed.table] == [*UNITS, "conv2+head", "all"]
+    assert {row.fed_from for row in fed.table} == {None, "conv2", "penultimate"}
+    assert fed.unit == plain.unit
+    for row, expected in zip(fed.table, plain.table, strict=True):
+        runs = [finetune.open_run(one.best.path / "candidates" / row.candidate) for one in (fed, plain)]
+        assert [r.val for r in runs[0].history] == [r.val for r in runs[1].history]
+        assert row.val == expected.val and runs[0].kept_step == runs[1].kept_step
+        a, b = (run.weights("last") for run in runs)
+        assert a.keys() == b.keys()
+        for name in a:
+            tolerance = {"rtol": 0, "atol": 0} if row.fed_from is None else {"rtol": 1e-3, "atol": 1e-5}
+            torch.testing.assert_close(a[name], b[name], **tolerance)
+
+
+def test_proxies_are_the_source_network_with_one_unit_of_the_tuned_one(
+    backbone: Any, digits: dict[str, featstore.Split], plain: finetune.Flex, tmp_path: Path
+) -> None:
+    """Brute force: modules of ft-all put into a copy of the source network by hand, run from images; and then
+    Algorithms 2 and 3 by hand on these numbers and the accuracies of plain flex-tuning."""
+    images, labels = images_of(backbone, digits["val"]), digits["val"].labels
+    assert labels is not None
+    layer = {"conv1": "conv1", "conv2": "conv2", "penultimate": "fc", "head": "head"}
+    names = dict(backbone.module.named_children())
+    layer = {unit: next(n for n in names if any(t.startswith(n) for t in backbone.chain.tensors[unit])) for unit in layer}
+    for method, folder in (("fast", "all"), ("faster", "all-one-epoch")):
+        found = flex(backbone, digits, tmp_path / method, method=method)
+        tuned = finetune.open_run(found.best.path / "candidates" / folder).network(backbone)
+        expected = {}
+        for unit in UNITS:
+            proxy = copy.deepcopy(backbone.module)
+            setattr(proxy, layer[unit], copy.deepcopy(getattr(tuned, layer[unit])))
+            expected[unit] = accuracy(proxy, images, labels)
+        assert {row.candidate: row.score for row in found.table if row.candidate != "all"} == pytest.approx(expected)
+        best = max(UNITS, key=lambda unit: expected[unit])
+        after = {row.candidate: row.val for row in plain.table}
+        falls_back = method == "fast" and (after["all"] or 0) > (after[best] or 0)
+        assert found.unit == ("all" if falls_back else best)
+        trained = {row.candidate for row in found.table if row.val is not None}
+        assert trained == ({best, "all"} if method == "fast" else {best})
+    one = finetune.open_run(tmp_path / "faster" / "candidates" / "all-one-epoch")
+    assert one.history[-1].epoch == 1.0 and not (tmp_path / "faster" / "candidates" / "all").exists()
+
+
+def test_a_new_head_moves_with_every_candidate(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Without head_rows nothing but the head could make a unit useful, so it is trained with each; fed as from images."""
+    fed, plain = (flex(backbone, digits, tmp_path / kind, feed=kind, head_rows=None, method="fast", units=UNITS[1:])
+                  for kind in ("memory", "images"))  # fmt: skip
+    assert [(row.score, row.val) for row in fed.table] == pytest.approx([(row.score, row.val) for row in plain.table])
+    assert {"head.weight", "head.bias"} <= set(fed.best.weights())
+
+
+def test_relative_gradient_norms_are_those_of_autograd_by_hand(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """‖∂loss/∂W‖ / ‖W‖ over the first batches, computed in float64 from the images one more time."""
+    from finetune.examples import batch_rows
+
+    found = flex(backbone, digits, tmp_path / "rgn", method="rgn", recipe=replace(RECIPE, epochs=1))
+    network = copy.deepcopy(backbone.module).double().eval()
+    images, labels = images_of(backbone, digits["train"]).double(), torch.from_numpy(digits["train"].labels)
+    ratios: dict[str, list[float]] = {unit: [] for unit in UNITS}
+    for step in range(5):
+        rows = torch.from_numpy(batch_rows(len(labels), 32, seed=0, step=step))
+        network.zero_grad()
+        torch.nn.functional.cross_entropy(network(images[rows]), labels[rows]).backward()
+        for unit in UNITS:
+            own = [p for n, p in network.named_parameters() if n in backbone.chain.tensors[unit] and p.ndim >= 2]
+            gradient = sum(float(p.grad.square().sum()) for p in own if p.grad is not None)
+            ratios[unit].append((gradient / sum(float(p.square().sum()) for p in own)) ** 0.5)
+    for row in found.table[:-1]:
+        assert row.score == pytest.approx(np.mean(ratios[row.candidate]), rel=1e-4)
+    assert found.unit == max(UNITS, key=lambda unit: np.mean(ratios[unit]))
+
+
+class Spy:
+    """Samples that count how often each is read."""
+
+    def __init__(self, samples: Any) -> None:
+        self.samples, self.reads = samples, 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.samples, name)
+
+    def read(self, i: int) -> Any:
+        self.reads += 1
+        return self.samples.read(i)
+
+
+def test_the_test_split_is_looked_at_once_and_only_after_the_choice(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No network sees a test image but the chosen one, once, after every training; no candidate has test predictions;
+    and other labels of the test split change nothing but its score."""
+    from finetune import flex_steps
+
+    seen: list[tuple[str, int]] = []
+    images = featstore.Split.image
+
+    def spied(self: featstore.Split, i: int) -> Any:
+        seen.append((self.name, i))
+        return images(self, i)
+
+    monkeypatch.setattr(featstore.Split, "image", spied)
+    assert flex_steps.algorithms.flex  # the algorithms get names and functions, never a split
+    found = flex(backbone, digits, tmp_path / "a", test=digits["test"])
+    name = digits["test"].name
+    assert sorted(i for split, i in seen if split == name) == list(range(len(digits["test"])))
+    first = next(k for k, (split, _) in enumerate(seen) if split == name)
+    assert {split for split, _ in seen[first:]} == {name}
+    for candidate in [*UNITS, "all"]:
+        run = finetune.open_run(tmp_path / "a" / "candidates" / candidate)
+        assert set(run.scores) == {"val"} and not (run.path / "predictions" / "test.npz").exists()
+    labels = digits["test"].labels
+    assert labels is not None
+    other = flex(backbone, digits, tmp_path / "b", test=replace(digits["test"], labels=(labels + 1) % 10))
+    assert (other.unit, other.best.scores["val"]) == (found.unit, found.best.scores["val"])
+    assert other.best.scores["test"] != found.best.scores["test"]
+
+
+def test_the_chosen_network_says_what_was_stored_and_a_second_call_reads_it(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its test logits come back from the network that the run opens; called again, nothing is trained."""
+    found = flex(backbone, digits, tmp_path / "run", test=digits["test"])
+    with torch.inference_mode():
+        said = found.best.network(backbone)(images_of(backbone, digits["test"])).numpy()
+    np.testing.assert_allclose(said, found.best.predictions["test"].scores, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr("finetune.task.train_loop", None)
+    again = flex(backbone, digits, tmp_path / "run", test=digits["test"])
+    assert again.to_json() == found.to_json() == finetune.flex_of(finetune.open_run(tmp_path / "run")).to_json()
+    with pytest.raises(finetune.DifferentRun, match="method"):
+        flex(backbone, digits, tmp_path / "run", test=digits["test"], method="fast")
+
+
+def test_another_training_is_a_candidate(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """What is passed in by name is trained, ranked and, being best here, opened as the chosen network."""
+    others = {"scale_shift": finetune.tune_scale_shift}
+    found = flex(backbone, digits, tmp_path / "run", units=["head"], others=others, test=digits["test"])
+    values = {row.candidate: row.val or 0.0 for row in found.table}
+    assert list(values) == ["head", "scale_shift", "all"]
+    assert found.unit == max(values, key=lambda name: values[name])
+    alone = finetune.tune_scale_shift(
+        backbone, digits["train"], digits["val"], recipe=RECIPE, out=tmp_path / "alone", head_rows=ROWS, progress=False
+    )
+    assert alone.scores["val"] == values["scale_shift"]
+
+
+def test_methods_are_compared_on_the_same_candidates(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Each method says what it says alone; what flex trained is not trained again; flex is best on val by definition."""
+    options: dict[str, Any] = {"recipe": RECIPE, "head_rows": ROWS, "progress": False, "test": digits["test"]}
+    methods = ["flex", "fast", "faster", "rgn"]
+    found = finetune.compare_methods(
+        backbone, digits["train"], digits["val"], out=tmp_path / "all", methods=methods, **options
+    )
+    assert [row.method for row in found.table] == methods
+    assert [row.n_trainings for row in found.table] == [5, 2, 2, 1]
+    assert all(row.val <= found.table[0].val for row in found.table)
+    alone = flex(backbone, digits, tmp_path / "alone", method="faster", test=digits["test"])
+    assert (alone.unit, alone.best.scores) == (found.flexes[2].unit, dict(found.flexes[2].best.scores))
+    assert str(found).splitlines()[0].split()[:3] == ["method", "unit", "val"]
+
+
+def test_the_probe_curve_chooses(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """The score of a unit is the validation accuracy of the best probe on its pooled output, fitted here once more."""
+    import probe
+
+    found = flex(backbone, digits, tmp_path / "run", method="probe", units=["conv2", "head"])
+    store = featstore.open_store(tmp_path / "run" / "features")
+    x, x_val = (store.features("conv2", digits[name]).numpy(np.float64) for name in ("train", "val"))
+    path = probe.fit_path(x, digits["train"].labels, C=probe.C_GRID)
+    expected = max(probe.select(path, x_val, digits["val"].labels).scores)
+    assert found.table[0].score == pytest.approx(expected, abs=1 / len(x_val))  # float32 there: one sample may turn
+    assert found.unit == max(found.table[:-1], key=lambda row: row.score or 0.0).candidate
+
+
+_SCRIPT = """
+import sys, torch, featstore
+sys.path.insert(0, {here!r})
+from test_flex import RECIPE, flex
+torch.set_num_threads(1)
+train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
+flex(featstore.load_backbone("featstore:digits_net"), {{"train": train, "val": val}}, {out!r})
+"""
+
+
+def test_killed_in_the_middle_and_called_again(
+    backbone: Any, digits: dict[str, featstore.Split], plain: finetune.Flex, tmp_path: Path
+) -> None:
+    """kill -9 while the third candidate trains; the second call keeps the finished ones and ends as if nothing had been."""
+    out = tmp_path / "run"
+    whole = flex(backbone, digits, tmp_path / "whole")
+    script = _SCRIPT.format(here=str(Path(__file__).parent), out=str(out))
+    process = subprocess.Popen([sys.executable, "-c", script])
+    third = out / "candidates" / "penultimate" / "run.json"
+    deadline = time.monotonic() + 120
+    while not third.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("candidates/conv*/best.safetensors")}
+    assert len(kept) == 2 and not (out / "best.safetensors").exists()
+    found = flex(backbone, digits, out)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    timeless = [replace(row, seconds=None) for row in found.table]
+    assert timeless == [replace(row, seconds=None) for row in whole.table] and found.unit == whole.unit
+    for candidate in (*UNITS, "all"):
+        a, b = (finetune.open_run(p / "candidates" / candidate).weights("last") for p in (out, tmp_path / "whole"))
+        assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+def test_half_precision_is_near(backbone: Any, digits: dict[str, featstore.Split], plain: finetune.Flex, tmp_path: Path) -> None:
+    """float16 keeps 11 bits: half the bytes; accuracies within two of the 109 validation images."""
+    half = flex(backbone, digits, tmp_path / "half", dtype="float16", units=["penultimate", "head"])
+    full = flex(backbone, digits, tmp_path / "full", units=["penultimate", "head"])
+    assert half.cost.stored_bytes * 2 == full.cost.stored_bytes
+    for a, b in zip(half.table, full.table, strict=True):
+        assert a.val == pytest.approx(b.val, abs=2.5 / 109)
+
+
+def test_a_store_of_other_weights_is_not_read(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Outputs of a network with the same name and other weights lie in the store; the right ones are added beside."""
+    other = featstore.load_backbone("featstore:digits_net", weights=None, seed=3)
+    store = tmp_path / "store"
+    options: dict[str, Any] = {"units": ["penultimate"], "store": store, "recipe": replace(RECIPE, epochs=1)}
+    flex(other, digits, tmp_path / "other", **options)
+    mixed = flex(backbone, digits, tmp_path / "mixed", **options)
+    clean = flex(backbone, digits, tmp_path / "clean", **{**options, "store": tmp_path / "clean_store"})
+    assert [row.val for row in mixed.table] == [row.val for row in clean.table]
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "unit": ({"units": ["conv3"]}, r"no unit 'conv3'; the nearest names are conv2, conv1"),
+    "pair": ({"pairs": [("conv1", "conv1")]}, "is not a pair of two different units"),
+    "method": ({"method": "slow"}, "no method 'slow'.* flex, fast, faster, rgn, probe"),
+    "feed": ({"feed": "tape"}, "is 'tape'; it is one of memory, disk, images"),
+    "dtype": ({"dtype": "int8"}, "is 'int8'; it is one of float32"),
+    "store and images": ({"feed": "images", "store": "x"}, "give one of the two"),
+    "others": ({"others": {"a": finetune.full_tune}, "method": "fast"}, "Use method='flex'"),
+    "name": ({"others": {"conv1": finetune.full_tune}}, "cannot name another training"),
+    "probe pairs": ({"pairs": "all", "method": "probe"}, "cannot rank pairs"),
+    "looser freezing": ({"recipe": replace(RECIPE, train_mode="all"), "feed": "memory"}, "batch norm of frozen units"),
+    "augmentation": ({"recipe": replace(RECIPE, augmentation=finetune.Augmentation((0.65, 1.0))), "feed": "disk"}, "augments"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_refused_before_anything_is_done(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, case: str
+) -> None:
+    """One sentence that says what to do, and no folder left behind."""
+    changes, message = BAD[case]
+    with pytest.raises(finetune.BadInput, match=message):
+        flex(backbone, digits, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_units_without_parameters_and_empty_val_are_refused(
+    digits: dict[str, featstore.Split], backbone: Any, tmp_path: Path
+) -> None:
+    """All units of a network are those with parameters; asked for by name, the others are refused; val has to be there."""
+    resnet = featstore.load_backbone("featstore:cifar_resnet20", weights=None)
+    with pytest.raises(finetune.BadInput, match="'penultimate' of .* has no parameters.*layer3, head"):
+        flex(resnet, digits, tmp_path / "run", units=["penultimate"], head_rows=ROWS)
+    plan = finetune.flex_plan(resnet, digits["train"], digits["val"], recipe=RECIPE)
+    assert "penultimate" not in plan.sources and plan.source("head") == "penultimate"
+    with pytest.raises(finetune.BadInput, match="has no images"):
+        flex(backbone, {**digits, "val": digits["val"].select(np.arange(0))}, tmp_path / "run")
+
+
+def test_what_does_not_fit_is_refused_with_its_size(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate is what is stored, to the byte, and is held against what is free before anything is trained."""
+    plan = finetune.flex_plan(backbone, digits["train"], digits["val"], recipe=RECIPE, head_rows=ROWS)
+    done = flex(backbone, digits, tmp_path / "fits")
+    assert plan.total_bytes == done.cost.stored_bytes
+    monkeypatch.setattr("finetune.feeding.free_memory", lambda device: plan.peak_bytes - 1)
+    with pytest.raises(finetune.OutOfMemory, match="549.9 kB of memory are free.*dtype='float16'"):
+        flex(backbone, digits, tmp_path / "run")
+    monkeypatch.setattr("finetune.feeding.free_disk", lambda path: 10)
+    with pytest.raises(finetune.OutOfMemory, match="10 bytes are free there"):
+        flex(backbone, digits, tmp_path / "run", feed="disk")
+    assert not (tmp_path / "run").exists()
+
+
+def test_augmentation_falls_back_to_images_and_says_so(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """What differs in every epoch cannot be stored; the run says that it was computed from images, and why."""
+    recipe = replace(RECIPE, epochs=1, augmentation=finetune.Augmentation((0.65, 1.0)), keep=KeepBest())
+    found = flex(backbone, digits, tmp_path / "run", recipe=recipe, units=["head"])
+    assert "the recipe augments images" in found.best.details["feed"] and found.cost.stored_bytes == 0
