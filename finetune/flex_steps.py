@@ -197,11 +197,11 @@ class Steps:
 
     def _proxy(self, candidate: Candidate, tuned: str) -> float:
         """Score of the source network with a candidate's units from ft-all; a new head is ft-all's too."""
-        began = time.monotonic()
         source = self.plan.source(candidate.first)
         entry = self.plan.entry(source)
         units = candidate.units if self.asked.head_rows is not None else {*candidate.units, "head"}
-        val: Examples = self._feed.load(source)("val")
+        val: Examples = self._feed.load(source)("val")  # what making it takes is counted with the inputs
+        began = time.monotonic()
         if source is not None:
             self._used.add((source, "val"))
         score = proxy_score(

@@ -20,6 +20,7 @@ accuracies = st.sampled_from([0.25, 0.5, 0.75])  # few values, so that ties are 
 
 def brute_force(method: str, a: dict[str, float], prox: dict[str, float]) -> tuple[str, set[str]]:
     """The algorithms read once more from the paper, by sorting instead of searching: (output, what is trained)."""
+
     def order(names: list[str], of: dict[str, float]) -> str:
         return sorted(names, key=lambda name: (-of[name], (*NAMES, "all").index(name)))[0]
 
@@ -54,7 +55,8 @@ def test_choices_are_those_of_the_paper(trained: Any, proxies: Any, method: str)
         choice = algorithms.by_score(NAMES, tuned, proxy)
     chosen, trains = brute_force(method, a, prox)
     assert choice.chosen == chosen
-    assert sorted(asked) == sorted(trains) and choice.tuned == {name: a[name] for name in trains}
+    assert sorted(asked) == sorted(trains)
+    assert choice.tuned == {name: a[name] for name in trains}
     assert choice.scores == (a if method == "flex" else prox)
 
 
@@ -68,7 +70,9 @@ UNITS = ("a", "b", "c", "d")
 
 
 @given(
-    st.tuples(*[st.floats(1, 1e6)] * 4), st.tuples(*[st.floats(1, 1e6)] * 4), st.sets(st.sampled_from(UNITS), min_size=1)
+    st.tuples(*[st.floats(1, 1e6)] * 4),
+    st.tuples(*[st.floats(1, 1e6)] * 4),
+    st.sets(st.sampled_from(UNITS), min_size=1),
 )
 def test_what_is_stored_is_worth_reading(flops: Any, sizes: Any, firsts: set[str]) -> None:
     """Each input comes from the image or an earlier output; a stored one saves more work than reading it costs, and one
@@ -95,14 +99,16 @@ def test_table_1_is_the_papers() -> None:
         "flex": 200, "fast": 80, "faster": 23, "ft-fc": 20, "ft-all": 60,
     }  # fmt: skip
     known = table1(L=7, E_one=10, c_one=2, E_all=None, c_all=3)
-    assert known["faster"] == 23 and known["flex"] is known["fast"] is known["ft-all"] is None
+    assert known["faster"] == 23
+    assert known["flex"] is known["fast"] is known["ft-all"] is None
 
 
 def test_the_formula_of_flex_is_what_flex_took() -> None:
     """With E and c as means over the trainings, L·E_one·c_one + E_all·c_all is their total when epochs are equal."""
     units = Spent(1.0, 5.0, 10, 1) + Spent(3.0, 5.0, 20, 1)
     cost = cost_of(2, {"units": units, "all": Spent(4.0, 8.0, 30, 1), "test": Spent(9.0)}, 123)
-    assert cost.formulas["flex"] is not None and math.isclose(cost.formulas["flex"], 8.0)
+    assert cost.formulas["flex"] is not None
+    assert math.isclose(cost.formulas["flex"], 8.0)
     assert cost.total == Spent(17.0, 18.0, 60, 3)
     assert type(cost).from_json(cost.to_json()) == cost
 
