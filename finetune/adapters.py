@@ -238,11 +238,12 @@ def _pixelwise(asked: Colour, n_channels: int) -> nn.Module:
                 nn.init.zeros_(self.get_parameter("out.bias"))
 
         def forward(self, pixels: Tensor) -> Tensor:
+            found: Tensor
             if asked.is_squashed:
-                x = 2 * pixels - 1
-                x = self.out(self.hidden(x).tanh()) if asked.n_hidden else 2.7 * self.out(x)
-                return x.sigmoid()
-            found: Tensor = pixels + self.out(self.hidden(pixels).tanh()) if asked.n_hidden else self.out(pixels)
+                found = 2 * pixels - 1
+                found = self.out(self.hidden(found).tanh()) if asked.n_hidden else 2.7 * self.out(found)
+                return found.sigmoid()
+            found = pixels + self.out(self.hidden(pixels).tanh()) if asked.n_hidden else self.out(pixels)
             return found
 
     return Pixelwise()
