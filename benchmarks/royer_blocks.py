@@ -133,10 +133,12 @@ MNIST = Block(
         "blurry": Target(
             "Blurry", shifts.kernel_blur(8, 1), 0.748,
             {30: (0.926, 0.926, 0.926, 0.921, 0.928, 0.928, 0.921)}, {"fast": _mnist(3), "faster": _mnist(3)},
+            shifts.blur, 4.0,
         ),
         "occluded": Target(
             "Occluded", shifts.occlude(0.5, SEED), 0.581,
             {30: (0.806, 0.806, 0.801, 0.785, 0.801, 0.792, 0.806)}, {"fast": _mnist(3), "faster": _mnist(3)},
+            lambda share: shifts.occlude(share, SEED), 1.0,
         ),
         "random": Target(
             "Transform (random)", shifts.affine(1.5, 2.5, SEED), 0.322,

@@ -130,7 +130,7 @@ def test_the_table_names_what_is_far_from_the_paper(bench: SimpleNamespace) -> N
     said = bench.tables.text(bench.blocks.CIFAR, found)
     assert "source accuracy 0.720 (paper 0.738)" in said
     assert "Noisy, 20 per class, 3 seeds, 0.520 before tuning (paper 0.540)" in said
-    assert f"ft-all     {near['ft-all'] - 0.06:.3f} ± 0.040    paper 0.621" in said
+    assert f"ft-all     {near['ft-all'] - 0.06:.3f} ± 0.040   paper 0.621" in said
     assert "more than 0.03 from the paper: ft-all -0.060\n" in said
     assert "conv2 2×, all 1× (authors, all data: conv2)" in said
     assert "chose a unit before the head in 2 of 3" in said
