@@ -49,7 +49,7 @@ SIZES = {
     for size in (
         Size("paper"),
         Size("small", (("mnist", 2, 1e-3), ("cifar", 10, 1e-3)), n_val=1000, n_test=3000, max_steps=400),
-        Size("tiny", (("mnist", 1, 1e-3), ("cifar", 1, 1e-3)), n_source=300, n_val=60, n_test=60, max_steps=12),
+        Size("tiny", (("mnist", 1, 1e-3), ("cifar", 1, 1e-3)), n_source=300, n_val=60, n_test=60, max_steps=8),
     )
 }
 
