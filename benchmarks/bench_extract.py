@@ -9,8 +9,8 @@
 Rounds are interleaved, and ratios are taken within a round: on a shared machine only ratios can be trusted, and those of
 CPU time more than those of the clock. The bare loop decodes a batch with as many threads as `extract` does, then runs the
 network on it; the loop with processes is torch's DataLoader, which decodes ahead. Under each network stands what the last
-extraction says of its stages. The last rows are the peak resident memory of an extraction, and of reading what it stored in blocks, of
-ten times as many small images, each in a process of its own: it must not grow with them.
+extraction says of its stages. The last rows are the peak resident memory of an extraction, and of reading what it stored in
+blocks, for two numbers of small images, each in a process of its own: it must not grow with them.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from featstore.errors import BadInput
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,13 +36,27 @@ class CompiledChain:
         self._function = torch.compile(trunk(chain, self._wanted), dynamic=False)
 
     def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
-        """See `featstore.units.Chain.visit`; `units` are those that were wanted."""
+        """See `featstore.units.Chain.visit`; `units` are those that were wanted.
+
+        Raises
+        ------
+        BadInput
+            If torch cannot compile here.
+        """
         import torch
 
         n = len(x)
         if n < self._batch_size:
             x = torch.cat([x, x[-1:].expand(self._batch_size - n, *x.shape[1:])])
-        for unit, output in zip(self._wanted, self._function(x), strict=True):
+        try:
+            outputs = self._function(x)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            first = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise BadInput(
+                f"torch.compile does not work for this network here ({type(error).__name__}: {first}); it needs a C++ compiler, "
+                "and Triton on a GPU. Leave out compile."
+            ) from error
+        for unit, output in zip(self._wanted, outputs, strict=True):
             if unit in units:
                 each(unit, output[:n])
 

@@ -36,8 +36,8 @@ import sys
 import uuid
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -124,9 +124,8 @@ class Cluster:
         ClusterFailed
             If workers lack the package, the device or the precision, or have other versions; all of them are named.
         """
-        if not self._workers:
-            say(f"waiting for the first worker of {self._address}")
-            self.client.wait_for_workers(1)
+        from featstore.extraction import versions
+
         try:
             self.client.run_on_scheduler(workers.protocol_version)  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever it is that Dask makes of an import that fails there
@@ -134,9 +133,12 @@ class Cluster:
                 f"the scheduler {self._address} cannot import what an extraction needs ({error}). It looks into the tasks, so it "
                 "needs the same version of featprobe as the workers and the client."
             ) from error
-        found = self._ask(workers.facts, run.device, run.precision)
-        from featstore.extraction import versions
-
+        found: dict[str, Any] = {}
+        while not found:
+            if not self._workers:
+                say(f"waiting for the first worker of {self._address}")
+                self.client.wait_for_workers(1)
+            found = self._ask(workers.facts, run.device, run.precision)
         return agreed(found, versions())
 
     def digest(self, split: Split, cache: DigestCache) -> None:
@@ -179,17 +181,19 @@ class Cluster:
         arrays = tuple(replace(staged, folder=staged.folder.absolute(), done={}) for staged in session.staged)
         unlabelled = replace(part, split=replace(part.split, labels=None, classes=()), skipped={})
         work = Work(folder, token, arrays, unlabelled, Counter(_host(address) for address in seen))
-        say(f"'{part.split.name}' goes to {len(seen)} workers of {self._address}")
+        if run.progress:
+            say(f"'{part.split.name}' goes to {len(seen)} workers of {self._address}")
         with (
             self._shipped(f"network {run.backbone.name}", run) as network,
             self._shipped(f"images {part.split.name}", work) as images,
         ):
             ranges = _Ranges(session.missing_blocks(), lambda: len(self._workers))
             tasks = ((blocks, (_compute, network, images, blocks)) for blocks in ranges)
-            for blocks, (written, seconds) in self.done(f"extract {part.split.name}", tasks, _rows):
-                session.adopt(written)
-                shown.update(sum(map(len, blocks)))
-                ranges.learn(len(blocks), seconds)
+            with closing(self.done(f"extract {part.split.name}", tasks, _rows)) as coming:
+                for blocks, (written, seconds) in coming:
+                    session.adopt(written)
+                    shown.update(sum(map(len, blocks)))
+                    ranges.learn(len(blocks), seconds)
 
     def read_back(self, data: Path, grid: Grid, numbers: Sequence[int]) -> dict[int, int | str]:
         """Read whole chunks, the workers a share of them each; see `featstore.staging.crcs_of`."""
@@ -213,8 +217,9 @@ class Cluster:
         return list(self.client.nthreads())  # type: ignore[no-untyped-call]
 
     def _ask(self, question: Any, *args: Any) -> dict[str, Any]:
-        """Ask every worker that is there now."""
-        found: dict[str, Any] = self.client.run(question, *args, on_error="return")
+        """Ask every worker that is there now, and not lost meanwhile."""
+        answers = self.client.run(question, *args, on_error="return")
+        found: dict[str, Any] = {a: said for a, said in answers.items() if not isinstance(said, OSError)}
         failed = {address: said for address, said in found.items() if isinstance(said, Exception)}
         if failed:
             address, error = next(iter(failed.items()))
@@ -224,14 +229,12 @@ class Cluster:
                     f"{len(failed)} of {len(found)} workers cannot import what an extraction needs: {address} says '{error}'. "
                     "Install the same version of featprobe for all of them."
                 ) from error
-            if isinstance(error, OSError):
-                raise ClusterFailed(f"the worker {address} was lost while it was asked: {error}.") from error
             raise error
         return found
 
     def done(
         self, name: str, tasks: Iterable[tuple[T, tuple[Any, ...]]], what: Callable[[T], str]
-    ) -> Iterator[tuple[T, Any]]:
+    ) -> Generator[tuple[T, Any]]:
         """Have tasks done, and yield each with its result as it comes.
 
         Parameters
@@ -296,9 +299,8 @@ class _Ranges:
 
     def __iter__(self) -> Iterator[tuple[Block, ...]]:
         while self._todo:
-            fair = max(
-                len(self._todo) // max(2 * self._n_workers(), 1), 1
-            )  # the last are short: all workers end together
+            # the last tasks are short, so that all workers end together
+            fair = max(len(self._todo) // max(2 * self._n_workers(), 1), 1)
             yield tuple(self._todo.popleft() for _ in range(min(self._n_each, fair)))
 
     def learn(self, n_blocks: int, seconds: float) -> None:

@@ -91,24 +91,10 @@ def channels_last(chain: Chain, wanted: bool) -> Iterator[None]:
         yield
         return
     before = {id(t): t.is_contiguous() for t in chain.module.parameters()}
-    chain.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    chain.module.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
         for parameter in chain.module.parameters():
             if before.get(id(parameter)):
                 parameter.data = parameter.data.contiguous()
-
-
-def check_compiler() -> None:
-    """Raise `BadInput` where torch cannot compile."""
-    import torch
-
-    try:
-        torch.compile(lambda x: x + 1)(torch.zeros(3))
-    except Exception as error:  # whatever the compiler's parts raise where one of them is missing
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(
-            f"torch.compile does not work here ({type(error).__name__}: {first}); it needs a C++ compiler, and Triton on a GPU. "
-            "Leave out compile."
-        ) from error

@@ -142,7 +142,7 @@ def extract(
     engine.check(backbone.chain, deterministic=deterministic)
     store = root if isinstance(root, Store) else create_store(root)
     with Cluster(client) if client is not None else nullcontext() as cluster:
-        if cluster is not None:
+        if cluster is not None and not skip_unreadable:  # else what is unreadable is left out first
             for split in [splits] if isinstance(splits, Split) else splits:
                 cluster.digest(split, store.digest_cache)
         made = plan(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from featstore.capture import capture
+from featstore.compiled import CompiledChain
 from featstore.devices import arithmetic, on_device, repeatable
 from featstore.engine import channels_last
 from featstore.jpegs import EncodedBatch, load_encoded
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from featstore.manifest import ArrayKey
     from featstore.poolings import Pooling
     from featstore.splits import Split
+    from featstore.units import Chain
 
 __all__ = ["Features", "forward", "roofline_of"]
 
@@ -74,7 +76,7 @@ class _Network:
 
     def __init__(self, run: Run, wanted: Collection[tuple[str, Pooling]]) -> None:
         self.run, self.wanted, self.device = run, wanted, run.device
-        self.chain = run.backbone.chain
+        self.chain: Chain | CompiledChain = run.backbone.chain
         self.channels_last = run.engine.is_channels_last(run.device, run.precision, deterministic=run.deterministic)
 
     @contextmanager
@@ -82,15 +84,15 @@ class _Network:
         """Have the network on its device, in the arithmetic that is asked for."""
         run = self.run
         with (
-            on_device(self.chain, self.device),
-            channels_last(self.chain, self.channels_last),
+            on_device(run.backbone.chain, self.device),
+            channels_last(run.backbone.chain, self.channels_last),
             arithmetic(run.precision, self.device),
             repeatable(run.deterministic),
         ):
             if run.engine.compile:
                 from featstore.compiled import CompiledChain
 
-                self.chain = CompiledChain(self.chain, {unit for unit, _ in self.wanted}, run.batch_size)
+                self.chain = CompiledChain(run.backbone.chain, {unit for unit, _ in self.wanted}, run.batch_size)
             yield
 
     def __call__(self, pixels: torch.Tensor, clock: Clock) -> dict[tuple[str, str], torch.Tensor]:
@@ -142,9 +144,7 @@ class _OnItsWay:
     @contextmanager
     def clock(self, stage: str, inside: str | None = None) -> Iterator[None]:
         """Measure what the block queues into the current stream; a `featstore.stages.Clock`."""
-        import torch
-
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun, ended = _event(), _event()
         begun.record()
         yield
         ended.record()
@@ -165,8 +165,8 @@ def _overlapping(
     import torch
 
     device = network.device
-    with torch.cuda.device(device):
-        copying_in, copying_back = torch.cuda.Stream(device), torch.cuda.Stream(device)
+    streams: Any = torch.cuda.Stream
+    copying_in, copying_back = streams(device), streams(device)
     queued: deque[_OnItsWay] = deque()
     for rows, pixels in loaded:
         with torch.cuda.device(device):
@@ -196,6 +196,14 @@ def _queue(
             host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             batch.features[which] = host.copy_(value, non_blocking=True)
             value.record_stream(copying_back)
-    batch.done = torch.cuda.Event()
-    batch.done.record(copying_back)
+        batch.done = _event()
+        batch.done.record()
     return batch
+
+
+def _event() -> Any:
+    """Return what marks a place in a stream, and when it was reached."""
+    import torch
+
+    made: Any = torch.cuda.Event
+    return made(enable_timing=True)

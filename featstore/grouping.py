@@ -242,8 +242,4 @@ def _is_vector(shape: tuple[int, ...]) -> bool:
 
 def _unique(boundaries: list[Boundary]) -> list[Boundary]:
     """Drop all but the last of the boundaries at one position: modules that interleave end together."""
-    return [
-        b
-        for i, b in enumerate(boundaries)
-        if i + 1 == len(boundaries) or boundaries[i + 1].position > b.position
-    ]
+    return [b for i, b in enumerate(boundaries) if i + 1 == len(boundaries) or boundaries[i + 1].position > b.position]

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,17 +81,13 @@ class EncodedBatch:
         """
         import torch
 
-        found: list[torch.Tensor | None] = [None] * len(self.images)
-        encoded = [k for k, image in enumerate(self.images) if isinstance(image, bytes)]
-        for k, pixels in zip(encoded, self._decoded(encoded, device), strict=True):
-            found[k] = pixels
+        on_device = [k for k, image in enumerate(self.images) if isinstance(image, bytes)]
+        decoded = dict(zip(on_device, self._decoded(on_device, device), strict=True))
         prepared = []
         for k, image in enumerate(self.images):
-            pixels = found[k]
-            if pixels is None:
-                pixels = torch.from_numpy(image).to(device, non_blocking=non_blocking).permute(2, 0, 1)
-            whole = pixels
-            prepared.append(naming_sample(self.split, self.rows[k], lambda x=whole: resized(x, self.preprocessing)))  # type: ignore[misc]
+            if k not in decoded:
+                decoded[k] = torch.from_numpy(image).to(device, non_blocking=non_blocking).permute(2, 0, 1)
+            prepared.append(naming_sample(self.split, self.rows[k], partial(resized, decoded[k], self.preprocessing)))
         return torch.stack(prepared).permute(0, 2, 3, 1)
 
     def _decoded(self, which: Sequence[int], device: torch.device) -> list[torch.Tensor]:

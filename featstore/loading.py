@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -34,7 +35,8 @@ __all__ = ["Loader", "Submit", "default_workers", "in_order", "load_batches", "n
 MAX_TASK = 32
 """Images per task: enough that queueing costs nothing, few enough that a batch is shared among all threads."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Costs = tuple[float, float]
 """Seconds of reading and decoding, and of preprocessing."""
 Submit = Callable[[Sequence[int], np.ndarray], "Future[Costs]"]
@@ -56,7 +58,7 @@ def pixels_of(split: Split, i: int, preprocessing: Preprocessing) -> np.ndarray:
         Naming the sample.
     """
     image = split.image(i)
-    return naming_sample(split, i, lambda: preprocessing.pixels(image))
+    return naming_sample(split, i, partial(preprocessing.pixels, image))
 
 
 def naming_sample(split: Split, i: int, prepare: Callable[[], T]) -> T:
@@ -76,7 +78,7 @@ def fill(split: Split, preprocessing: Preprocessing, rows: Sequence[int], out: n
         begun = time.perf_counter()
         image = split.image(i)
         decoded = time.perf_counter()
-        out[k] = naming_sample(split, i, lambda image=image: preprocessing.pixels(image))  # type: ignore[misc]
+        out[k] = naming_sample(split, i, partial(preprocessing.pixels, image))
         decoding += decoded - begun
         preparing += time.perf_counter() - decoded
     return decoding, preparing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.bfloat import widen
-from featstore.chunks import CHUNK_BYTES
+from featstore.chunks import CHUNK_BYTES, LINE_BYTES, aligned_empty
 from featstore.digests import SplitDigest
 from featstore.errors import BadInput, BadLabels, MissingExtra
 from featstore.manifest import digest_of
@@ -201,7 +202,7 @@ class FeatureMatrix:
         """Return some rows in the order asked, (len(index), …); each stored chunk is opened once."""
         rows = as_rows(index, len(self))
         if out is None:
-            out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            out = _aligned((len(rows), *self.shape[1:]), self.dtype)
         stored = np.empty(out.shape, self.array.dtype) if self._is_bits and out.dtype != self.array.dtype else out
         self.array.take(rows if self.chosen is None else self.chosen[rows], stored)
         if stored is not out:
@@ -231,7 +232,7 @@ class FeatureMatrix:
 
     def numpy(self, dtype: Any = None) -> np.ndarray:
         """Return all rows in memory, as stored or as `dtype`."""
-        out = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        out = _aligned(self.shape, np.dtype(self.dtype if dtype is None else dtype))
         self.read_into(out)
         return out
 
@@ -337,6 +338,10 @@ class FeatureMatrix:
                 yield where, block
 
 
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return aligned_empty(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
 class _Buffers:
     """Buffers of one shape, each given out again once nobody holds it or a view of it any more.
 
@@ -348,12 +353,18 @@ class _Buffers:
         self._made: list[np.ndarray] = []
 
     def unused(self) -> np.ndarray:
-        """Return a buffer that is free, or a new one."""
+        """Return a buffer that is free, or a new one, aligned for `featstore.chunks.read_rows`."""
         for i in range(len(self._made)):
             if _n_holders(self._made, i) <= _ALONE:
-                return self._made[i]
-        self._made.append(np.empty(self._shape, self._dtype))
-        return self._made[-1]
+                return self._view(self._made[i])
+        n_bytes = math.prod(self._shape) * self._dtype.itemsize
+        self._made.append(np.empty(n_bytes + LINE_BYTES, np.uint8))
+        return self._view(self._made[-1])
+
+    def _view(self, raw: np.ndarray) -> np.ndarray:
+        # whoever holds a view of this one holds `raw`: numpy's views all point to the memory's owner
+        start = -raw.__array_interface__["data"][0] % LINE_BYTES
+        return raw[start : len(raw) - LINE_BYTES + start].view(self._dtype).reshape(self._shape)
 
 
 def _n_holders(buffers: list[np.ndarray], i: int) -> int:

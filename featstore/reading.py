@@ -264,7 +264,7 @@ class _Gather:
     def _checked_now(self, k: int) -> np.ndarray:
         grid = self.array.grid
         if self.scratch is None:
-            self.scratch = np.empty(grid.chunk_bytes, np.uint8)
+            self.scratch = chunks.aligned_empty(grid.chunk_bytes)
         first, last = grid.rows(k)
         self.array.read_chunk(k, self.scratch[: (last - first) * grid.row_bytes])
         return self.scratch.reshape(-1, grid.row_bytes)

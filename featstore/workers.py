@@ -192,9 +192,9 @@ def compute(
     """
     from featstore.extraction import blocks_of
 
-    begun = time.monotonic()
     with one_at_a_time:
-        work: Work = images.get()
+        begun = time.monotonic()
+        work: Work = images.get(partial(_look, here))
         _check_token(work, here)
         arrays = [replace(staged, done=_there(staged, blocks)) for staged in work.arrays]
         todo = [block for block in blocks if any(staged.lacks(block) for staged in arrays)]
@@ -211,15 +211,18 @@ def compute(
     return {staged.key.digest: staged.done for staged in arrays}, time.monotonic() - begun
 
 
+def _look(here: Here, work: Work) -> None:
+    """Make sure that a worker, which may have come later than others, sees the store."""
+    why = why_unseen(work.folder, work.token)
+    if why:
+        raise ClusterFailed(f"the worker {here.address} does not see the store {work.folder.root}: {why}.")
+
+
 def _check_token(work: Work, here: Here) -> None:
-    if token_of(work.folder) == work.token:
-        return
-    why = (
-        why_unseen(work.folder, work.token)
-        if not work.folder.root.exists()
-        else "the client has ended, or lost its lock"
-    )
-    raise ClusterFailed(f"the worker {here.address} stops to write into {work.folder.root}: {why}.")
+    if token_of(work.folder) != work.token:
+        raise ClusterFailed(
+            f"the worker {here.address} stops to write into {work.folder.root}: the client has ended, or lost its lock."
+        )
 
 
 def _there(staged: Staged, blocks: Sequence[Block]) -> dict[int, int]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Method: TypeAlias = Literal["flex", "fast", "faster", "rgn", "probe"]
 
 ALL = "all"
 """Name of the candidate that tunes every unit: ft-all."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
+from finetune.algorithms import Method
 from finetune.candidates import Candidate, candidates_of
 from finetune.cost import Cost
 from finetune.errors import BadInput
@@ -29,8 +30,6 @@ from finetune.task import Asked, Options, asked_for, network_identity, run_of
 if TYPE_CHECKING:
     from featstore import Backbone, Split, Store
     from finetune.networks import TargetNetwork
-
-Method: TypeAlias = Literal["flex", "fast", "faster", "rgn", "probe"]
 
 
 @dataclass(frozen=True)

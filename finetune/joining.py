@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def joined(first: Split, second: Split) -> Split:
         problems.append(f"{len(shared)} ids are in both, '{shared[0]}' for one.")
     if first.classes != second.classes:
         problems.append("their classes differ.")
-    if first.transforms != second.transforms:
+    if _shifts(first) != _shifts(second):
         problems.append("they are shifted differently.")
     if first.labels is None or second.labels is None or first.labels.shape[1:] != second.labels.shape[1:]:
         problems.append("their labels are not of one kind.")
@@ -67,3 +67,8 @@ def joined(first: Split, second: Split) -> Split:
         labels=np.concatenate([first.labels, second.labels]),
         samples=_Both(first.samples, second.samples),
     )
+
+
+def _shifts(split: Split) -> list[tuple[str, dict[str, Any]]]:
+    """What identifies the shifts of a split: two that are made alike are the same, whichever objects they are."""
+    return [(shift.name, dict(shift.params)) for shift in split.transforms]

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from finetune.algorithms import Method
 from finetune.errors import BadInput
-from finetune.flex import Flex, Method, flex_tune
+from finetune.flex import Flex, flex_tune
 from finetune.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from probe.errors import BadInput, Interrupted
 from probe.grids import C_GRID
 from probe.joining import rows_of
 from probe.labels import Labels, Task, encode, weights_of
-from probe.memory import said
+from probe.memory import allowing, said
 from probe.path import Path, grid_of, options_of, path_of, warn
 from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
@@ -63,7 +63,7 @@ def fit_paths(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: Any = None,
-    memory: float | None = None,
+    memory: float | Literal["auto"] | None = None,
 ) -> tuple[Path, ...]:
     """Fit several problems over the same features along a grid of penalties, sharing every pass over X.
 
@@ -115,13 +115,17 @@ def fit_paths(
     grid, options = grid_of(C), options_of(tol, max_iter)
     found: dict[int, Path] = {}
     problems: list[_Problem] = []
-    try:
+
+    def attempt(allowed: float | None) -> None:
         with said(X, y, device):
-            source = streamed(X, memory, device)
+            source = streamed(X, allowed, device)
             A = as_matrix(X, device) if source is None else source
-            problems = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
+            problems[:] = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
             for group in _groups(problems):
                 _solve(A, group, grid, fit_intercept, options, found)
+
+    try:
+        allowing(attempt, X, memory, stacklevel=2)
     except KeyboardInterrupt:
         if not found:
             raise

@@ -23,6 +23,7 @@ from probe.arrays import Array, like, namespace, to_numpy
 from probe.objective import BatchedLoss
 
 _SCORES_AT_ONCE = 1 << 24  # float64 scores held at once: 128 MB
+_NEAR = 1e-6  # decrement, in parts of the loss, below which the Hessian by the intercepts hardly changes any more
 _BLOCK_ENTRIES = 1 << 21  # entries of X converted to float64 at once
 
 
@@ -154,8 +155,9 @@ def _certify(
     offset = xp.reshape(b, (g * L, k))
     decrement = np.zeros(g * L)
     if fit_intercept:
-        offset, decrement = _optimal_intercepts(lanes, Z, offset)
-    value, R = lanes.evaluate(Z + offset[..., None])
+        offset, decrement, value, R = _optimal_intercepts(lanes, Z, offset)
+    else:
+        value, R = lanes.evaluate(Z + offset[..., None])
     l2_all = np.repeat(l2, L)
     by_b = xp.sum(R, axis=2) if fit_intercept else None
     found = bounds(value, _adjoint(X, R), by_b, decrement, xp.reshape(W, (g * L, k, d)), l2_all, np.tile(scale, g))
@@ -243,14 +245,18 @@ def _repeated(loss: BatchedLoss, g: int, L: int) -> BatchedLoss:
     return loss if L == 1 else loss.take(np.tile(np.arange(L), g))
 
 
-def _optimal_intercepts(loss: BatchedLoss, Z: Array, b: Array, most: int = 20) -> tuple[Array, np.ndarray]:
-    """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,)."""
+def _optimal_intercepts(
+    loss: BatchedLoss, Z: Array, b: Array, most: int = 20
+) -> tuple[Array, np.ndarray, np.ndarray, Array]:
+    """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,), loss and residuals."""
     xp = namespace(Z)
     value, R = loss.evaluate(Z + b[..., None])
-    decrement = np.zeros(int(Z.shape[0]))
+    decrement, hessian = np.full(int(Z.shape[0]), np.inf), None
     for _ in range(most):
         gradient = xp.sum(R, axis=2)
-        step = intercept_step(gradient, loss.intercept_hessian(R), loss.has_gauge)
+        if hessian is None or (decrement > _NEAR * np.abs(value)).any():
+            hessian = loss.intercept_hessian(R)
+        step = intercept_step(gradient, hessian, loss.has_gauge)
         decrement = np.abs(to_numpy(xp.sum(step * gradient, axis=1)))
         if (decrement <= 1e-20 * np.abs(value)).all():
             break
@@ -265,7 +271,7 @@ def _optimal_intercepts(loss: BatchedLoss, Z: Array, b: Array, most: int = 20) -
         if worse.any():
             break
         b, value, R = tried, new_value, new_R
-    return b, decrement
+    return b, decrement, value, R
 
 
 def _scores(X: Array, W: Array, shape: tuple[int, int]) -> Array:

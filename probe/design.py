@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from probe.arrays import Array, is_on_cpu, namespace, to_numpy
+from probe.arrays import Array, is_on_cpu, namespace
 from probe.certificate import Certificate, certify, zero_gradient
 from probe.objective import BatchedLoss
 from probe.rotation import Rotation, rotate

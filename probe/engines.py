@@ -23,6 +23,7 @@ the gradient that they are asked for is lowered and they go on from where they s
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -265,12 +266,10 @@ def cuml_part(part: str) -> Any:
     """
     try:
         import cuml
-        import cuml.linear_model
-        import cuml.manifold
-        import cuml.solvers
+
+        return importlib.import_module(f"{cuml.__name__}.{part}")
     except ImportError as error:
         raise MissingExtra(
-            f"backend='cuml' needs cuML, which cannot be imported ({error}); install featprobe[cuda12] or featprobe[cuda13], by "
-            "the CUDA version of the driver."
+            f"backend='cuml', and t-SNE on a GPU, need cuML, which cannot be imported ({error}); install featprobe[cuda12] or "
+            "featprobe[cuda13], by the CUDA version of the driver."
         ) from error
-    return getattr(cuml, part)

@@ -81,5 +81,9 @@ class NotConverged(UserWarning):
     """Some fits carry a certificate weaker than was asked for; the message names their C and their status."""
 
 
+class NotInMemory(UserWarning):
+    """Memory ran out, and the features are streamed instead, as ``memory="auto"`` allows; the message says with how much."""
+
+
 class ZeroRows(UserWarning):
     """Some rows are zero, so that they have no direction to scale to length one; the message names them."""

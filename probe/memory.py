@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from probe.arrays import is_out_of_memory
-from probe.errors import OutOfMemory
+from probe.arrays import is_out_of_memory, library_of
+from probe.errors import NotInMemory, OutOfMemory
+
+Fitted = TypeVar("Fitted")
 
 _SCORE_ARRAYS = (
     8  # arrays of scores at work at once: scores, derivative, direction, the line search's, the certificate's
@@ -81,6 +84,47 @@ def said(X: Any, y: Any, device: Any = None) -> Iterator[None]:
         raise OutOfMemory(sentence) from error
 
 
+def allowing(attempt: Callable[[Any], Fitted], X: Any, memory: Any, stacklevel: int) -> Fitted:
+    """Fit; where memory runs out and ``memory="auto"`` allows it, say so and fit once more from streamed rows.
+
+    Parameters
+    ----------
+    attempt : callable
+        What `memory` to fit with → the fits.
+    X : array-like
+        The features, as given.
+    memory : float, "auto" or None
+    stacklevel : int
+        Of the warning, seen from here.
+
+    Returns
+    -------
+    What `attempt` returned.
+
+    Warns
+    -----
+    NotInMemory
+        With the bytes that streamed rows may take: a quarter of what the features do.
+    """
+    if not isinstance(memory, str) or memory != "auto":
+        return attempt(memory)
+    try:
+        return attempt(None)
+    except OutOfMemory as error:
+        if len(getattr(X, "shape", ())) != 2 or not hasattr(X, "dtype") or library_of(X) == "cupy":
+            raise  # a list is in memory already, and rows of a cupy array are on the GPU
+        reason = str(error).partition(" (")[0]
+    itemsize = int(getattr(X.dtype, "itemsize", 8))
+    allowed = max(int(X.shape[0]) * int(X.shape[1]) * itemsize // 4, 1)
+    warnings.warn(
+        f"{reason}. As memory='auto' allows, they are streamed instead, in {allowed:,} bytes: the same answer, but slower; "
+        f"pass memory={allowed} to stream from the start.",
+        NotInMemory,
+        stacklevel=stacklevel + 1,
+    )
+    return attempt(allowed)
+
+
 def _rows_of_coef(y: Any) -> int:
     """Classes or labels of one label set, or of all in a list of them."""
     if hasattr(y, "shape"):
@@ -103,6 +147,7 @@ def _sentence(X: Any, y: Any, place: str, error: BaseException) -> str:
     return (
         f"Memory ran out on {place}: {n} × {d} features with {k} classes need about {low:.2g} GB in float32 "
         f"and {high:.2g} GB in float64, of which the features themselves are {n * d * itemsize / _BYTES:.2g} GB ({reason}). Let "
-        "fit_path stream them with memory=, fit fewer rows, columns or labels in one call, pass float32 or float16 features, or "
+        "fit_path stream them with memory= ('auto' does so only when it must), fit fewer rows, columns or labels in one call, "
+        "pass float32 or float16 features, or "
         "compute where there is more memory."
     )

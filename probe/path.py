@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from probe.backends import check_backend, features_for, solver_for
 from probe.errors import BadInput, Interrupted, NotConverged
 from probe.grids import C_GRID
 from probe.labels import Labels, Loss, Task, decode, encode
-from probe.memory import said
+from probe.memory import allowing, said
 from probe.model import Model, linear_scores
 from probe.solver import Solution
 from probe.sources import RowSource, streamed
@@ -119,7 +119,7 @@ def fit_path(
     max_iter: int = 1000,
     device: Any = None,
     backend: str = "auto",
-    memory: float | None = None,
+    memory: float | Literal["auto"] | None = None,
 ) -> Path:
     """Fit L2-regularised logistic regression at every C of a grid, each with a certificate.
 
@@ -152,11 +152,12 @@ def fit_path(
         "numpy" on the host; "torch" where `X` is, sharing its memory; "cupy" on the GPU. "sklearn" (lbfgs, on the host) and
         "cuml" (``cuml.solvers.QN``, on the GPU) are other solvers, asked again until the certificate, which is ours, meets `tol`
         or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
-    memory : float, optional
+    memory : float or "auto", optional
         Bytes that features may take, on the device that computes. Where `X` has more, it stays where it is and is read block by
         block: the same answer in as few passes as possible, see `probe.streamed` (and `probe.wide` for more columns than rows);
         `Path.reads` says how many. The scores of all rows (n · k numbers, several times) and a matrix of d × d, or n × n where
-        that is smaller, come on top. Default: `X` is loaded.
+        that is smaller, come on top. "auto": `X` is loaded and, where memory runs out, streamed, with a warning. Default:
+        `X` is loaded.
 
     Returns
     -------
@@ -178,6 +179,8 @@ def fit_path(
     -----
     NotConverged
         Once, naming every C whose certificate falls short.
+    NotInMemory
+        When memory ran out and "auto" let the features be streamed.
 
     Examples
     --------
@@ -207,7 +210,7 @@ def fitted(
     sample_weight: Any,
     class_weight: Any,
     device: Any,
-    memory: float | None = None,
+    memory: float | Literal["auto"] | None = None,
 ) -> Path:
     """What the paths of all losses share: the checks at the door, the order of the grid, the warning, validation scores.
 
@@ -223,33 +226,45 @@ def fitted(
     -------
     Path
     """
-    started = time.perf_counter()
     grid = grid_of(C)
     if (X_val is None) != (y_val is None):
         raise BadInput("X_val and y_val go together: give both or neither.")
-    with said(X, y, device):
-        source = streamed(X, memory, device)
-        A = as_matrix(X, device) if source is None else source
-        labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
-        if loss is not Loss.LOGISTIC:
-            labels = labels.against_rest(loss)
-        unique, where = np.unique(grid, return_inverse=True)
-        try:
-            with threads_for(A, labels.n_rows_of_coef):
-                solution = solve(A, labels, 1.0 / unique)
-        except Stopped as stop:
-            n_done = len(stop.solution.status)
-            _interrupt(path_of(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
-        path = path_of(solution, unique, where, labels, started)
-        warn(path)
-        if X_val is None:
-            return path
-        from probe.selection import select
 
-        try:
+    def attempt(allowed: float | None) -> Path:
+        started = time.perf_counter()
+        with said(X, y, device):
+            source = streamed(X, allowed, device)
+            A = as_matrix(X, device) if source is None else source
+            labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
+            if loss is not Loss.LOGISTIC:
+                labels = labels.against_rest(loss)
+            return _along(A, labels, grid, solve, started)
+
+    path = allowing(attempt, X, memory, stacklevel=3)
+    warn(path)
+    if X_val is None:
+        return path
+    from probe.selection import select
+
+    try:
+        with said(X_val, y_val, device):
             return replace(path, val_scores=select(path, X_val, y_val).scores)
-        except KeyboardInterrupt:
-            _interrupt(path, len(grid))
+    except KeyboardInterrupt:
+        _interrupt(path, len(grid))
+
+
+def _along(
+    A: Array, labels: Labels, grid: np.ndarray, solve: Callable[[Array, Labels, np.ndarray], Solution], started: float
+) -> Path:
+    """Solve the values of a grid, each once and from strong to weak."""
+    unique, where = np.unique(grid, return_inverse=True)
+    try:
+        with threads_for(A, labels.n_rows_of_coef):
+            solution = solve(A, labels, 1.0 / unique)
+    except Stopped as stop:
+        n_done = len(stop.solution.status)
+        _interrupt(path_of(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
+    return path_of(solution, unique, where, labels, started)
 
 
 class Stopped(KeyboardInterrupt):

@@ -73,12 +73,13 @@ class Results:
         return text(self.records)
 
 
-def table(records: Sequence[Record]) -> pandas.DataFrame:
+def table(source: str | Path | Results | Sequence[Record]) -> pandas.DataFrame:
     """Return one row per record.
 
     Parameters
     ----------
-    records : sequence of Record
+    source : str, Path, Results or sequence of Record
+        A folder of results, what `probe.sweep` returned, or some records.
 
     Returns
     -------
@@ -86,7 +87,13 @@ def table(records: Sequence[Record]) -> pandas.DataFrame:
         Columns: backbone, unit, depth, d, k, train, val, test (names), seed, per_class, classifier, metric, C, at_edge,
         val_score, val_low, val_high, test_score, test_low, test_high, n_train, n_val, n_test, is_refitted, status,
         n_converged, n_penalties, worst_grad_norm, worst_gap, n_iter, passes, seconds, digest, widened.
+
+    Raises
+    ------
+    BadInput
+        Where there is no such folder.
     """
+    records = load_results(source) if isinstance(source, str | Path) else source
     import pandas
 
     return pandas.DataFrame([row(record) for record in records])

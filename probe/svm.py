@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def svm_path(
     max_iter: int = 1000,
     device: Any = None,
     backend: str = "auto",
-    memory: float | None = None,
+    memory: float | Literal["auto"] | None = None,
 ) -> Path:
     """Fit a linear support vector machine with the squared hinge at every C of a grid, each with a certificate.
 

@@ -1,6 +1,6 @@
 """Probing many units of a store with many seeds: nothing is computed twice, whatever is finished is kept.
 
-The one file of this package, beside the command line, that knows featstore.
+Beside the probes of studies and the command line the one file of this package that knows featstore.
 """
 
 from __future__ import annotations

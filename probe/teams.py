@@ -69,7 +69,8 @@ def at_once(work: Callable[[Team, Callable[[], bool]], bool], teams: Sequence[Te
     with limited_threads(max(1, blas_threads() // len(teams))), ThreadPoolExecutor(len(teams)) as pool:
         waiting = [pool.submit(work, team, stop.is_set) for team in teams]
         try:
-            return all([one.result() for one in waiting])
+            whole = [one.result() for one in waiting]
+            return all(whole)
         except KeyboardInterrupt:
             stop.set()
             for one in waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -27,6 +28,7 @@ import featstore
 from featstore import Backbone, BadInput, ClusterFailed, Preprocessing, Split, Store, distributed, workers
 from featstore.agreeing import agreed
 from featstore.cli import main
+from featstore.locking import token_of
 from featstore.staging import Block
 
 ROOT = Path(__file__).parents[1]
@@ -451,12 +453,16 @@ def test_what_a_worker_stumbles_over_is_said_here(backbone: Backbone, client: Cl
     for i in range(3):
         Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(tmp_path / f"photos/a/{i}.png")
     photos = featstore.load_split(f"imagefolder:{tmp_path}/photos")
+    again = featstore.load_split(f"imagefolder:{tmp_path}/photos")
     photos.digest()
     (tmp_path / "photos/a/1.png").unlink()
     with pytest.raises(
         featstore.UnreadableImage, match=r"1\.png cannot be read: No such file .* the worker tcp://\S+, which must"
     ):
         extract(backbone, photos, tmp_path / "s", client=client)
+    (tmp_path / "photos/a/2.png").write_bytes(b"no image")
+    store = extract(backbone, again, tmp_path / "s", client=client, skip_unreadable=True)
+    assert store.features("penultimate", again.name).ids.tolist() == ["a/0.png"]
 
 
 def test_what_is_no_cluster_is_refused(
@@ -512,3 +518,28 @@ def test_the_benchmark_runs() -> None:
     found = json.loads(done.stdout)
     assert min(found["images_per_s"].values()) > 0
     assert found["ms_per_task"] > 0
+
+
+def test_a_worker_whose_client_has_ended_stops(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given up for lost, say; two writers of one chunk would be one too many."""
+    split = logged_split(16, tmp_path / "log")
+    store = featstore.create_store(tmp_path / "s")
+    part = featstore.plan(backbone, split, store).parts[0]
+    with store.writing(part.key, split, {}) as session:
+        session.begin(part.arrays, 8)
+        token = token_of(session.folder)
+        assert token is not None
+        work = workers.Work(session.folder, token, session.staged, part, {})
+        blocks = session.missing_blocks()
+    here = workers.Here("tcp://nowhere:1", 1)
+    images = workers.Shipped(pickle.dumps(work), ())
+    images.get()
+    with pytest.raises(ClusterFailed, match=r"the worker tcp://nowhere:1 stops to write into .*: the client has ended"):
+        workers.compute(images, images, blocks, here)
+    monkeypatch.setattr(workers, "SEEN_S", 0.1)
+    with pytest.raises(
+        ClusterFailed, match=r"the worker tcp://nowhere:1 does not see the store .* shows what the client"
+    ):
+        workers.compute(images, workers.Shipped(pickle.dumps(work), ()), blocks, here)

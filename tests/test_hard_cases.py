@@ -289,6 +289,42 @@ def test_memory_that_runs_out_is_one_clear_error(options: str) -> None:
     assert status == "converged"
 
 
+STREAMED_WHEN_IT_MUST = """
+import resource, sys, warnings
+import numpy as np
+import probe
+X, y = np.random.default_rng(0).normal(size=(60_000, 64)).astype(np.float32), np.arange(60_000) % 2
+X[:, 0] += y
+probe.fit_path(X[:2000], y[:2000], [1e-3], memory=1e5)  # libraries take what they keep
+expected = probe.fit_path(X, y, [1e-4, 1e-3])
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 40_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    path = probe.fit_path(X, y, [1e-4, 1e-3], memory="auto")
+    (other,) = probe.fit_paths(X, y, [1e-4, 1e-3], memory="auto")
+for found in (path, other):
+    assert [s.value for s in found.status] == ["converged"] * 2
+    assert np.abs(found.objective / expected.objective - 1).max() < 1e-4
+print(*[f"{w.category.__name__} {w.filename}: {w.message}" for w in caught], sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to limit the memory of a process")
+def test_memory_that_runs_out_is_streamed_only_when_allowed() -> None:
+    """A process with 40 MB to spare: the same answer from blocks of rows, and a warning at the caller's line that says so."""
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMED_WHEN_IT_MUST], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().split("\n")
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("NotInMemory <string>: Memory ran out on cpu: 60000 × 64 features")
+        assert "streamed instead, in 3,840,000 bytes" in line
+
+
 @pytest.mark.gpu
 def test_memory_that_runs_out_on_a_device_is_the_same_error() -> None:
     """The device is named, and what the failed attempt held is free again."""

@@ -68,6 +68,24 @@ def test_several_seeds_are_drawn_as_mean_and_range() -> None:
     assert ax.get_legend() is None
 
 
+def test_networks_with_other_units_share_relative_depth() -> None:
+    """Three units and five: both lines run from 0 to 1, and no name is below the axis that belongs to one of them only."""
+    small, large = table(3, series=("small",)), table(5, series=("large",))
+    both = pd.concat([small, large.assign(unit=large["unit"].str.replace("layer", "block"))])
+    ax = plots.accuracy_by_depth(both)
+    drawn = {line.get_label(): line.get_xdata().tolist() for line in ax.get_lines()}
+    assert drawn == {"small": [0, 0.5, 1], "large": [0, 0.25, 0.5, 0.75, 1]}
+    assert ax.get_xlabel().startswith("relative depth")
+    assert not any("layer" in t.get_text() for t in ax.get_xticklabels())
+
+
+def test_a_line_that_lacks_units_keeps_the_names_of_the_others() -> None:
+    both = pd.concat([table(4, series=("whole",)), table(4, series=("part",)).iloc[[1, 3]]])
+    ax = plots.accuracy_by_depth(both)
+    assert {line.get_label(): line.get_xdata().tolist() for line in ax.get_lines()}["part"] == [1, 3]
+    assert ax.get_xticklabels()[3].get_text() == "layer3\n64 features"
+
+
 def test_without_test_scores_validation_is_drawn() -> None:
     data = table(series=("photos",)).assign(test_score=np.nan, test="")
     ax = plots.accuracy_by_depth(data)

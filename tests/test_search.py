@@ -225,6 +225,14 @@ def test_searches_that_cannot_be_made_are_refused(
         searched(backbone, digits, tmp_path / "other")
 
 
+def test_splits_that_are_shifted_alike_can_be_joined() -> None:
+    """Shifts are made anew for every split that is loaded: equal ones must not count as different, other ones must."""
+    train, val = (featstore.load_split(f"digits:{part}+blur(1.0)") for part in ("train", "val"))
+    assert len(joined(train, val)) == len(train) + len(val)
+    with pytest.raises(finetune.BadInput, match="shifted differently"):
+        joined(train, featstore.load_split("digits:val+blur(2.0)"))
+
+
 def test_joined_splits_keep_ids_labels_and_images(digits: dict[str, featstore.Split]) -> None:
     """Row by row the images, shifts included, of the two; what overlaps is refused."""
     both = joined(digits["train"], digits["val"])

@@ -45,6 +45,7 @@ from featstore import (
 from featstore.bfloat import narrow, widen
 from featstore.chunks import Grid, default_block_rows, default_chunk_rows
 from featstore.files import atomic_write, remove_partials
+from featstore.passes import PassFolder
 
 # ---- what is written is what is read
 
@@ -107,6 +108,28 @@ def _compare(found: FeatureMatrix, truth: np.ndarray, data: st.DataObject) -> No
     assert np.array_equal(found[a:b, 0], truth[a:b, 0])
     mask = np.arange(n) % 2 == 0
     assert np.array_equal(found[mask], truth[mask])
+
+
+@pytest.mark.parametrize("shift", [0, 1, 16, 64])
+@pytest.mark.parametrize("first", [0, 3])
+def test_memory_of_any_alignment_is_filled(tmp_path: Path, shift: int, first: int) -> None:
+    """Into memory that begins within a line of the cache, chunks go by way of a piece; several of these, and a rest."""
+    split = toy_split(900)
+    key = pass_key(split)
+    array = array_key(key, "body", 1000)
+    features = features_of(array, 900)
+    store = create_store(tmp_path)
+    fill(store, split, {array: features}, key=key, block_rows=800)
+    for _ in range(2):  # checked, and checked before
+        raw = np.zeros(900 * 4000 + 256, np.uint8)
+        begin = -raw.__array_interface__["data"][0] % 64 + shift
+        out = raw[begin : begin + (900 - first) * 4000]
+        store.stored_array(PassFolder(tmp_path, key.digest), array.digest).read_into(
+            np.ndarray((900 - first, 1000), np.float32, raw.data, begin), first
+        )
+        assert out.tobytes() == features[first:].tobytes()
+        assert not raw[:begin].any()
+        assert not raw[begin + out.nbytes :].any()
 
 
 def test_zarr_reads_the_same(tmp_path: Path) -> None:

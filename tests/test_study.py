@@ -52,7 +52,11 @@ options = { C = [0.01, 0.1, 1.0] }
 
 
 def study(*regimes: probe.Regime, **changes: Any) -> probe.Study:
-    asked = {"networks": (NET,), "datasets": (BLURRED,), "regimes": regimes or (probe.Regime("logistic", options=FAST),)}
+    asked = {
+        "networks": (NET,),
+        "datasets": (BLURRED,),
+        "regimes": regimes or (probe.Regime("logistic", options=FAST),),
+    }
     return probe.Study(**{**asked, **changes})
 
 
@@ -66,7 +70,9 @@ def counting(cell: probe.Cell, place: probe.Place) -> probe.Outcome:
     test = place.parts(cell)[2]
     assert test.labels is not None
     said = probe.Predictions(test.ids, test.labels, np.roll(test.labels, cell.seed), test.classes)
-    return probe.Outcome(0.5, said.accuracy(), said, n_train=3, n_val=2, n_test=len(said), cost={"images": 10, "seconds": 2.0})
+    return probe.Outcome(
+        0.5, said.accuracy(), said, n_train=3, n_val=2, n_test=len(said), cost={"images": 10, "seconds": 2.0}
+    )
 
 
 def calls(folder: Path) -> list[str]:
@@ -120,7 +126,9 @@ def test_the_estimate_of_probes_is_what_was_measured(tmp_path: Path) -> None:
     per_image = record.cost["extract_s"] / record.cost["images"]
     fit = record.cost["fit_s"] / (record.n_train * 128) * 200 * 128
     assert plan.seconds == pytest.approx(300 * per_image + fit)
-    few = probe.plan_study(study(probe.Regime("logistic", options=FAST), probe.Regime("few", "logistic", {"per_class": 5})), tmp_path)
+    few = probe.plan_study(
+        study(probe.Regime("logistic", options=FAST), probe.Regime("few", "logistic", {"per_class": 5})), tmp_path
+    )
     assert few.images == 0
     strangers = probe.plan_study(study(networks=(NET, replace(NET, name="new"))), tmp_path)
     assert strangers.costs[0].is_borrowed
@@ -219,13 +227,18 @@ def test_the_same_results_over_a_cluster(tmp_path: Path) -> None:
     from distributed import Client, LocalCluster
 
     regimes = (probe.Regime("logistic", options=FAST), probe.Regime("own", counting, {"fails": [0]}))
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:  # fmt: skip
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as workers,
+        Client(workers) as client,
+    ):
         there = probe.run_study(study(*regimes), tmp_path / "there", scheduler=client, progress=False)
         again = probe.run_study(study(*regimes[:1]), tmp_path / "there", scheduler=client, progress=False)
     here = probe.run_study(study(*regimes), tmp_path / "here", progress=False)
     assert [r.digest for r in there] == [r.digest for r in here]
     assert [r.test_score for r in there] == [r.test_score for r in here]
-    assert [f.sentence for f in there.failed] == [f.sentence for f in here.failed] == ["ZeroDivisionError: seed says no"]
+    assert (
+        [f.sentence for f in there.failed] == [f.sentence for f in here.failed] == ["ZeroDivisionError: seed says no"]
+    )
     assert again.n_computed == 0
 
 
@@ -244,7 +257,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     rows = json.loads(capsys.readouterr().out)["results"]
     assert [row["status"] for row in rows] == ["done", "failed"]
     assert main(["study", "plan.toml", "--export", "csv,parquet,own.csv"]) == 0
-    tables = [pandas.read_csv("own.csv"), pandas.read_csv("runs/plan/results.csv"), pandas.read_parquet("runs/plan/results.parquet")]
+    tables = [
+        pandas.read_csv("own.csv"),
+        pandas.read_csv("runs/plan/results.csv"),
+        pandas.read_parquet("runs/plan/results.parquet"),
+    ]
     assert all(table["accuracy"].iloc[0] == rows[0]["accuracy"] for table in tables)
     assert main(["study", "plan.toml", "--export", "x.xlsx"]) == 1
     assert "neither .csv nor .parquet" in capsys.readouterr().err
@@ -292,7 +309,9 @@ def test_what_is_asked_survives_json(tmp_path: Path) -> None:
 
 def test_a_regime_must_return_an_outcome(tmp_path: Path) -> None:
     found = probe.run_study(study(probe.Regime("own", f"{__name__}:calls_only")), tmp_path, progress=False)
-    assert found.failed[0].sentence == f"The regime {__name__}:calls_only returned int, but must return a probe.Outcome."
+    assert (
+        found.failed[0].sentence == f"The regime {__name__}:calls_only returned int, but must return a probe.Outcome."
+    )
     assert StudyFolder(tmp_path).records() == ([], [])
 
 

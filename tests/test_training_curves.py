@@ -191,6 +191,38 @@ def test_clouds_stay_clouds() -> None:
         probe.tsne(X, y[:3])
 
 
+def test_what_is_told_to_cuml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: that cuML is asked where X is on one, in the words of its documented signature, with as many neighbours as
+    there are; and that its absence is an error, not another library."""
+    import sys
+    from types import ModuleType
+
+    told: dict[str, object] = {}
+
+    class TSNE:
+        kl_divergence_ = 0.25
+
+        def __init__(self, **options: object) -> None:
+            told.update(options)
+
+        def fit_transform(self, X: np.ndarray) -> np.ndarray:
+            told["shape"] = X.shape
+            return X[:, :2]
+
+    monkeypatch.setattr("probe.embedding.is_on_cpu", lambda X: False)
+    X = np.random.default_rng(0).normal(size=(40, 60))
+    monkeypatch.setitem(sys.modules, "cuml", None)
+    with pytest.raises(probe.MissingExtra, match=r"t-SNE on a GPU.*featprobe\[cuda12\]"):
+        probe.tsne(X)
+    cuml, manifold = ModuleType("cuml"), ModuleType("cuml.manifold")
+    manifold.TSNE = TSNE  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuml", cuml)
+    monkeypatch.setitem(sys.modules, "cuml.manifold", manifold)
+    found = probe.tsne(X, perplexity=20, seed=3)
+    assert told == {"perplexity": 20, "n_neighbors": 39, "random_state": 3, "output_type": "numpy", "shape": (40, 40)}
+    assert (found.library, found.divergence) == ("cuML", 0.25)
+
+
 def test_chosen_classes() -> None:
     X, y = np.arange(20.0).reshape(10, 2), np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
     kept, labels = probe.chosen_classes(X, y, [2, 0])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from featstore.cli import output
-from featstore.preprocessing import DECODERS
 
 ENGINE = ("processes", "ahead", "channels_last", "compile", "roofline")
 """Options that say how the network is run: the fields of `featstore.Engine`."""
@@ -48,7 +47,9 @@ def add(commands: Any) -> None:
     sub.add_argument("--processes", action="store_true", help="decode by processes instead of threads")
     sub.add_argument("--ahead", type=int, help="batches that are prepared while a GPU works on one")
     sub.add_argument(
-        "--decoder", choices=DECODERS, help="who decodes images; nvjpeg does on the GPU, and its features are others"
+        "--decoder",
+        choices=("pil", "nvjpeg"),
+        help="who decodes images; nvjpeg does on the GPU, and its features are others",
     )
     sub.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="order of maps in memory")
     sub.add_argument("--compile", action="store_true", help="have torch.compile fuse the network's operations")

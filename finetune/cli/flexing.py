@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from finetune.algorithms import Method
 from finetune.cli.options import add_data, add_recipe, add_store, take_data, take_recipe
 from finetune.cli.output import print_rows
 from finetune.cli.values import names
 from finetune.feeding import ITEM_BYTES, FeedKind
-from finetune.flex import Method
 
 if TYPE_CHECKING:
     from finetune.flex import Flex

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 
 def add(commands: Any) -> None:
     """Add ``retrieve``."""
-    from finetune.retrieval import Distance, Normaliser
-
     parser: argparse.ArgumentParser = commands.add_parser(
         "retrieve",
         argument_default=argparse.SUPPRESS,
@@ -24,8 +22,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--queries", required=True, metavar="SPLIT", help="images of the target domain")
     parser.add_argument("--run", type=Path, metavar="RUN", help="whose network the queries pass; else the source's")
     parser.add_argument("--k", type=int, help="how many of the nearest are looked at; else 10")
-    parser.add_argument("--distance", choices=get_args(Distance), help="else cosine")
-    parser.add_argument("--normaliser", choices=get_args(Normaliser),
+    parser.add_argument("--distance", help="cosine or euclidean; else cosine")
+    parser.add_argument("--normaliser", metavar="{possible,found,k}",
                         help="what precisions are divided by: as many right ones as are possible, or as were found, or k; "
                         "else possible")  # fmt: skip
     parser.add_argument("--weights", help="local file of weights; else those of the hub")

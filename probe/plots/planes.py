@@ -33,7 +33,8 @@ def embedding_scatter(embedding: Embedding, ax: Axes | None = None, *, names: Ma
         Without ticks: the units of t-SNE mean nothing.
     """
     labels = np.zeros(len(embedding.points), int) if embedding.y is None else embedding.y
-    classes = list(dict.fromkeys(labels.tolist()))
+    # Numbers in their order, names in the order in which they were chosen.
+    classes = np.unique(labels).tolist() if labels.dtype.kind in "iu" else list(dict.fromkeys(labels.tolist()))
     known = [shortened((names or {}).get(value, value), 30) for value in classes]
     columns = 1 + (len(classes) - 1) // 22
     if ax is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from probe.errors import BadInput
 from probe.plots.style import counts_of, legend, metric_of, new_axes, plain, quiet, spread, styles
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 LEVEL_CHARACTERS, TURNED_NAMES = 72, 24
 """What fits below the axes: characters of level names side by side, and names turned by 45 degrees."""
+
+UNITS = "unit that is probed (its features), from input to output"
 
 
 def accuracy_by_depth(
@@ -47,26 +51,34 @@ def accuracy_by_depth(
 
     Notes
     -----
-    Over several seeds the line is their mean and the band runs from the lowest to the highest.
+    Over several seeds the line is their mean and the band runs from the lowest to the highest. Lines of networks with other units
+    share an axis of relative depth, from the first unit (0) to the last (1), without names.
     """
     if not len(table):
         raise BadInput("There is nothing to draw: the table has no rows.")
     ax = new_axes((7.5, 4.6)) if ax is None else ax
     kind = "test" if table["test_score"].notna().any() else "val"
     by = by or ("test" if kind == "test" else "train")
-    units = table.drop_duplicates(["depth", "unit"]).sort_values("depth")
-    place = {unit: i for i, unit in enumerate(units["unit"])}
+    lines = {name: rows.drop_duplicates("unit").sort_values("depth") for name, rows in table.groupby(by, sort=False)}
+    units = max(lines.values(), key=len)
+    has_names = all(set(own["unit"]) <= set(units["unit"]) for own in lines.values())
     handles: list[Any] = []
     for (name, rows), style in zip(table.groupby(by, sort=False), styles(table[by].nunique()), strict=True):
         middle, low, high = _over_seeds(rows, kind)
-        x = [place[unit] for unit in middle.index]
+        own = list((units if has_names else lines[name])["unit"])
+        x = np.array([own.index(unit) for unit in middle.index]) / (1 if has_names else max(1, len(own) - 1))
         ax.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0)
         handles += ax.plot(
             x, middle, color=style.color, marker=style.marker, linestyle=style.dashes, linewidth=1.8, markersize=6,
             label=str(name),
         )  # fmt: skip
-    _depth_axis(ax, units)
     _score_axis(ax, table, kind)
+    if has_names:
+        _depth_axis(ax, units)
+    else:
+        ax.set_xlabel(
+            ax.get_xlabel().replace(UNITS, "relative depth of the unit, 0 the first and 1 the last that was probed")
+        )
     if len(handles) > 1:
         legend(ax, handles, [handle.get_label() for handle in handles], loc="best")
     if references:
@@ -137,7 +149,7 @@ def _depth_axis(ax: Axes, units: pandas.DataFrame) -> None:
 
 def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str) -> None:
     band = "range over seeds" if table.duplicated(["unit", "train", "test", "backbone"]).any() else "95 % interval"
-    ax.set_xlabel(f"unit that is probed (its features), from input to output; shaded: {band}")
+    ax.set_xlabel(f"{UNITS}; shaded: {band}")
     ax.set_ylabel(f"{kind} {metric_of(table)} (n = {counts_of(table[f'n_{kind}'])})")
     quiet(ax)
 

@@ -2,8 +2,9 @@
 
 The same image is found by its content, whatever it is called. A near-duplicate (re-encoded, scaled, cropped a little, the next
 frame of a film) is found by its features: seen from the mean of train, those of a test image point almost where those of a
-train image do: much closer than images of train have their nearest neighbours, as a network that has collapsed a class to a
-point brings all of its images together. How close is too close is a judgement, so they are listed, not removed.
+train image do, much closer than images of train have their nearest neighbours. (An absolute bound would not do: a network that
+has collapsed a class to a point brings all of its images together.) How close is too close is a judgement, so they are listed,
+not removed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import numpy as np
 
 from probe.errors import BadInput
 
-SIMILARITY = 0.98
-"""Cosine, about the mean of train, from which on two images are listed."""
-
-MUCH_CLOSER = 0.1
-"""Share of the typical distance (1 - cosine) from an image of train to its nearest neighbour in train."""
+CLOSENESS = 0.35
+"""Share of the typical distance (1 - cosine) from an image of train to its nearest neighbour in train, within which two images
+are listed. Of 100 CIFAR images saved again as JPEG of quality 75 about two thirds are (the nearest one of all but one is its
+original, but no further off than other images are from theirs), of 100 other images one or two."""
 
 LISTED = 50
 """Pairs that a record lists; it counts all."""
@@ -54,15 +54,15 @@ class Leaks:
         The closest first, at most `LISTED`.
     absent : dict of str to list of str
         Split to classes that it lacks and others have.
-    similarity : float or None
-        From which on near-duplicates were listed; None where they were not looked for.
+    closeness : float or None
+        Within which near-duplicates were listed; None where they were not looked for.
     """
 
     identical: dict[str, int]
     near: dict[str, int]
     pairs: tuple[Pair, ...]
     absent: dict[str, list[str]]
-    similarity: float | None
+    closeness: float | None
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class Leaks:
             if n:
                 example = next((p for p in self.pairs if f"{p.split} in {p.other_split}" == what), None)
                 seen = f", such as {example.id} and {example.other_id}" if example else ""
-                said.append(f"warning: {n:,} images of {what} look the same (cosine ≥ {self.similarity:g}){seen}")
+                said.append(f"warning: {n:,} images of {what} look almost the same, by their features{seen}")
         for split, classes in self.absent.items():
             shown = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
             said.append(f"warning: {split} has no image of {len(classes)} classes ({shown})")
@@ -91,7 +91,7 @@ def find_leaks(
     ids: Mapping[str, np.ndarray] | None = None,
     *,
     classes: Sequence[str] = (),
-    similarity: float = SIMILARITY,
+    closeness: float = CLOSENESS,
 ) -> Leaks:
     """Look for images that splits share, and classes that they lack.
 
@@ -107,8 +107,8 @@ def find_leaks(
         (n,) text, for the list; row numbers where it is not given.
     classes : sequence of str
         Names of the labels.
-    similarity : float
-        Cosine from which on two images are near-duplicates.
+    closeness : float
+        Share of the typical distance, see `CLOSENESS`.
 
     Returns
     -------
@@ -117,10 +117,10 @@ def find_leaks(
     Raises
     ------
     BadInput
-        Where the similarity is no cosine above 0, or rows are not as many as labels.
+        Where the closeness is not between 0 and 1, or rows are not as many as labels.
     """
-    if not 0 < similarity <= 1:
-        raise BadInput(f"The similarity of near-duplicates is {similarity}; it must lie between 0 and 1, near 1.")
+    if not 0 <= closeness <= 1:
+        raise BadInput(f"The closeness of near-duplicates is {closeness}; it is a share, between 0 and 1.")
     for what, given in (("contents", contents), ("features", features), ("ids", ids)):
         for split, rows in (given or {}).items():
             if split in labels and len(rows) != len(labels[split]):
@@ -140,7 +140,7 @@ def find_leaks(
             identical[what] = len(same)
             pairs += [Pair(split, str(named[split][i]), other, str(named[other][j]), 1.0) for i, j in same]
         if features is not None:
-            found = near_duplicates(features[split], features[other], features["train"], similarity=similarity)
+            found = near_duplicates(features[split], features[other], features["train"], closeness=closeness)
             near[what] = len(found)
             known = {(p.split, p.id) for p in pairs}
             pairs += [
@@ -149,14 +149,14 @@ def find_leaks(
                 if (split, str(named[split][i])) not in known
             ]
     closest = sorted(pairs, key=lambda p: (-p.similarity, p.split != "test", p.id))[:LISTED]
-    said = None if features is None else similarity
+    said = None if features is None else closeness
     return Leaks(identical, near, tuple(closest), _absent(labels, classes), said)
 
 
 def near_duplicates(
-    X: np.ndarray, other: np.ndarray, train: np.ndarray, *, similarity: float = SIMILARITY
+    X: np.ndarray, other: np.ndarray, train: np.ndarray, *, closeness: float = CLOSENESS
 ) -> list[tuple[int, int, float]]:
-    """Return (row of X, its nearest row of other, cosine) of the rows of X that have one as close as `similarity`.
+    """Return (row of X, its nearest row of other, cosine) of the rows of X that have one as close as `closeness` says.
 
     Parameters
     ----------
@@ -164,22 +164,23 @@ def near_duplicates(
     other : array of shape (m, d)
     train : array of shape (t, d)
         Whose mean is the origin: without it all activations after a ReLU point to the same side.
-    similarity : float
+    closeness : float
 
     Notes
     -----
-    n · m · d multiplications in float32, in blocks. Rows at the origin are near nothing. The bound is the larger of `similarity`
-    and 1 - `MUCH_CLOSER` times the median distance from images of train to their nearest neighbours there.
+    n · m · d multiplications in float32, in blocks. Rows at the origin are near nothing. Two
+    images are near-duplicates where 1 - cosine is at most `closeness` times the median of train: from an image to its nearest
+    neighbour there.
     """
     mean = np.asarray(train, dtype=np.float32).mean(axis=0)
     A, B = _directions(X, mean), _directions(other, mean)
     found = []
-    similarity = max(similarity, 1 - MUCH_CLOSER * _typical_distance(_directions(train, mean)))
+    least = 1 - closeness * _typical_distance(_directions(train, mean))
     for a in range(0, len(A), _BLOCK):
         cosines = A[a : a + _BLOCK] @ B.T
         nearest = cosines.argmax(axis=1)
         best = cosines[np.arange(len(nearest)), nearest]
-        found += [(a + int(i), int(nearest[i]), min(1.0, float(best[i]))) for i in np.flatnonzero(best >= similarity)]
+        found += [(a + int(i), int(nearest[i]), min(1.0, float(best[i]))) for i in np.flatnonzero(best >= least)]
     return found
 
 
