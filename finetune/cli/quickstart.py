@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.adapters import ImageToImage
 from finetune.adapting import tune_adapter
+from finetune.algorithms import Method
 from finetune.cli.output import print_rows
 from finetune.drawing import draw_choice
-from finetune.flex import Flex, Method, flex_tune
+from finetune.flex import Flex, flex_tune
 from finetune.keeping import StopEarly
 from finetune.optimizers import Adam
 from finetune.predicting import predict
