@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(small_study.correlations(found, regime)))
     small_study.draw(found, arguments.out / f"{study.name}.png", "logistic")
     if arguments.publish:
-        small_study.publish(found, ("logistic", "svm"), study.name, "logistic")
+        small_study.publish(found, ("logistic", "svm"), study)
     return 1 if found.failed else 0
 
 
