@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(small_study.correlations(found, "logistic")))
     small_study.draw(found, arguments.out / f"{study.name}.png", "logistic")
     if arguments.publish:
-        small_study.publish(found, ("logistic",), study.name, "logistic")
+        small_study.publish(found, ("logistic",), study)
     return 1 if found.failed else 0
 
 

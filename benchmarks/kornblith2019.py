@@ -104,6 +104,10 @@ def _augmented() -> probe.Regime:
     return probe.Regime("augmented logistic", "finetune.study:tune_unit", told, images_per_cell=images)
 
 
+AUXILIARY = {"kind": "Auxiliary", "unit": "features.17"}
+"""On the last of Inception v4's 17 × 17 modules."""
+
+
 def _regularisers() -> probe.Study:
     """Inception v4 trained on ImageNet with the switches of supplement B added one by one."""
     base = {"epochs": 300, "batch_size": 4096, "lr": 1.6, "weight_decay": 8e-5, "augmentation": CROPS}
@@ -112,7 +116,7 @@ def _regularisers() -> probe.Study:
         "no scale": {"bn_scale": False},
         "label smoothing": {"bn_scale": False, "label_smoothing": 0.1},
         "dropout": {"bn_scale": False, "label_smoothing": 0.1, "dropout": 0.2},
-        "auxiliary": {"bn_scale": False, "label_smoothing": 0.1, "dropout": 0.2, "auxiliary": {"kind": "Auxiliary"}},
+        "auxiliary": {"bn_scale": False, "label_smoothing": 0.1, "dropout": 0.2, "auxiliary": AUXILIARY},
     }
     n = 1_281_167
     imagenet = probe.Dataset(
@@ -192,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(small_study.correlations(found, regime)))
     small_study.draw(found, arguments.out / f"{study.name}.png", "logistic")
     if arguments.publish:
-        small_study.publish(found, ("logistic", "svm"), study.name, "logistic")
+        small_study.publish(found, ("logistic", "svm"), study)
     return 1 if found.failed else 0
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,18 @@ from finetune.folder import environment
 HERE = Path(__file__).resolve().parent
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the cells of one block that are asked for and missing, then print its table."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     block, size = BLOCKS[arguments.block], SIZES[arguments.size]
+    unknown = [name for name in arguments.targets or () if name not in block.targets]
+    unknown += [k for k in arguments.ratios or () if not 0 <= k < len(block.per_class)]
+    if unknown:
+        parser.error(
+            f"{block.name} has no {unknown}; its targets are {', '.join(block.targets)} and its ratios 0 to "
+            f"{len(block.per_class) - 1}"
+        )
     path = arguments.results / f"{block.name}-{size.name}.json"
     if not arguments.print:
         run(block, size, path, arguments)

@@ -49,7 +49,7 @@ SIZES = {
     for size in (
         Size("paper"),
         Size("small", (("mnist", 2, 1e-3), ("cifar", 10, 1e-3)), n_val=1000, n_test=3000, max_steps=400),
-        Size("tiny", (("mnist", 1, 1e-3), ("cifar", 1, 1e-3)), n_source=300, n_val=60, n_test=60, max_steps=12),
+        Size("tiny", (("mnist", 1, 1e-3), ("cifar", 1, 1e-3)), n_source=300, n_val=60, n_test=60, max_steps=8),
     )
 }
 
@@ -133,10 +133,12 @@ MNIST = Block(
         "blurry": Target(
             "Blurry", shifts.kernel_blur(8, 1), 0.748,
             {30: (0.926, 0.926, 0.926, 0.921, 0.928, 0.928, 0.921)}, {"fast": _mnist(3), "faster": _mnist(3)},
+            shifts.blur, 4.0,
         ),
         "occluded": Target(
             "Occluded", shifts.occlude(0.5, SEED), 0.581,
             {30: (0.806, 0.806, 0.801, 0.785, 0.801, 0.792, 0.806)}, {"fast": _mnist(3), "faster": _mnist(3)},
+            lambda share: shifts.occlude(share, SEED), 1.0,
         ),
         "random": Target(
             "Transform (random)", shifts.affine(1.5, 2.5, SEED), 0.322,

@@ -26,9 +26,11 @@ def source_backbone(block: Block, shared: Path, size: Size, out: Path) -> tuple[
     """The source network, and its accuracy on clean test images where it was trained here."""
     if block.weights is not None:
         return featstore.load_backbone(block.network, weights=shared / "weights" / block.weights), None
-    run = source_run(block, shared, size, out)
     path = out / "network.safetensors"
-    if not path.is_file():
+    if path.is_file() and finetune.open_run(out).recipe == source_recipe(block, size):
+        run = finetune.open_run(out)  # without reading all of its images again
+    else:
+        run = source_run(block, shared, size, out)
         random = featstore.load_backbone(block.network, weights=None)
         aside = path.with_suffix(".part")
         save_file({name: tensor.contiguous() for name, tensor in run.network(random).state_dict().items()}, aside)

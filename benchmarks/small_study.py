@@ -200,16 +200,20 @@ def correlations(found: probe.StudyResults, regime: str) -> list[str]:
     """r and ρ against the source accuracies with their intervals, over the networks that have one; and what that can show."""
     table = found.table(failed=False)
     table = table[(table["regime"] == regime) & table["source"].notna()]
+    if not len(table):
+        return [f"{regime}: no network has a source accuracy."]
+    table = probe.complete(table)  # a network that lacks a data set is left out of all
     n_models = table["model"].nunique()
     if n_models < 3:
-        return [f"{regime}: {n_models} networks with a source accuracy, and a correlation needs at least 3."]
-    table = probe.complete(table)
+        return [
+            f"{regime}: {n_models} networks have a source accuracy and all data sets; a correlation needs at least 3."
+        ]
     found_r = probe.correlate(table, regime=regime)
     return [c.sentence for c in found_r] + [probe.what_few_models_show(n_models)]
 
 
-def summary(found: probe.StudyResults, regimes: Sequence[str]) -> dict[str, Any]:
-    """The results and correlations as plain values, to be committed."""
+def summary(found: probe.StudyResults, regimes: Sequence[str], n_cells: int) -> dict[str, Any]:
+    """The results and correlations as plain values, to be committed, and how many of the study's cells they are."""
     rows = []
     for r in found:
         rows.append({
@@ -218,15 +222,20 @@ def summary(found: probe.StudyResults, regimes: Sequence[str]) -> dict[str, Any]
             "metric": r.metric, "source": r.source, "C": r.chosen.get("C"), "near": r.leaks.get("near"),
             "identical": r.leaks.get("identical"),
         })  # fmt: skip
-    return {"words": {regime: correlations(found, regime) for regime in regimes}, "results": rows}
+    return {
+        "cells": f"{len(found)} of {n_cells}",
+        "words": {regime: correlations(found, regime) for regime in regimes},
+        "results": rows,
+    }
 
 
-def publish(found: probe.StudyResults, regimes: Sequence[str], name: str, regime: str) -> None:
+def publish(found: probe.StudyResults, regimes: Sequence[str], study: probe.Study) -> None:
     """Write ``results/NAME.json`` and ``figures/NAME.png`` beside this file."""
     (HERE / "results").mkdir(exist_ok=True)
-    text = json.dumps(summary(found, regimes), indent=1, ensure_ascii=False)
+    name = study.name
+    text = json.dumps(summary(found, regimes, len(study.cells)), indent=1, ensure_ascii=False)
     (HERE / "results" / f"{name}.json").write_text(text + "\n")
-    draw(found, HERE / "figures" / f"{name}.png", regime)
+    draw(found, HERE / "figures" / f"{name}.png", regimes[0])
 
 
 def draw(found: probe.StudyResults, path: Path, regime: str) -> None:

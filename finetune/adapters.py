@@ -197,11 +197,10 @@ def _encoder_decoder(asked: ImageToImage, n_channels: int) -> nn.Module:
                 nn.ConvTranspose2d(widths[i] * (1 if i == asked.n_blocks - 1 else 2), after[i], 4, stride=2, padding=1)
                 for i in reversed(range(asked.n_blocks))
             )
-            for layer in (*self.down, *self.up):
-                nn.init.normal_(layer.weight, 0, 0.02)
-                nn.init.zeros_(layer.bias)
+            for name, values in self.named_parameters():
+                nn.init.normal_(values, 0, 0.02) if name.endswith("weight") else nn.init.zeros_(values)
             if asked.is_residual:
-                nn.init.zeros_(self.up[-1].weight)
+                nn.init.zeros_(self.get_parameter(f"up.{asked.n_blocks - 1}.weight"))
 
         def forward(self, pixels: Tensor) -> Tensor:
             x, skips = 2 * pixels - 1, [pixels]
@@ -223,7 +222,6 @@ def _encoder_decoder(asked: ImageToImage, n_channels: int) -> nn.Module:
 
 
 def _pixelwise(asked: Colour, n_channels: int) -> nn.Module:
-    import torch
     from torch import nn
 
     class Pixelwise(nn.Module):
@@ -237,15 +235,15 @@ def _pixelwise(asked: Colour, n_channels: int) -> nn.Module:
             elif not asked.is_squashed:
                 nn.init.zeros_(self.out.weight)
             if not (asked.n_hidden and asked.is_squashed):
-                nn.init.zeros_(self.out.bias)
+                nn.init.zeros_(self.get_parameter("out.bias"))
 
         def forward(self, pixels: Tensor) -> Tensor:
+            found: Tensor
             if asked.is_squashed:
-                x = 2 * pixels - 1
-                return torch.sigmoid(self.out(torch.tanh(self.hidden(x))) if asked.n_hidden else 2.7 * self.out(x))
-            if asked.n_hidden:
-                return pixels + self.out(torch.tanh(self.hidden(pixels)))
-            found: Tensor = self.out(pixels)
+                found = 2 * pixels - 1
+                found = self.out(self.hidden(found).tanh()) if asked.n_hidden else 2.7 * self.out(found)
+                return found.sigmoid()
+            found = pixels + self.out(self.hidden(pixels).tanh()) if asked.n_hidden else self.out(pixels)
             return found
 
     return Pixelwise()

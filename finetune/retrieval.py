@@ -112,7 +112,7 @@ def mean_average_precision(
     rows = max(_BLOCK_BYTES // (8 * len(wanted)), 1)
     blocks = []
     with torch.inference_mode():
-        for block in found.split(rows):
+        for block in torch.split(found, rows):
             blocks.append(_nearest(block, wanted, lengths, k).cpu())
     nearest: np.ndarray = torch.cat(blocks).numpy()
     is_right = there[nearest] == asked[:, None]
@@ -224,7 +224,7 @@ def _vectors(x: ArrayLike | Tensor, device: str) -> Tensor:
 def _comparable(queries: Tensor, gallery: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
     """Vectors whose Euclidean order is the one asked for."""
     if distance == "cosine":
-        return tuple(x / x.norm(dim=1, keepdim=True) for x in (queries, gallery))  # type: ignore[return-value]
+        return queries / queries.norm(dim=1, keepdim=True), gallery / gallery.norm(dim=1, keepdim=True)
     centre = gallery.mean(0)  # features far from 0 would lose digits in |g|² - 2·q·g
     return queries - centre, gallery - centre
 
@@ -246,7 +246,7 @@ def _nearest(queries: Tensor, gallery: Tensor, lengths: Tensor, k: int) -> Tenso
     rows = max(_BLOCK_BYTES // (8 * n_short * gallery.shape[1]), 1)
     far = [
         (gallery[some] - block[:, None]).square().sum(2)
-        for some, block in zip(short.split(rows), queries.split(rows), strict=True)
+        for some, block in zip(torch.split(short, rows), torch.split(queries, rows), strict=True)
     ]
     return short.gather(1, torch.cat(far).sort(dim=1, stable=True).indices[:, :k])
 

@@ -84,6 +84,7 @@ def _trained(cell: Cell, place: Place, regime: Callable[..., Run]) -> Outcome:
     options = dict(cell.regime.options)
     said, grid, refit = options.pop("recipe", {}), options.pop("grid", None), bool(options.pop("refit", True))
     per_class = options.pop("per_class", None)
+    recipes = recipes_of(said, grid, seed=cell.seed)
     out = place.run_folder(cell)
     train, val, test = place.parts(cell)
     if per_class is not None:
@@ -91,22 +92,20 @@ def _trained(cell: Cell, place: Place, regime: Callable[..., Run]) -> Outcome:
     metric = probe.metrics.get(cell.dataset.metric)
     common: dict[str, Any] = {"metric": metric, "device": place.device or "cpu", "progress": place.progress, **options}
     if grid is None:
-        recipe = _recipe(said, cell.seed)
-        run = regime(place.backbone(cell), train, val, recipe=recipe, out=out, test=test, **common)
+        run = regime(place.backbone(cell), train, val, recipe=recipes[""], out=out, test=test, **common)
         outcome = _outcome(cell, run, len(train), len(val), images=_images(run, len(train)))
         return dataclasses.replace(outcome, leaks=place.shared(cell).to_json())
-    return _searched(cell, place, regime, (train, val, test), (grid, said, refit), common, out)
+    return _searched(cell, place, regime, (train, val, test), (recipes, refit), common, out)
 
 
 def _searched(
-    cell: Cell, place: Place, regime: Callable[..., Run], parts: tuple[Any, Any, Any], asked: tuple[Any, Any, bool],
+    cell: Cell, place: Place, regime: Callable[..., Run], parts: tuple[Any, Any, Any], asked: tuple[dict[str, Recipe], bool],
     common: Mapping[str, Any], out: Path,
 ) -> Outcome:  # fmt: skip
     from finetune.searching import search
 
     train, val, test = parts
-    grid, said, refit = asked
-    recipes = _grid(grid, said, cell.seed)
+    recipes, refit = asked
     found = search(
         regime, place.backbone(cell), train, val=val, grid=recipes, out=out, test=test, refit=refit, **common
     )  # fmt: skip
@@ -164,11 +163,31 @@ def _images(run: Run, n_train: int) -> int:
     return BACKWARD * min(last * run.recipe.batch_size, round(last / run.recipe.steps_per_epoch(n_train) * n_train))
 
 
+def recipes_of(
+    said: Mapping[str, Any], grid: str | Mapping[str, Any] | None = None, *, seed: int = 0
+) -> dict[str, Recipe]:
+    """The recipes that a regime of a study asks for, by name; one without a name where there is no grid.
+
+    Parameters
+    ----------
+    said, grid : mapping, str or None
+        The options ``recipe`` and ``grid``; see this module.
+    seed : int
+        Of the cell.
+
+    Raises
+    ------
+    BadInput
+        Fields or grids that do not exist, values that cannot be.
+    """
+    return {"": _recipe(said, seed)} if grid is None else _grid(grid, said, seed)
+
+
 def _recipe(said: Mapping[str, Any], seed: int) -> Recipe:
-    fields = {name: _revived(value) for name, value in said.items()}
-    paper = fields.pop("paper", None)
-    fields.setdefault("seed", seed)
     try:
+        fields = {name: _revived(value) for name, value in said.items()}
+        paper = fields.pop("paper", None)
+        fields.setdefault("seed", seed)
         if paper is None:
             return Recipe(**fields)
         if paper not in ("kornblith2019", "fang2023", "surgical2022"):

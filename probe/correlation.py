@@ -103,6 +103,8 @@ class Correlation:
             if self.is_significant
             else "a correlation is not shown, and, by the width of the interval, not excluded"
         )
+        if self.n_models == 3:
+            verdict = "three points lie near some line as often as not, so that nothing is shown, whatever p says"
         numbers = f"r = {tables.signed(self.r)} ({ends}, {tables.p_text(self.r_p)}), rho = {tables.signed(self.rho)}"
         return f"{start}: {numbers}: {verdict}."
 

@@ -118,7 +118,7 @@ class Together:
     def __call__(self, G: np.ndarray) -> np.ndarray:
         """Apply the inverses; (L, k, r) → (L, k, r)."""
         L, k, r = G.shape
-        inverse_diagonal = np.stack([lane._inverse_diagonal for lane in self.lanes])[:, None, :]
+        inverse_diagonal: np.ndarray = np.stack([lane._inverse_diagonal for lane in self.lanes])[:, None, :]
         Q: np.ndarray = G * inverse_diagonal
         scores = self.rows @ Q.reshape(L * k, r).T
         total = np.zeros_like(scores)

@@ -101,7 +101,9 @@ class Rotation:
         """
         xp = namespace(G)
         by_W = G[..., :-1] if self.has_intercept else G
-        if self._short_basis is not None:
+        if by_W.shape[-1] == 0:  # no direction has any variance
+            by_W = self._unrotated(by_W)
+        elif self._short_basis is not None:
             size = xp.max(xp.abs(by_W), axis=(1, 2), keepdims=True)
             size = xp.where(size > 0, size, xp.ones_like(size))
             by_W = size * xp.astype(xp.astype(by_W / size, xp.float32) @ self._short_basis, xp.float64)

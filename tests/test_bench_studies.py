@@ -9,7 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import finetune
 from benchmarks import fang2023, kornblith2019, small_study
+from finetune.study import recipes_of
 
 
 def test_the_studies_are_as_large_as_the_papers() -> None:
@@ -32,6 +34,19 @@ def test_every_regime_of_the_papers_can_be_imported(script: object) -> None:
     for study in script.studies().values():  # type: ignore[attr-defined]
         for regime in study.regimes:
             assert callable(regime.resolve()), regime.name
+
+
+@pytest.mark.parametrize("script", [kornblith2019, fang2023])
+def test_every_training_of_the_papers_has_a_recipe(script: object) -> None:
+    """Who has the data would otherwise learn after days that a field is misspelt."""
+    n = 0
+    for study in script.studies().values():  # type: ignore[attr-defined]
+        for regime in study.regimes:
+            if regime.function.startswith("finetune."):
+                n += len(recipes_of(regime.options.get("recipe", {}), regime.options.get("grid")))
+    assert n > 100
+    with pytest.raises(finetune.BadInput, match="cannot be made"):
+        recipes_of({"auxiliary": {"kind": "Auxiliary"}, "lr": 0.1, "steps": 1})
 
 
 def test_a_dry_run_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ def of(said: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_every_method_stands_beside_every_baseline(first: tuple[Path, dict[str, Any]]) -> None:
     """Fourteen trainings: four units, everything, everything for one epoch, three baselines, five choices."""
-    out, said = first
+    _, said = first
     assert said["n_trained"] == 14
     assert [s["shift"] for s in said["shifts"]] == ["blurred"]
     for shift in said["shifts"]:
@@ -70,7 +70,7 @@ def test_every_method_stands_beside_every_baseline(first: tuple[Path, dict[str, 
 
 def test_choices_are_those_of_the_validation_accuracies(first: tuple[Path, dict[str, Any]]) -> None:
     """Flex takes the best candidate; what a choice says of test is what its candidate says, trained once for all."""
-    out, said = first
+    _, said = first
     for shift in said["shifts"]:
         rows, candidates = of(shift), shift["candidates"]
         assert candidates[rows["flex"]["tunes"]] == max(candidates.values())

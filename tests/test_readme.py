@@ -38,7 +38,7 @@ def test_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
                 assert subprocess.run(["sh", "-nc", line]).returncode == 0, f"a shell does not read: {line}"
                 assert _command(shlex.split(line)) == 0, line
     out, said = capsys.readouterr()
-    assert n_recipes == 13
+    assert n_recipes == 14
     assert "('conv1', 'conv2', 'penultimate', 'head')" in out
     assert out.count("{'converged'}") == 2
     assert "[45, 45, 45]" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import featstore
 import finetune
 from finetune import retrieval
+from finetune.cli import main
 from finetune.retrieval import average_precisions, mean_average_precision, retrieve
 
 
@@ -117,7 +119,7 @@ def test_what_cannot_be_compared_is_said() -> None:
         mean_average_precision(x, [0] * 3, x, [0] * 4, k=1)
 
 
-def test_tuned_features_are_asked_in_the_source_network(tmp_path: Path) -> None:
+def test_tuned_features_are_asked_in_the_source_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Inverted digits find plain ones of their class again once an adapter inverts them; unadapted they do not.
 
     The features are those of `Backbone.chain`, so that an error in what is taken would show.
@@ -157,3 +159,10 @@ def test_tuned_features_are_asked_in_the_source_network(tmp_path: Path) -> None:
     assert before.score == pytest.approx(by_hand.score, abs=1e-3)  # batches of other sizes round otherwise
     assert before.score < 0.4
     assert after.score > 0.8
+    words = ["retrieve", "featstore:digits_net", "--gallery", "digits:val", "--queries", "digits:test+invert()"]
+    assert main([*words, "--run", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(after.score, abs=1e-9)
+    assert main([*words, "--k", "3", "--distance", "euclidean"]) == 0
+    assert capsys.readouterr().out.startswith("mAP@3 0.")
+    assert main([*words, "--k", "3000"]) == 1
+    assert "k is 3000 and the gallery has" in capsys.readouterr().err

@@ -154,16 +154,16 @@ def test_other_metrics_choose_and_are_reported(
 
 def test_dropout_of_the_recipe_is_in_front_of_the_head(backbone: Any, normed: Any) -> None:
     """The network's own gets the rate; where there is none, the head's input is dropped in training and only there."""
-    from finetune.regimes import _network
+    from finetune.regimes import network_for
     from finetune.task import asked_for
 
     train = featstore.load_split("digits:train")
-    own = _network(backbone, asked_for(train, None, replace(STILL, dropout=0.25)))
+    own = network_for(backbone, asked_for(train, None, replace(STILL, dropout=0.25)))
     assert own.module.get_submodule("dropout").p == 0.25
     assert backbone.module.dropout.p == 0.5
-    added = _network(normed, asked_for(train, None, replace(STILL, dropout=0.9))).module
+    added = network_for(normed, asked_for(train, None, replace(STILL, dropout=0.9))).module
     x = normed.example(64)
-    plain = _network(normed, asked_for(train, None, STILL)).module
+    plain = network_for(normed, asked_for(train, None, STILL)).module
     with torch.no_grad():
         assert torch.equal(added(x), plain(x))
         added.get_submodule("fc").train()

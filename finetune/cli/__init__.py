@@ -1,4 +1,5 @@
-"""The ``finetune`` command: quickstart | full | scratch | head | unit | scale-shift | lp-ft | flex | search | show.
+"""The ``finetune`` command: quickstart | full | scratch | head | unit | scale-shift | adapter | lp-ft | flex | search |
+retrieve | show.
 
 Each is one library call; results go to stdout, progress to stderr.
 """
@@ -49,14 +50,14 @@ def _errors_of_ours() -> tuple[type[Exception], ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from finetune.cli import flexing, output, searches, training
+    from finetune.cli import flexing, output, retrieving, searches, training
 
     parser = argparse.ArgumentParser(
         prog="finetune", description="Train a pretrained network, or one part of it, on a new task."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_quickstart(commands)
-    for group in (training, flexing, searches, output):
+    for group in (training, flexing, searches, retrieving, output):
         group.add(commands)
     return parser
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.adapters import ImageToImage
 from finetune.adapting import tune_adapter
+from finetune.algorithms import Method
 from finetune.cli.output import print_rows
 from finetune.drawing import draw_choice
 from finetune.flex import Flex, flex_tune
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 NETWORK = "featstore:digits_net"
 SHIFTS = {"blurred": "+blur(1.0)", "rotated": "+rotate(40)", "inverted": "+invert()"}
 FIGURE = "choice.png"
-METHODS = ("flex", "fast", "faster", "rgn", "probe")
+METHODS: tuple[Method, ...] = ("flex", "fast", "faster", "rgn", "probe")
 RECIPE = Recipe(
     lr=1e-3, epochs=40, batch_size=32, evaluate_every=20, optimizer=Adam(), schedule=Constant(),
     keep=StopEarly(drop=0.0025, min_steps=250),
@@ -146,7 +147,7 @@ def tune_shift(backbone: Backbone, shift: str, out: Path) -> Finding:
             ),
         ),
     }
-    outcomes = {method: _of_flex(flex) for method, flex in flexes.items()}
+    outcomes: dict[str, Outcome] = {method: _of_flex(flex) for method, flex in flexes.items()}
     for name, (tunes, regime) in regimes.items():
         run = regime()
         outcomes[name] = Outcome(name, tunes, predict(run, backbone, test), run.scores["val"], run.seconds)
