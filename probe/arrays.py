@@ -216,22 +216,6 @@ def threads_for(X: Array, k: int) -> AbstractContextManager[object]:
     return limits
 
 
-def blas_threads() -> int:
-    """How many threads a large product may take now, by the environment and the limits that are set."""
-    import scipy.linalg  # noqa: F401  (as above)
-    from threadpoolctl import threadpool_info
-
-    return max((int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
-
-
-def limited_threads(n: int) -> AbstractContextManager[object]:
-    """At most n BLAS threads for each of several threads that compute at once."""
-    from threadpoolctl import threadpool_limits
-
-    limits: AbstractContextManager[object] = threadpool_limits(limits=n, user_api="blas")
-    return limits
-
-
 def largest(x: Array, m: int) -> Array:
     """Positions of the `m` largest entries of a vector, in no particular order.
 

@@ -7,9 +7,8 @@ rows a problem leaves out have weight zero in its lane; small subsets of many ro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -25,7 +24,6 @@ from probe.path import Path, grid_of, options_of, path_of, warn
 from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
 from probe.streamed import Streamed
-from probe.teams import at_once, shares
 from probe.wide import Wide
 
 _APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
@@ -38,17 +36,6 @@ class _Problem:
     number: int
     rows: np.ndarray | None
     labels: Labels
-
-
-@dataclass(frozen=True, eq=False)
-class _Team:
-    """Problems that advance together, and what makes their features and labels."""
-
-    problems: list[_Problem]
-    make: Callable[[list[_Problem]], tuple[Design, Labels]]
-
-    def made(self) -> tuple[Design, Labels]:
-        return self.make(self.problems)
 
 
 def fit_paths(
@@ -143,27 +130,15 @@ def _solve(
     """Solve a batch and add its paths to those found; on Ctrl-C as many penalties as it came to, as they are."""
     started = time.perf_counter()
     unique, where = np.unique(grid, return_inverse=True)
-
-    def solve(team: _Team, is_stopped: Callable[[], bool] | None = None) -> bool:
-        """Whether it came to the end."""
-        design, labels = team.made()
+    design, labels = _batch(A, group, fit_intercept)
+    with threads_for(A, labels.k * labels.n_lanes):
         solver = PathSolver(design, labels, fit_intercept, **options)
         try:
-            solver.walk(1.0 / unique, is_stopped)
-            found.update(_paths(solver, team.problems, unique, where, started, True))
+            solver.walk(1.0 / unique)
+            found |= _paths(solver, group, unique, where, started, True)
         except KeyboardInterrupt:
-            found.update(_paths(solver, team.problems, unique, where, started, False))
-            return False
-        return True
-
-    teams = _teams(A, group, fit_intercept)
-    if len(teams) == 1:
-        with threads_for(A, sum(p.labels.n_rows_of_coef for p in group)):
-            is_whole = solve(teams[0])
-    else:
-        is_whole = at_once(solve, teams)
-    if not is_whole:
-        raise KeyboardInterrupt
+            found |= _paths(solver, group, unique, where, started, False)
+            raise
 
 
 def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
@@ -271,30 +246,23 @@ def _groups(problems: list[_Problem]) -> list[list[_Problem]]:
     return list(groups.values())
 
 
-def _teams(A: Array, group: list[_Problem], fit_intercept: bool) -> list[_Team]:
-    """Problems that advance together, one team for every thread, and how their features and labels are made."""
+def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+    """Features and labels of problems that advance together."""
     n, d = (int(s) for s in A.shape)
     if isinstance(A, RowSource):
-        return [_Team(group, partial(_from_blocks, A, fit_intercept=fit_intercept))]
+        return _from_blocks(A, group, fit_intercept)
     every = np.arange(n)
     subsets = [every if p.rows is None else p.rows for p in group]
     union = every if any(p.rows is None for p in group) else np.unique(np.concatenate(subsets))
     longest = max(len(rows) for rows in subsets)
-    parts = shares([p.labels.n_lanes for p in group], longest * group[0].labels.k, A)
     if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
-        return [_Team([group[i] for i in part], partial(_apart, A, fit_intercept=fit_intercept)) for part in parts]
+        return _apart(A, group, fit_intercept)
     if len(group) == 1:
-        design = _whole(A, group[0].rows, fit_intercept)
-        return [_Team(group, lambda _: (design, group[0].labels))]
+        return _whole(A, group[0].rows, fit_intercept), group[0].labels
     place = np.full(n, -1, dtype=np.int64)
     place[union] = np.arange(len(union))
-    whole = _whole(A, None if len(union) == n else union, fit_intercept)
-
-    def make(problems: list[_Problem]) -> tuple[Design, Labels]:
-        own = [(p.labels, place if p.rows is None else place[p.rows]) for p in problems]
-        return whole.again(), _merged(own, len(union))
-
-    return [_Team([group[i] for i in part], make) for part in parts]
+    own = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
+    return _whole(A, None if len(union) == n else union, fit_intercept), _merged(own, len(union))
 
 
 def _from_blocks(A: RowSource, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -103,14 +101,6 @@ class Whole(Rotated):
         self.reads = Reads()
         self._fit_intercept = fit_intercept
         self.rotation = rotate(X, fit_intercept) if rotation is None else rotation
-        self._rotated: dict[object, weakref.ref[Any]] = {}
-        self._lock = threading.Lock()
-
-    def again(self) -> Whole:
-        """The same features with a count of their own; rotated rows are shared with whoever has them already."""
-        other = Whole(self.X, self._fit_intercept, self.rotation)
-        other._rotated, other._lock = self._rotated, self._lock
-        return other
 
     @property
     def example(self) -> Array:
@@ -129,13 +119,7 @@ class Whole(Rotated):
 
     def rows(self, dtype: object) -> Shared:
         """The rotated rows."""
-        with self._lock:
-            known = self._rotated.get(dtype)
-            A = None if known is None else known()
-            if A is None:
-                A = self.rotation.rows(self.X, dtype)
-                self._rotated[dtype] = weakref.ref(A)
-        return Shared(A, self.rotation.spectrum, self.reads)
+        return Shared(self.rotation.rows(self.X, dtype), self.rotation.spectrum, self.reads)
 
     def scale(self, loss: BatchedLoss, k: int) -> np.ndarray:
         """‖∇F‖∞ at zero, (L,)."""

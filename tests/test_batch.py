@@ -163,31 +163,3 @@ def test_preconditioners_applied_together_are_those_of_each_lane() -> None:
     for chosen in (np.arange(4), np.array([0, 2]), np.array([3])):
         alone = np.concatenate([lanes[q](G[q : q + 1]) for q in chosen])
         np.testing.assert_allclose(joined.take(chosen)(G[chosen]), alone, rtol=1e-9, atol=1e-9 * np.abs(alone).max())
-
-
-def test_threads_share_the_lanes_and_stop_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers do not depend on the threads; an error of one team is raised, and the others do not go on for it."""
-    from probe import teams
-
-    X, y = digits(600)
-    rows = [*_folds(600, 5), np.arange(0, 590)]
-    monkeypatch.setattr(teams, "blas_threads", lambda: 1)
-    one = probe.fit_paths(X, y, GRID, rows=rows)
-    monkeypatch.setattr(teams, "blas_threads", lambda: 3)
-    assert teams.shares([1] * 6, 6000, X) == [[0, 1], [2, 3], [4, 5]]
-    assert teams.shares([8, 1, 1], 6000, X) == [[0], [1, 2]]
-    assert teams.shares([1] * 6, 10, X) == [list(range(6))]
-    for a, b in zip(one, probe.fit_paths(X, y, GRID, rows=rows), strict=True):
-        _equal(a, b)
-
-    seen: list[int] = []
-
-    def work(team: int, is_stopped: object) -> bool:
-        if team == 0:
-            raise probe.BadInput("as it happens")
-        while not is_stopped():  # type: ignore[operator]
-            seen.append(team)
-        return False
-
-    with pytest.raises(probe.BadInput, match="as it happens"):
-        teams.at_once(work, [0, 1])
