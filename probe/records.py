@@ -17,15 +17,17 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from probe.errors import BadInput, DamagedRecord
 from probe.files import write_atomically
 from probe.intervals import Interval
 from probe.predictions import Predictions
+
+R = TypeVar("R")
 
 FORMAT = 1
 """Version of the records' layout; records of a later one are refused, not guessed at."""
@@ -154,7 +156,7 @@ class Record:
         for f in fields(self):
             value = getattr(self, f.name)
             said[f.name] = _finite(list(value) if isinstance(value, tuple) else value)
-        return {**said, "self": _checksum(said)}
+        return {**said, "self": checksum(said)}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Record:
@@ -206,7 +208,7 @@ class ResultFolder:
             raise BadInput(
                 f"The record '{path}' cannot be read: {error.strerror or error}. Choose another folder for the results."
             ) from error
-        record = _parsed(content, path)
+        record = parsed(content, path, Record.from_json, what="a record", again=_AGAIN)
         if record.digest != digest:
             raise DamagedRecord(f"The record '{path}' describes {record.digest}, not what its name says: {_AGAIN}")
         self._predictions_bytes(record)
@@ -276,16 +278,9 @@ class ResultFolder:
         return record
 
     def _predictions_bytes(self, record: Record) -> bytes:
-        path = self.path / Path(record.predictions_file).name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DamagedRecord(
-                f"The predictions '{path}' cannot be read ({error.strerror or error}): {_AGAIN}"
-            ) from error
-        if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
-            raise DamagedRecord(f"The predictions '{path}' are not those that were written: {_AGAIN}")
-        return content
+        return predictions_bytes(
+            self.path / Path(record.predictions_file).name, record.predictions_sha256, again=_AGAIN
+        )
 
 
 def digest_of(key: Mapping[str, Any]) -> str:
@@ -303,12 +298,31 @@ def _checked(digest: str) -> str:
     return digest
 
 
-def _parsed(content: bytes, path: Path) -> Record:
+def parsed(content: bytes, path: Path, make: Callable[[Mapping[str, Any]], R], *, what: str, again: str) -> R:
+    """The record in a file, once its format and its checksum are found right.
+
+    Parameters
+    ----------
+    content : bytes
+    path : Path
+        Names the file in errors.
+    make : callable
+        Makes a record of the values; KeyError, TypeError or ValueError where they are another thing.
+    what, again : str
+        What the record is called, and what can be done about a damaged one.
+
+    Raises
+    ------
+    DamagedRecord
+        Where it is not what was written.
+    BadInput
+        Where it was written by a later version.
+    """
     try:
         said = json.loads(content)
         newer = isinstance(said, dict) and isinstance(said.get("format"), int) and said["format"] > FORMAT
     except ValueError as error:
-        raise DamagedRecord(f"The record '{path}' is not valid JSON ({error}): {_AGAIN}") from error
+        raise DamagedRecord(f"The record '{path}' is not valid JSON ({error}): {again}") from error
     if newer:
         raise BadInput(
             f"The record '{path}' has format {said['format']} but this version reads formats up to {FORMAT}; "
@@ -316,15 +330,27 @@ def _parsed(content: bytes, path: Path) -> Record:
         )
     try:
         rest = {name: value for name, value in said.items() if name != "self"}
-        if said["self"] != _checksum(rest):
-            raise DamagedRecord(f"The record '{path}' was changed after it was written: {_AGAIN}")
-        return Record.from_json(said)
+        if said["self"] != checksum(rest):
+            raise DamagedRecord(f"The record '{path}' was changed after it was written: {again}")
+        return make(said)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedRecord(f"The record '{path}' is not a record ({error!r}): {_AGAIN}") from error
+        raise DamagedRecord(f"The record '{path}' is not {what} ({error!r}): {again}") from error
 
 
-def _checksum(said: Mapping[str, Any]) -> str:
+def checksum(said: Mapping[str, Any]) -> str:
+    """Sha256 of the JSON of a record's values, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def predictions_bytes(path: Path, sha256: str, *, again: str) -> bytes:
+    """The content of a file of predictions, once it is found to be what the record says; DamagedRecord otherwise."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedRecord(f"The predictions '{path}' cannot be read ({error.strerror or error}): {again}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedRecord(f"The predictions '{path}' are not those that were written: {again}")
+    return content
 
 
 def _finite(value: Any) -> Any:

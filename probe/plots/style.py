@@ -157,16 +157,19 @@ def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> l
 
 
 def quiet(ax: Axes) -> None:
+    """Faint lines at the heights, no frame at the top and the right."""
     ax.grid(axis="y", color="0.88", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def metric_of(table: pandas.DataFrame) -> str:
+    """The metrics of a table in words."""
     return " / ".join(str(m).replace("_", " ") for m in table["metric"].unique())
 
 
 def counts_of(n: pandas.Series) -> str:
+    """A number, or the smallest and the largest of several."""
     low, high = int(n.min()), int(n.max())
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 

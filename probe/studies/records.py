@@ -10,7 +10,8 @@
              features/, probes/, runs/                what results were made from
 
 A record is found by the digest of its key: the identities of network, images and labels, the regime and its options, the seed.
-What things are called is no part of it. Written first aside and renamed, the predictions before the record that names them.
+Names are part of it, too: a renamed network has a record of its own, and what was fitted is used again. Written first aside and
+renamed, the predictions before the record that names them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,8 @@ from probe.errors import BadInput, DamagedRecord
 from probe.files import write_atomically
 from probe.intervals import Interval
 from probe.predictions import Predictions
-from probe.records import digest_of
+from probe.records import FORMAT, checksum, digest_of, parsed, predictions_bytes
 from probe.studies.cells import Cell, Outcome, plain
-
-FORMAT = 1
-"""Version of the records' layout; records of a later one are refused, not guessed at."""
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _AGAIN = "it was edited or damaged and is not used; running the study again computes it again."
@@ -117,7 +115,7 @@ class StudyRecord:
     def to_json(self) -> dict[str, Any]:
         """The record as plain values, with its format and a checksum of all of it."""
         said = {"format": FORMAT, **plain(asdict(self))}
-        return {**said, "self": _checksum(said)}
+        return {**said, "self": checksum(said)}
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> StudyRecord:
@@ -191,7 +189,7 @@ class StudyFolder:
             return None
         except OSError as error:
             raise BadInput(f"The record '{path}' cannot be read: {error.strerror or error}.") from error
-        record = _parsed(content, path)
+        record = parsed(content, path, StudyRecord.from_json, what="a record of a study", again=_AGAIN)
         if record.digest != digest:
             raise DamagedRecord(f"The record '{path}' describes {record.digest}, not what its name says: {_AGAIN}")
         self._content(record)
@@ -301,36 +299,4 @@ class StudyFolder:
 
     def _content(self, record: StudyRecord) -> bytes:
         path = self.path / "records" / Path(record.predictions_file).name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DamagedRecord(
-                f"The predictions '{path}' cannot be read ({error.strerror or error}): {_AGAIN}"
-            ) from error
-        if hashlib.sha256(content).hexdigest() != record.predictions_sha256:
-            raise DamagedRecord(f"The predictions '{path}' are not those that were written: {_AGAIN}")
-        return content
-
-
-def _parsed(content: bytes, path: Path) -> StudyRecord:
-    try:
-        said = json.loads(content)
-        newer = isinstance(said, dict) and isinstance(said.get("format"), int) and said["format"] > FORMAT
-    except ValueError as error:
-        raise DamagedRecord(f"The record '{path}' is not valid JSON ({error}): {_AGAIN}") from error
-    if newer:
-        raise BadInput(
-            f"The record '{path}' has format {said['format']} but this version reads formats up to {FORMAT}; read it with "
-            "the newer version that wrote it."
-        )
-    try:
-        rest = {name: value for name, value in said.items() if name != "self"}
-        if said["self"] != _checksum(rest):
-            raise DamagedRecord(f"The record '{path}' was changed after it was written: {_AGAIN}")
-        return StudyRecord.from_json(said)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedRecord(f"The record '{path}' is not a record of a study ({error!r}): {_AGAIN}") from error
-
-
-def _checksum(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True, allow_nan=False).encode()).hexdigest()
+        return predictions_bytes(path, record.predictions_sha256, again=_AGAIN)
