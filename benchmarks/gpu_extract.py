@@ -25,7 +25,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,24 +112,24 @@ def extraction(
     return reports[0]
 
 
-def rows_of(model: str, split: Split, asked: argparse.Namespace, device: torch.device) -> list[Row]:
-    """All rows of a network."""
-    rows = []
+def rows_of(model: str, split: Split, asked: argparse.Namespace, device: torch.device) -> Iterator[Row]:
+    """All rows of a network, one after the other."""
     backbone = featstore.load_backbone(model, weights=None)
     few = split.subset(np.arange(min(2 * asked.batch_size, len(split))), "few")
     for precision in asked.precisions:
         alone = network_alone(backbone, precision, len(split), asked.batch_size, device)
-        rows.append(Row(model, precision, "pixels ready", alone, 1.0))
+        yield Row(model, precision, "pixels ready", alone, 1.0)
         for way in asked.ways:
             try:
                 extraction(backbone, few, precision, asked.batch_size, way, device)
                 took = extraction(backbone, split, precision, asked.batch_size, way, device)
-            except FeatstoreError as error:
-                rows.append(Row(model, precision, way, None, why=str(error)))
+            except Exception as error:  # one way that fails must not take the others' figures with it
+                said = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+                name = "" if isinstance(error, FeatstoreError) else f"{type(error).__name__}: "
+                yield Row(model, precision, way, None, why=name + said)
                 continue
             rate = took.images_per_second
-            rows.append(Row(model, precision, way, rate, rate / alone, took.to_json()))
-    return rows
+            yield Row(model, precision, way, rate, rate / alone, took.to_json())
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -166,26 +166,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no CUDA device"
     print(f"{name}, torch {torch.__version__}\n\n| network | precision | way | images/s | share | longest | of peak |")
     print("|---|---|---|---|---|---|---|")
+    rows: list[Row] = []
+
+    def show(row: Row) -> None:
+        print(row, flush=True)
+        rows.append(row)
+        keep(asked.out, {"device": name, "torch": torch.__version__, "n": asked.n}, rows)
+
     if device.type == "cpu" and not asked.quick:
-        rows = [
-            Row(m, p, w, None, why="no CUDA device")
-            for m in asked.models
-            for p in asked.precisions
-            for w in ("pixels ready", *asked.ways)
-        ]
+        for m in asked.models:
+            for p in asked.precisions:
+                for w in ("pixels ready", *asked.ways):
+                    show(Row(m, p, w, None, why="no CUDA device"))
     else:
         with tempfile.TemporaryDirectory() as folder:
             split = featstore.load_split(asked.images or make_images(Path(folder), asked.distinct))
-            rows = []
             for model in asked.models:
-                rows += rows_of(model, repeated(split, asked.n), asked, device)
-    print("\n".join(map(str, rows)))
+                for row in rows_of(model, repeated(split, asked.n), asked, device):
+                    show(row)
     print("\n" + "\n".join(verdicts(rows)))
-    if asked.out is not None:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        said = {"device": name, "torch": torch.__version__, "n": asked.n, "rows": [asdict(row) for row in rows]}
-        (asked.out / "gpu_extract.json").write_text(json.dumps(said, indent=1) + "\n")
     return 0
+
+
+def keep(out: Path | None, known: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Write what is measured so far, whole or not at all: a machine may be taken away in the middle."""
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / "gpu_extract.json.partial"
+    aside.write_text(json.dumps({**known, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    aside.replace(out / "gpu_extract.json")
 
 
 class RepeatedSamples:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import cache
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING
 
 from featstore.errors import BadInput
@@ -33,7 +35,7 @@ class CompiledChain:
 
         self._wanted = tuple(unit for unit in chain.names if unit in units)
         self._batch_size = batch_size
-        self._function = torch.compile(trunk(chain, self._wanted), dynamic=False)
+        self._function = torch.compile(apart(trunk(chain, self._wanted), chain, self._wanted), dynamic=False)
 
     def visit(self, x: torch.Tensor, units: Collection[str], each: Callable[[str, torch.Tensor], None]) -> None:
         """See `featstore.units.Chain.visit`; `units` are those that were wanted.
@@ -47,7 +49,7 @@ class CompiledChain:
 
         n = len(x)
         if n < self._batch_size:
-            x = torch.cat([x, x[-1:].expand(self._batch_size - n, *x.shape[1:])])
+            x = filled_up(x, self._batch_size)
         try:
             outputs = self._function(x)
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -77,3 +79,30 @@ def trunk(chain: Chain, wanted: tuple[str, ...]) -> Callable[[torch.Tensor], tup
         return tuple(outputs)
 
     return run
+
+
+def filled_up(x: torch.Tensor, n: int) -> torch.Tensor:
+    """Return n images, the last one repeated, in the same order in memory: torch would compile again for another."""
+    import torch
+
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    whole = torch.cat([x, x[-1:].expand(n - len(x), *x.shape[1:])])
+    return whole.contiguous(memory_format=torch.channels_last) if last and not x.is_contiguous() else whole
+
+
+def apart(
+    function: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], chain: Chain, wanted: tuple[str, ...]
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Return a function of `trunk` with code of its own for what it computes.
+
+    torch keeps what it has compiled with a function's code, eight versions at most, and runs what comes then without
+    compiling it; all functions of `trunk` share one code.
+    """
+    assert isinstance(function, FunctionType)
+    code = _copied(function.__code__, chain.architecture, wanted)
+    return FunctionType(code, function.__globals__, function.__name__, None, function.__closure__)
+
+
+@cache
+def _copied(code: CodeType, architecture: tuple[str, ...], wanted: tuple[str, ...]) -> CodeType:
+    return code.replace()

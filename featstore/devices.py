@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featstore.errors import BadInput, UnknownName
 
@@ -30,6 +30,8 @@ __all__ = [
 
 PRECISIONS = ("fp32", "tf32", "amp-fp16", "amp-bf16")
 DETERMINISTIC = "-deterministic"
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
+"""What torch, CUDA and its libraries say, as a RuntimeError, where memory ends."""
 
 
 def keyed_precision(precision: str, deterministic: bool) -> str:
@@ -101,20 +103,52 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     if precision == "tf32" and device.type != "cuda":
         raise BadInput(f"precision 'tf32' exists on CUDA devices only, and the device is '{device}'; use 'fp32'.")
     halves = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch is renaming these switches, and both names work
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     half = halves.get(precision)
+    cast = torch.autocast(device.type, dtype=half) if half is not None else nullcontext()
+    with _products("tf32" if precision == "tf32" else "ieee"), cast:
+        yield
+
+
+@contextmanager
+def _products(kind: str) -> Iterator[None]:
+    """Have products and convolutions of float32 in ``"ieee"`` or ``"tf32"``, on a CPU in ``"ieee"``, whatever is set, and put
+    everything back.
+
+    torch has old switches, for all at once, and since 2.9 new ones for each operation. Who has used the new ones cannot read
+    the old; who has used the old may have the new ones contradict them. So both are set, the old where they can be.
+    """
+    import torch
+
+    backends: Any = torch.backends
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is renaming these switches
+        on_cpu = getattr(backends, "mkldnn", None)
+        new = [
+            (switch, value)
+            for owner, value in ((backends.cuda, kind), (backends.cudnn, kind), (on_cpu, "ieee"))
+            for name in ("matmul", "conv", "rnn")
+            if hasattr(switch := getattr(owner, name, None), "fp32_precision")
+        ]
+        was = [switch.fp32_precision for switch, _ in new]
+        try:
+            old = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+        except RuntimeError:  # the new switches have been used
+            old = None
+        if old is not None:
+            torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
+            backends.cudnn.allow_tf32 = kind == "tf32"
+        for switch, value in new:
+            switch.fp32_precision = value
     try:
-        with torch.autocast(device.type, dtype=half) if half is not None else nullcontext():
-            yield
+        yield
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.set_float32_matmul_precision(before[0])
-            torch.backends.cudnn.allow_tf32 = before[1]
+            if old is not None:
+                torch.set_float32_matmul_precision(old[0])
+                backends.cudnn.allow_tf32 = old[1]
+            for (switch, _), value in zip(new, was, strict=True):
+                switch.fp32_precision = value
 
 
 @contextmanager
@@ -143,7 +177,8 @@ def memory_errors(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_known and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         said = (str(error).splitlines() or ["out of memory"])[0]
         raise BadInput(

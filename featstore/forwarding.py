@@ -196,8 +196,8 @@ def _queue(
             host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             batch.features[which] = host.copy_(value, non_blocking=True)
             value.record_stream(copying_back)
-        batch.done = _event()
-        batch.done.record()
+    batch.done = _event()
+    batch.done.record(copying_back)  # after the clock's last event: what is asked how long it took must have ended
     return batch
 
 

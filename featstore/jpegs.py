@@ -2,8 +2,9 @@
 
 ``Preprocessing.decoder = "nvjpeg"``: the numbers differ from PIL's by more than rounding (another inverse transform, another
 upsampling of colour, a resize of tensors), so that the decoder is part of a feature's identity. On the device go whole JPEG files
-of RGB or grey pixels that need not be turned; whatever else there is (PNG, CMYK, a turned photograph, a file without an end,
-arrays) and what has a shift is decoded by PIL and resized on the device. Which of the two it is, the file alone decides.
+of YCbCr or grey pixels that need not be turned; whatever else there is (PNG, CMYK, a turned photograph, a file without an end, one
+whose pixels are RGB or sampled as hardly anybody does, arrays) and what has a shift is decoded by PIL and resized on the device.
+Which of the two it is, the file alone decides.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ __all__ = ["EncodedBatch", "check_decoder", "load_encoded"]
 
 END = b"\xff\xd9"
 ORIENTATION, UPRIGHT = 0x0112, (None, 1)
+SAMPLINGS = ((1, 1), (2, 1), (2, 2), (1, 2), (4, 1))
+"""Pixels of brightness for one of colour, across and down: 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1. Others nvJPEG need not know."""
+RGB_IDS = (82, 71, 66)
 MODES = ("bilinear", "bicubic")
 """Interpolations that tensors can be resized by."""
 
@@ -115,8 +119,12 @@ class EncodedBatch:
 
 def _decode(files: list[torch.Tensor], mode: str, device: torch.device) -> list[torch.Tensor]:
     """Return (c, h, w) uint8 on the device for the bytes of each file."""
+    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
+    if device.type == "cuda":
+        # torchvision decodes on a stream of its own into memory of this one, and does not wait for what this one does with it
+        torch.cuda.current_stream(device).synchronize()
     with warnings.catch_warnings():
         # torchvision announces from 0.29 on that TorchCodec will take its decoders over
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -198,4 +206,12 @@ def _is_plain_jpeg(data: bytes) -> bool:
         upright = image.getexif().get(ORIENTATION) in UPRIGHT
     except Exception:  # PIL says what is wrong when it decodes
         return False
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and upright
+    return image.format == "JPEG" and upright and (image.mode == "L" or (image.mode == "RGB" and _is_ycbcr(image)))
+
+
+def _is_ycbcr(image: Any) -> bool:
+    """Return whether the three channels of a JPEG file are brightness and colour, as libjpeg decides it, of a usual sampling."""
+    ids, across, down, _ = zip(*image.layer, strict=True)
+    if "jfif" not in image.info and (image.info.get("adobe_transform") == 0 or ids == RGB_IDS):
+        return False
+    return (across[0], down[0]) in SAMPLINGS and set(across[1:]) == set(down[1:]) == {1}

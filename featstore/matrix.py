@@ -269,14 +269,17 @@ class FeatureMatrix:
         return out
 
     def cupy(self) -> Any:
-        """Return all rows as a cupy array on the current device."""
+        """Return all rows as a cupy array on the current device; float32 for what is stored as bfloat16, as in `numpy`."""
+        import torch
+
         try:
             import cupy
         except ImportError as error:
             raise MissingExtra(
                 "cupy is not installed; `pip install 'featprobe[cuda12]'` (or cuda13) brings it."
             ) from error
-        return cupy.from_dlpack(self.load(f"cuda:{cupy.cuda.Device().id}"))
+        where = f"cuda:{cupy.cuda.Device().id}"
+        return cupy.from_dlpack(self.load(where, torch.float32 if self._is_bits else None))
 
     def dask(self) -> Any:
         """Return a lazy dask array with one chunk per stored chunk. It reads; it must not be written to the same store."""

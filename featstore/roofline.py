@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from featstore.devices import arithmetic
@@ -52,7 +52,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
     halves = {"amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}
     if precision in halves:
         a = a.to(halves[precision])  # autocast would convert it each time
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait: Callable[[], None] = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     with torch.no_grad(), arithmetic(precision, device):
         for _ in range(3):
             a @ a

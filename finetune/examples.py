@@ -141,11 +141,14 @@ def logits_of(
     """
     import torch
 
+    from featstore import arithmetic
+
     rows = np.arange(len(examples))
     size = batch_size or evaluation_batch(examples.inputs(rows[:1], None).numel())
     blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
     with (
         torch.inference_mode(),
+        arithmetic("fp32", torch.device(device)),
         contextlib.closing(
             ahead(lambda block: examples.inputs(block, None), blocks, workers=examples.workers)
         ) as batches,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from finetune.devices import is_out_of_memory
 from finetune.errors import OutOfMemory
 from finetune.examples import Examples, TensorExamples
 from finetune.feeding import FeedPlan
@@ -95,6 +96,8 @@ class MemoryFeed:
         """Output of a unit for every sample of a split, ``(n, …)`` in the plan's dtype; one of each split is held."""
         import torch
 
+        from featstore import arithmetic
+
         held = self._held.get(name)
         if held is not None and held[0] == source:
             return held[1]
@@ -103,13 +106,15 @@ class MemoryFeed:
         n, where = len(examples), torch.device(self.asked.device)
         try:
             out = torch.empty((n, *self.plan.shapes[source]), dtype=getattr(torch, self.plan.dtype), device=where)
-            with torch.inference_mode():
+            with torch.inference_mode(), arithmetic("fp32", where):
                 for start in range(0, n, BLOCK_ROWS):
                     rows = np.arange(start, min(start + BLOCK_ROWS, n))
                     x = self.network.chain.run(examples.inputs(rows, None).to(where), first, source)
                     _refuse_overflow(x, source, self.plan.dtype)
                     out[start : start + len(rows)] = x
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemory(
                 f"the output of {source} did not fit into the memory of {where}: {error}. Take feed='disk' or 'images', or "
                 "dtype='float16'."

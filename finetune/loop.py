@@ -20,6 +20,7 @@ import numpy as np
 
 from finetune.ahead import ahead
 from finetune.checkpoint import Checkpoint, Position, Row
+from finetune.devices import is_out_of_memory
 from finetune.errors import BadInput, Diverged, OutOfMemory
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
@@ -108,12 +109,15 @@ def train(
     """
     import torch
 
+    from featstore import arithmetic
+
     recipe.check_for(len(examples), has_val=evaluate is not None)
     where, n = torch.device(device), len(examples)
     n_steps, per_epoch = recipe.n_steps(n), recipe.steps_per_epoch(n)
     momentum = recipe.bn_momentum_for(n)
     with (
         torch.random.fork_rng([where] if where.type == "cuda" else []),
+        arithmetic("tf32" if recipe.precision == "tf32" else "fp32", where),
         trainable(network, parts, bn_momentum=momentum, train_mode=recipe.train_mode) as moving,
         _memory_errors_explained(recipe, device),
         _ctrl_c_between_steps() as is_interrupted,
@@ -219,11 +223,11 @@ def _diverged(what: str, step: int, lr: float, checkpoint: Checkpoint) -> Diverg
 
 @contextlib.contextmanager
 def _memory_errors_explained(recipe: Recipe, device: str) -> Iterator[None]:
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(
             f"the memory of {device} did not suffice for batches of {recipe.batch_size}: {error}. "
             "Lower batch_size (and lr with it), or choose a part of the network with fewer parameters."

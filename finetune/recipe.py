@@ -27,7 +27,7 @@ from finetune.records import plain, revived
 from finetune.schedules import Cosine, EpochShare, Schedule
 
 TrainMode: TypeAlias = Literal["moving", "all", "none"]
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Precision: TypeAlias = Literal["float32", "tf32", "bfloat16", "float16"]
 View: TypeAlias = Literal["loaded", "whole", "crop", "better"]
 
 _NESTEROV, _COSINE, _LAST = SGD(), Cosine(), KeepLast()
@@ -82,8 +82,9 @@ class Recipe:
     auxiliary : Auxiliary or None
         A second classifier on an earlier unit, in whole-network trainings.
     precision : str
-        ``"float32"``; ``"bfloat16"`` or ``"float16"`` for torch's automatic mixed precision in training (evaluation is
-        in float32).
+        Of training: ``"float32"``, without TF32 whatever torch is set to (by default it allows TF32 in convolutions);
+        ``"tf32"``, on a GPU several times faster; ``"bfloat16"`` or ``"float16"`` for torch's automatic mixed precision.
+        Evaluation is in float32.
     view : str
         How images are looked at in validation and test: ``"loaded"``, the backbone's preprocessing; ``"whole"``, the
         whole image; ``"crop"``, the inner 87.5 % of each side; ``"better"``, whole during training and then whichever

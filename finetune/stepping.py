@@ -61,7 +61,7 @@ class Stepper:
 
         recipe = self.recipe
         weight = 0.0 if recipe.auxiliary is None else recipe.auxiliary.weight
-        if recipe.precision == "float32":
+        if recipe.precision in ("float32", "tf32"):  # which of the two is a setting of the process
             return loss_of(self.network(inputs), labels, label_smoothing=recipe.label_smoothing, auxiliary=weight)
         with torch.autocast(inputs.device.type, dtype=getattr(torch, recipe.precision)):
             output = self.network(inputs)

@@ -133,6 +133,8 @@ class Asked:
         if not found:
             found += self._class_problems()
         found += device_problems(self.device)
+        if self.recipe.precision == "tf32" and not self.device.startswith("cuda"):
+            found.append(f"precision is 'tf32', which GPUs have, and device is {self.device!r}; say 'float32'.")
         if isinstance(self.metric, MacroF1AtThresholds) and "val" not in self.splits:
             found.append(f"metric {self.metric.name} chooses its thresholds on a validation split; pass val.")
         found += self.recipe.problems_with(len(self.splits["train"]), has_val="val" in self.splits)

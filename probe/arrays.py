@@ -276,10 +276,12 @@ def spd_inverse(B: Array) -> Array:
         if info == 0:
             whole: np.ndarray = inverse + np.tril(inverse, -1).T  # the factor left zeros above the diagonal
             return whole
-    elif type(B).__module__.partition(".")[0] == "torch":
+    elif library_of(B) == "torch":
         import torch
 
-        return torch.cholesky_inverse(torch.linalg.cholesky(B))
+        factor, info = torch.linalg.cholesky_ex(B)
+        if int(info) == 0:  # else rounding has made it indefinite
+            return torch.cholesky_inverse(factor)
     return namespace(B).linalg.inv(B)
 
 
@@ -354,6 +356,8 @@ def as_matrix(X: Any, device: Any = None) -> Array:
         raise BadInput("X is a masked array, and a solver cannot leave entries out; fill them, or drop their rows.")
     if not _is_array(X):
         X = np.asarray(X)
+    if isinstance(X, np.ndarray):
+        X = _numeric(X)
     if getattr(X, "requires_grad", False):
         X = X.detach()
     if device is not None:
@@ -397,6 +401,18 @@ def _on_gpu(X: Array, device: str) -> Array:
         return cupy.asarray(X)
 
 
+def _numeric(X: np.ndarray) -> np.ndarray:
+    """An array of numbers that every library has; before it is moved, for torch takes no objects and no long doubles."""
+    if X.dtype.kind == "c":
+        raise BadInput("Complex data not supported: features must be real numbers.")
+    if X.dtype.kind in "iub" or (X.dtype.kind == "f" and X.dtype.itemsize <= 8):
+        return X
+    try:
+        return X.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"Features must be numbers, but X has dtype {X.dtype}: {error}.") from error
+
+
 def _checked(X: Array) -> Array:
     if X.ndim != 2:
         hint = "pass X.reshape(-1, 1) for one feature, X.reshape(1, -1) for one sample" if X.ndim == 1 else "flatten it"
@@ -408,16 +424,11 @@ def _checked(X: Array) -> Array:
         raise BadInput(f"Found array with 0 sample(s) (shape={(n, d)}) while a minimum of 1 is required.")
     if d == 0:
         raise BadInput(f"Found array with 0 feature(s) (shape={(n, d)}) while a minimum of 1 is required.")
-    if isinstance(X, np.ndarray) and X.dtype.kind not in "fiub":
-        if X.dtype.kind == "c":
-            raise BadInput("Complex data not supported: features must be real numbers.")
-        try:
-            X = X.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"Features must be numbers, but X has dtype {X.dtype}: {error}.") from error
     if getattr(X, "is_meta", False):
         raise BadInput(f"X of shape {(n, d)} lives on torch's meta device, which keeps no numbers; load the features.")
     xp = namespace(X)
+    if xp.isdtype(X.dtype, "complex floating"):
+        raise BadInput("Complex data not supported: features must be real numbers.")
     if not xp.isdtype(X.dtype, "real floating") and str(X.dtype) not in {"float16", "torch.float16", "torch.bfloat16"}:
         return xp.astype(X, xp.float64)
     return X

@@ -16,6 +16,7 @@ import numpy as np
 from probe.arrays import Array, as_matrix, require_finite, threads_for, to_numpy
 from probe.design import Design, Subsets, Whole
 from probe.errors import BadInput, Interrupted
+from probe.exactness import exact
 from probe.grids import C_GRID
 from probe.joining import rows_of
 from probe.labels import Labels, Task, encode, weights_of
@@ -108,8 +109,9 @@ def fit_paths(
             source = streamed(X, allowed, device)
             A = as_matrix(X, device) if source is None else source
             problems[:] = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
-            for group in _groups(problems):
-                _solve(A, group, grid, fit_intercept, options, found)
+            with exact(A.example if isinstance(A, RowSource) else A):
+                for group in _groups(problems):
+                    _solve(A, group, grid, fit_intercept, options, found)
 
     try:
         allowing(attempt, X, memory, stacklevel=2)

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, to_numpy
+from probe.arrays import Array, library_of, to_library, to_numpy
 from probe.errors import MissingExtra
 
 
@@ -184,16 +184,19 @@ def cuml_walk() -> Fitter:
         A `Fitter` for the fits of one problem, one after the other.
     """
     solver: Any = None
+    dtype: Any = None
 
     def fit(problem: Problem, aim: Aim, max_iter: int, start: Answer | None = None) -> Answer:
-        nonlocal solver
-        if solver is None or start is None:
+        nonlocal solver, dtype
+        # Until 25.10 cuML went on in the memory of the fit before, whatever was in it: float32 read as float64.
+        if solver is None or start is None or dtype != problem.X.dtype:
+            dtype = problem.X.dtype
             solver = cuml_part("solvers").QN(
                 loss="sigmoid" if problem.k == 1 else "softmax", fit_intercept=problem.fit_intercept, delta=0.0,
                 penalty_normalized=True, warm_start=True, output_type="numpy",
             )  # fmt: skip
         solver.set_params(l2_strength=aim.cuml_l2, tol=aim.cuml_tol, max_iter=max_iter)
-        solver.fit(problem.X, problem.codes.astype(np.int32), sample_weight=_cuml_weights(problem))
+        solver.fit(_for_cuml(problem.X), problem.codes.astype(np.int32), sample_weight=_cuml_weights(problem))
         return _answer(problem, solver.coef_, solver.intercept_, _iterations(solver))
 
     return fit
@@ -227,13 +230,24 @@ def fit_cuml_estimator(problem: Problem, aim: Aim, max_iter: int, start: Answer 
         fit_intercept=problem.fit_intercept,
         output_type="numpy",
     )
-    model.fit(problem.X, problem.codes.astype(np.int32), sample_weight=_cuml_weights(problem))
+    model.fit(_for_cuml(problem.X), problem.codes.astype(np.int32), sample_weight=_cuml_weights(problem))
     return _answer(problem, model.coef_, model.intercept_, _iterations(model))
 
 
+def _for_cuml(X: Array) -> Array:
+    """Features as cuML is sure to take them: tensors as arrays of numpy or cupy that share their memory."""
+    if library_of(X) != "torch":
+        return X
+    return to_library(X, "cupy" if X.device.type == "cuda" else "numpy")
+
+
 def _iterations(model: Any) -> Any:
-    """How many iterations cuML took; its solver calls them num_iters in older releases."""
-    return model.n_iter_ if hasattr(model, "n_iter_") else model.num_iters
+    """How many iterations cuML took; until 25.10 its solver calls them num_iters, until 25.06 the estimator
+    has them there only."""
+    for holder, name in ((model, "n_iter_"), (model, "num_iters"), (getattr(model, "solver_model", None), "num_iters")):
+        if hasattr(holder, name):
+            return getattr(holder, name)
+    raise AttributeError(f"{type(model).__name__} of this cuML does not say how many iterations it took.")
 
 
 def _cuml_weights(problem: Problem) -> np.ndarray | None:

@@ -410,7 +410,10 @@ def dot(a: Array, b: Array) -> np.ndarray:
     """Inner products lane by lane, shape (L,), float64."""
     xp = namespace(a)
     L = int(a.shape[0])
-    return to_numpy(xp.vecdot(xp.reshape(a, (L, -1)), xp.reshape(b, (L, -1)))).astype(np.float64)
+    if isinstance(a, np.ndarray):
+        return np.asarray(xp.vecdot(xp.reshape(a, (L, -1)), xp.reshape(b, (L, -1)))).astype(np.float64)
+    # Elsewhere vecdot is a product of matrices with one row, which a GPU sums on one of its hundred processors, in float32.
+    return to_numpy(xp.sum(xp.reshape(a * b, (L, -1)), axis=1, dtype=xp.float64))
 
 
 def _stacked(memories: list[list[tuple[Array, Array]]]) -> list[tuple[Array, Array]]:

@@ -14,6 +14,7 @@ import numpy as np
 from probe.arrays import Array, as_matrix, like, namespace, threads_for, to_numpy
 from probe.backends import check_backend, features_for, solver_for
 from probe.errors import BadInput, Interrupted, NotConverged
+from probe.exactness import exact
 from probe.grids import C_GRID
 from probe.labels import Labels, Loss, Task, decode, encode
 from probe.memory import allowing, said
@@ -314,15 +315,16 @@ def walk(
         On Ctrl-C once a penalty is solved. What is solved is certified as it is, without repairs: a second Ctrl-C ends that.
     """
     A = X if isinstance(X, RowSource) else features_for(backend, X)
-    solver = solver_for(backend, A, labels, fit_intercept, tol, max_iter)
-    try:
-        solver.walk(l2)
-        solution = solver.finish()
-    except KeyboardInterrupt:
-        if solver.n_done == 0:
-            raise
-        raise Stopped(_at_home(solver.finish(repair=False), A, X)) from None
-    return _at_home(solution, A, X)
+    with exact(A.example if isinstance(A, RowSource) else A):
+        solver = solver_for(backend, A, labels, fit_intercept, tol, max_iter)
+        try:
+            solver.walk(l2)
+            solution = solver.finish()
+        except KeyboardInterrupt:
+            if solver.n_done == 0:
+                raise
+            raise Stopped(_at_home(solver.finish(repair=False), A, X)) from None
+        return _at_home(solution, A, X)
 
 
 def _at_home(solution: Solution, A: Array, X: Array) -> Solution:

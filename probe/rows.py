@@ -93,7 +93,7 @@ class Active:
             return xp.reshape(xp.reshape(bend(Z), (L * k, m)) @ self.A, (L, k, -1))
         flat = xp.reshape(P @ self.embed, (L * k, -1))
         total = xp.zeros_like(flat)
-        step = m if not is_on_cpu(P) else _BLOCK_ROWS
+        step = _rows_at_once(_BLOCK_ROWS, flat)
         for a in range(0, m, step):
             part = slice(a, min(a + step, m))
             rows = xp.astype(self.A[part, :], P.dtype)
@@ -141,7 +141,7 @@ class Candidates:
         """``x_iᵀ D⁻¹ x_i`` of every row, in pieces that fit the cache: a stored square of A would double the memory."""
         xp = namespace(self.example)
         n, r = self.shape
-        step = max(64, (1 << 18) // r)
+        step = _rows_at_once(max(64, (1 << 18) // r), self.example)
         parts = []
         for a in range(0, n, step):
             rows = self.A[a : a + step, :]
@@ -151,6 +151,12 @@ class Candidates:
         return xp.concat(parts)
 
 
+def _rows_at_once(on_cpu: int, example: Array) -> int:
+    """Rows of a piece: as many as fit a processor's cache; on an accelerator, where every piece costs a launch, many more."""
+    return on_cpu if is_on_cpu(example) else max(on_cpu, _ACCELERATOR_ENTRIES // int(example.shape[-1]))
+
+
+_ACCELERATOR_ENTRIES = 1 << 25  # 128 MB of float32
 _BLOCK_ROWS = 1024
 _MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than it saves
 
