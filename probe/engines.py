@@ -188,15 +188,16 @@ def cuml_walk() -> Fitter:
 
     def fit(problem: Problem, aim: Aim, max_iter: int, start: Answer | None = None) -> Answer:
         nonlocal solver, dtype
+        X = _for_cuml(problem.X)
         # Until 25.10 cuML went on in the memory of the fit before, whatever was in it: float32 read as float64.
-        if solver is None or start is None or dtype != problem.X.dtype:
-            dtype = problem.X.dtype
+        if solver is None or start is None or dtype != X.dtype:
+            dtype = X.dtype
             solver = cuml_part("solvers").QN(
                 loss="sigmoid" if problem.k == 1 else "softmax", fit_intercept=problem.fit_intercept, delta=0.0,
                 penalty_normalized=True, warm_start=True, output_type="numpy",
             )  # fmt: skip
         solver.set_params(l2_strength=aim.cuml_l2, tol=aim.cuml_tol, max_iter=max_iter)
-        solver.fit(_for_cuml(problem.X), problem.codes.astype(np.int32), sample_weight=_cuml_weights(problem))
+        solver.fit(X, problem.codes.astype(np.int32), sample_weight=_cuml_weights(problem))
         return _answer(problem, solver.coef_, solver.intercept_, _iterations(solver))
 
     return fit

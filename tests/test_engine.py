@@ -24,13 +24,14 @@ from test_extraction import extract, pictures
 import featstore
 from featstore import Backbone, BadInput, Engine, Preprocessing, Report, Split, UnreadableImage, WorkerLost
 from featstore.capture import capture
-from featstore.compiled import trunk
+from featstore.compiled import apart, filled_up, trunk
 from featstore.datasets.arrays import ArraySamples
 from featstore.engine import channels_last
-from featstore.jpegs import EncodedBatch, load_encoded, resized
+from featstore.jpegs import EncodedBatch, _is_plain_jpeg, load_encoded, resized
 from featstore.loading import Loader, load_batches
 from featstore.roofline import flops_per_image, peak_flops
 from featstore.stages import STAGES, Stages
+from featstore.units import cut
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -225,6 +226,7 @@ OTHERS = {
     "png": lambda: encoded(picture(40, 60), "PNG"),
     "cmyk": lambda: encoded(picture(40, 60, "CMYK"), quality=95),
     "turned": turned,
+    "rgb": lambda: encoded(picture(40, 60), quality=95, keep_rgb=True),
     "16 bit": lambda: encoded(Image.fromarray(np.full((40, 40), 30_000, np.uint16)), "PNG"),
 }
 
@@ -274,6 +276,20 @@ def test_the_decoder_is_identity(backbone: Backbone, tmp_path: Path) -> None:
         backbone.decoded_by("libjpeg")
 
 
+def test_usual_photographs_go_to_the_device() -> None:
+    """All samplings that cameras and PIL write; another one, which nvJPEG may not know, is PIL's."""
+    kinds = [encoded(picture(40, 60), quality=95, subsampling=s) for s in ("4:4:4", "4:2:2", "4:2:0")]
+    kinds += [encoded(picture(40, 60, "L")), encoded(picture(40, 60), progressive=True)]
+    odd = bytearray(kinds[0])
+    frame = odd.index(b"\xff\xc0")
+    assert odd[frame + 10 : frame + 18 : 3] == b"\x01\x02\x03"
+    odd[frame + 14] = 0x22  # the blue channel as fine as two by two: no sampling that has a name
+    batches = load_encoded(files([*kinds, bytes(odd)]), SMALL, [range(5)], Loader(1), Stages())
+    (_, batch), = batches  # fmt: skip
+    assert all(isinstance(image, bytes) for image in batch.images)
+    assert not _is_plain_jpeg(bytes(odd))
+
+
 # ---- how the network is run
 
 
@@ -286,6 +302,32 @@ def test_the_compiled_function_is_the_chain(backbone: Backbone) -> None:
         chain.visit(x.clone(), wanted, lambda unit, y: expected.update({unit: y.clone()}))
         for unit, output in zip(wanted, trunk(chain, wanted)(x.clone()), strict=True):
             assert torch.equal(output, expected[unit]), unit
+
+
+def test_every_network_is_compiled() -> None:
+    """torch keeps eight compiled versions of a function's code and runs the ninth uncompiled: networks must not share one code."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    for width in range(2, 12):
+        layers = torch.nn.Sequential(torch.nn.Conv2d(3, width, 1), torch.nn.Flatten(), torch.nn.Linear(16 * width, 2))
+        chain = cut(layers.eval(), torch.zeros(1, 3, 4, 4))
+        for _ in range(2):
+            with torch.no_grad():
+                torch.compile(apart(trunk(chain, chain.names), chain, chain.names), dynamic=False, backend=counter)(
+                    torch.ones(2, 3, 4, 4)
+                )
+    assert counter.frame_count == 10, "and the same network once"
+
+
+def test_a_batch_is_filled_up_in_its_order_in_memory() -> None:
+    """Another order would be compiled for again, a minute for one batch."""
+    for order in (torch.contiguous_format, torch.channels_last):
+        x = torch.rand(3, 4, 5, 6).contiguous(memory_format=order)
+        whole = filled_up(x, 5)
+        assert torch.equal(whole[:3], x)
+        assert torch.equal(whole[3:], x[2:].expand(2, 4, 5, 6))
+        assert whole.stride() == torch.empty(5, 4, 5, 6, memory_format=order).stride()
 
 
 @pytest.mark.slow

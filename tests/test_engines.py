@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -283,6 +283,8 @@ class _StandInQN:
         assert self.delta == 0
         assert y.dtype == np.int32
         assert self.penalty_normalized
+        assert isinstance(X, np.ndarray), "tensors are for torch"
+        assert self.__dict__.setdefault("dtype", X.dtype) == X.dtype, "older releases go on in memory of another dtype"
         weight = np.ones(n) if sample_weight is None else sample_weight
 
         def of(point: np.ndarray) -> tuple[float, np.ndarray]:
@@ -347,6 +349,28 @@ def test_what_is_told_to_cuml_and_read_from_it(kind: str, is_weighted: bool) -> 
     free = probe.fit_path(X, y, GRID, sample_weight=weight, backend="cuml", fit_intercept=False)
     assert (free.intercept == 0).all()
     assert (free.objective >= path.objective * (1 - 1e-4)).all()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_cuml_begins_anew_where_the_precision_changes() -> None:
+    """Its releases until 25.10 would read the float32 of the fit before as float64, and write past its end."""
+    import torch
+
+    X, y = _problem("multinomial")
+    labels = encode(y, len(y))
+    aim = Aim(1.0, 1e-3, np.log(4), float(len(y)), len(y))
+    walk, last = engines.cuml_walk(), None
+    for given_X in (X.astype(np.float32), torch.from_numpy(X.astype(np.float32)), X, torch.from_numpy(X)):
+        last = walk(Problem(given_X, labels.codes[0], labels.k, None, True), aim, 2000, last)
+    assert last is not None
+    assert last.n_iter <= 5, "the same precision goes on where it was, whichever library it comes in"
+
+
+@pytest.mark.parametrize("holder", ["n_iter_", "num_iters", "solver_model"])
+def test_iterations_are_found_in_every_release_of_cuml(holder: str) -> None:
+    """The solver's name for them changed twice, and the estimator did not have them at first."""
+    inner = SimpleNamespace(num_iters=7)
+    assert engines._iterations(SimpleNamespace(**{holder: inner if holder == "solver_model" else 7})) == 7
 
 
 @pytest.mark.usefixtures("stand_in")

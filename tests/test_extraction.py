@@ -22,7 +22,7 @@ from torch import nn
 import featstore
 from featstore import Backbone, BadInput, NotStored, Preprocessing, Split, Store, UnknownName, UnreadableImage
 from featstore.datasets.arrays import ArraySamples
-from featstore.devices import arithmetic, on_device
+from featstore.devices import arithmetic, memory_errors, on_device
 
 ROOT = Path(__file__).parents[1]
 UNITS = ("conv1", "layer1", "layer2", "layer3", "penultimate")
@@ -408,6 +408,54 @@ def test_half_precision_is_another_entry_and_leaves_no_trace(backbone: Backbone,
     assert np.abs(half - exact).max() < 0.05 * np.abs(exact).max(), "bfloat16 keeps 8 bits: 0.4 % per operation"
     extract(backbone, split, store, units="penultimate")
     assert {e.precision for e in store.entries()} == {"fp32", "amp-bf16"}
+
+
+SWITCHES = [
+    "pass",
+    "torch.set_float32_matmul_precision('medium')",
+    "backends.cudnn.allow_tf32 = False",
+    "backends.fp32_precision = 'tf32'",
+    "backends.cuda.matmul.fp32_precision = 'tf32'",
+    "backends.cudnn.conv.fp32_precision = 'ieee'",
+]
+"""What a training may have set: by torch's old switches, and by its new ones, after which the old cannot be read."""
+
+ARITHMETIC = """
+import sys, torch
+from torch import backends
+from featstore.devices import arithmetic
+
+def said():
+    switches = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.conv
+    return [switch.fp32_precision for switch in switches]
+
+exec(sys.argv[1])
+before = said()
+for precision, expected in (("fp32", ["ieee"] * 5), ("tf32", ["tf32"] * 3 + ["ieee"] * 2)):
+    with arithmetic(precision, torch.device("cpu" if precision == "fp32" else "cuda")):
+        assert said() == expected, (precision, said())
+    assert said() == before, (precision, said(), before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the old switches alone")
+@pytest.mark.parametrize("setting", SWITCHES)
+def test_arithmetic_is_what_is_asked_for_whatever_is_set(setting: str) -> None:
+    """TF32 under the name fp32 would be features of another precision under the same identity; in a process of its own."""
+    command = [sys.executable, "-W", "error", "-c", ARITHMETIC, setting]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory_that_ends_in_cuda_itself_is_the_same_error() -> None:
+    """torch has an error for its own blocks; pinned memory, cuBLAS and cuDNN end in others."""
+    for words in ("CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
+        with pytest.raises(BadInput, match="batches of 7 images need more memory"), memory_errors(7):
+            raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="device-side assert"), memory_errors(7):
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 def test_the_network_is_put_back_as_it_was_found(backbone: Backbone, tmp_path: Path) -> None:

@@ -228,6 +228,65 @@ def test_tensors_without_numbers_are_refused() -> None:
         probe.fit_path(X, y, sample_weight=torch.empty(60, device="meta"))
 
 
+def test_what_torch_has_no_dtype_for_is_converted_or_refused_before_it_moves() -> None:
+    """With a device named, too: torch's own words on numpy's dtypes help nobody."""
+    import torch
+
+    from probe.arrays import as_matrix, to_library
+
+    X = np.arange(6.0).reshape(3, 2)
+    for given in (X.astype(object), X.astype(np.longdouble)):
+        moved = to_library(as_matrix(given, torch.device("cpu")), "torch")
+        assert moved.dtype == torch.float64
+        np.testing.assert_array_equal(moved.numpy(), X)
+    for bad, words in (
+        (X + 0j, "Complex"),
+        (torch.from_numpy(X + 0j), "Complex"),
+        (X.astype(str) + "x", "must be numbers"),
+    ):
+        with pytest.raises(probe.BadInput, match=words):
+            as_matrix(bad, torch.device("cpu"))
+
+
+def test_a_factor_that_rounding_made_indefinite_is_inverted_all_the_same() -> None:
+    """Stiff pairs of great leverage, in float32: numpy went on where torch raised."""
+    import torch
+
+    from probe.arrays import spd_inverse
+
+    B = np.array([[4.0, 1.0], [1.0, 3.0]])
+    for matrix in (B, B - 4.0 * np.eye(2)):
+        for given in (matrix, torch.from_numpy(matrix)):
+            np.testing.assert_allclose(np.asarray(spd_inverse(given)), np.linalg.inv(matrix), atol=1e-12)
+
+
+@pytest.mark.parametrize("setting", ["high", "medium"])
+def test_products_are_exact_whatever_a_training_has_allowed(setting: str) -> None:
+    """TF32 has three digits, and a solver would stall there without saying why; autocast has fewer."""
+    import torch
+
+    from probe.exactness import exact
+
+    def said() -> tuple[str, ...]:
+        matmuls = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        new = [m.fp32_precision for m in matmuls if hasattr(m, "fp32_precision")]
+        return torch.get_float32_matmul_precision(), *new
+
+    X = torch.ones(2, 2)
+    torch.set_float32_matmul_precision(setting)
+    try:
+        before = said()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert (X @ X).dtype == torch.bfloat16
+            with exact(X):
+                assert said()[0] == "highest"
+                assert set(said()[1:]) <= {"ieee"}
+                assert (X @ X).dtype == torch.float32
+        assert said() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.gpu
 def test_features_and_labels_on_different_devices() -> None:
     """Labels and weights come to the features, validation features to the coefficients, in both directions."""

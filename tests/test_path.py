@@ -152,6 +152,22 @@ def test_torch_gives_the_numpy_answer_in_torch(k: int) -> None:
     assert path.model(2).score(X, y) == ours.model(2).score(X, y)
 
 
+def test_the_way_of_an_accelerator_leads_to_the_same_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There penalties advance together and nothing is cut for a cache: on tensors of the host that are told to be elsewhere."""
+    import torch
+
+    from probe import arrays, design, objective, rows
+
+    X, y = digits(300)
+    ours = probe.fit_path(X, y)
+    for module in (arrays, design, objective, rows):
+        monkeypatch.setattr(module, "is_on_cpu", lambda x: False)
+    path = probe.fit_path(torch.from_numpy(X.astype(np.float32)), y)
+    assert all(s is probe.Status.CONVERGED for s in path.status)
+    assert path.reads < ours.reads, "penalties share their passes"
+    np.testing.assert_allclose(path.objective, ours.objective, rtol=1e-4)
+
+
 @pytest.mark.gpu
 def test_cuda_gives_the_numpy_answer() -> None:
     """The same certificate on the device, the answer stays there."""
