@@ -130,7 +130,7 @@ def test_the_estimate_of_probes_is_what_was_measured(tmp_path: Path) -> None:
         study(probe.Regime("logistic", options=FAST), probe.Regime("few", "logistic", {"per_class": 5})), tmp_path
     )
     assert few.images == 0
-    strangers = probe.plan_study(study(networks=(NET, replace(NET, name="new"))), tmp_path)
+    strangers = probe.plan_study(study(networks=(NET, replace(NET, name="new", options={"weights": "random"}))), tmp_path)
     assert strangers.costs[0].is_borrowed
     assert "have not run yet" in str(strangers)
 
