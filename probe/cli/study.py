@@ -57,6 +57,9 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--no-near", dest="near", action="store_false", help="do not look for near-duplicates of train in test"
     )
+    sub.add_argument(
+        "--thumbnails", action="store_true", help="keep small images of the test splits, about 3 kB each, for reports"
+    )
     sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
     sub.set_defaults(command=command)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -163,6 +165,9 @@ class Regime:
             Where there is none of that name.
         """
         module, _, name = self.function.partition(":")
+        here = os.getcwd()
+        if here not in sys.path and "" not in sys.path:
+            sys.path.append(here)  # a console script does not have it, `python -m` has
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:

@@ -23,6 +23,7 @@ from probe.studies.cells import Cell, Outcome, Study, Unnamed, plain
 from probe.studies.plan import plan_study
 from probe.studies.records import Failure, Names, StudyFolder, StudyRecord, names_of
 from probe.studies.results import StudyResults
+from probe.thumbnails import keep_thumbnails, path_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,6 +43,7 @@ def run_study(
     data_root: str | Path | None = None,
     scheduler: str | Client | None = None,
     near: bool = True,
+    thumbnails: bool = False,
     progress: bool = True,
 ) -> StudyResults:
     """Compute what a study lacks; what is there is not computed again.
@@ -59,6 +61,9 @@ def run_study(
         Of a Dask cluster whose workers compute cells; they must see folder, weights and images under the same paths.
     near : bool
         Whether near-duplicates of train in test are looked for; see `probe.find_leaks`.
+    thumbnails : bool
+        Whether small images of the test splits are kept, about 3 kB each, so that reports show the most confused ones without
+        the data; see `probe.keep_thumbnails`.
     progress : bool
         Whether to say on stderr what is finished.
 
@@ -86,7 +91,7 @@ def run_study(
     root = None if data_root is None else Path(data_root)
     place = Place(kept.path, device, root, progress=False, near=near)
     made = plan_study(study, folder)
-    work = _Work(study, kept, place, Progress(len(study.cells), "study", enabled=progress))
+    work = _Work(study, kept, place, Progress(len(study.cells), "study", enabled=progress), keeps_images=thumbnails)
     work.report.say(made.text(most=0).splitlines()[0])
     kept.keep_plan(study)
     for record in kept.records()[0]:
@@ -135,6 +140,7 @@ class _Work:
     kept: StudyFolder
     place: Place
     report: Progress
+    keeps_images: bool = False
     records: dict[Names, StudyRecord] = field(default_factory=dict)
     failed: dict[Names, Failure] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
@@ -156,10 +162,24 @@ class _Work:
     def key(self, cell: Cell) -> dict[str, Any] | None:
         """The identity of a cell; None where it failed."""
         try:
-            return self.place.key(cell)
+            key = self.place.key(cell)
+            if self.keeps_images:
+                self._keep_images(cell, key["data"]["test"]["content"])
         except Exception as error:
             self.fail(cell, error)
             return None
+        return key
+
+    def _keep_images(self, cell: Cell, content: str) -> None:
+        """Keep thumbnails of a test split, unless they are there or another process makes them."""
+        if path_of(self.kept.path, content).exists():
+            return
+        with self.kept.claim(content) as is_mine:
+            if is_mine:
+                test = self.place.splits(cell)["test"]
+                path = keep_thumbnails(self.kept.path, test, content)
+                size = path.stat().st_size / 1e6
+                self.report.say(f"{cell.dataset.name}: thumbnails of {len(test):,} test images kept, {size:.1f} MB")
 
     def found(self, cell: Cell, key: dict[str, Any]) -> bool:
         """Whether its record is there; then it is counted."""
