@@ -115,3 +115,37 @@ def test_equal_values_have_no_correlation_and_no_difference() -> None:
     assert (probe.compare_regimes(both, "logistic", "fine-tuned")["p_value"] == 1).all()
     one = probe.correlate(few()[:3])
     assert all(math.isnan(c.r) and not c.is_significant for c in one)
+
+
+def said(n: int = 12, name: str = "m") -> probe.Predictions:
+    labels = np.arange(n) % 3
+    scores = np.eye(3, dtype=np.float32)[labels]
+    return probe.Predictions(np.array([f"i{i}" for i in range(n)]), labels, labels, ("a", "b", "c"), scores, name=name)
+
+
+FEATURES = np.random.default_rng(0).normal(size=(60, 5))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: probe.compare(said(), None), "not NoneType"),
+        (lambda: probe.compare([1, 0], [0, 1]), "not list"),
+        (lambda: probe.compare(said(), said(), measure=lambda p: ["a"] * len(p)), "must be numbers but are"),
+        (lambda: probe.compare_all([said(), 3]), "not int"),
+        (lambda: probe.bootstrap_difference(said(), "b", probe.metrics.accuracy), "not str"),
+        (lambda: probe.comparison_text([]), "at least one"),
+        (lambda: probe.comparison_table([0.5]), "Comparisons of probe.compare"),
+        (lambda: probe.calibration_table([1]), "not int"),
+        (lambda: probe.reliability(None), "not NoneType"),
+        (lambda: probe.history_table(["a"]), "rows with step, epoch and val"),
+        (lambda: probe.speed_up(None, "a", "b"), "not NoneType"),
+        (lambda: probe.chosen_classes(FEATURES, [0, 1, 2], [0]), r"60 rows but y has shape \(3,\)"),
+        (lambda: probe.chosen_classes(FEATURES, np.zeros(60), [0], per_class=0), "at least one row"),
+        (lambda: probe.tsne(np.full((60, 5), math.nan)), "NaN"),
+        (lambda: probe.tsne(np.ones((60, 5))), "rows are the same"),
+    ],
+)
+def test_what_are_no_predictions_histories_or_features_is_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(probe.BadInput, match=message):
+        call()

@@ -332,7 +332,7 @@ class Study:
             On names and seeds that the study does not have, and where no cell is left.
         """
         here = {seed for regime in self.regimes for seed in regime.seeds or ()} | set(self.seeds)
-        problems = [f"seed {seed} is not among its seeds {sorted(here)}" for seed in seeds if seed not in here]
+        problems: list[str] = []
         kept: dict[str, Any] = {}
         for what, wanted in (("networks", networks), ("datasets", datasets), ("regimes", regimes)):
             there = {one.name: one for one in getattr(self, what)}
@@ -340,6 +340,7 @@ class Study:
                 f"'{name}' is none of its {what} ({', '.join(list(there)[:8])})" for name in wanted if name not in there
             ]
             kept[what] = tuple(one for one in getattr(self, what) if not wanted or one.name in wanted)
+        problems += [f"seed {seed} is not among its seeds {sorted(here)}" for seed in seeds if seed not in here]
         if problems:
             raise BadInput(f"The study '{self.name}' has no such part: {'; '.join(problems)}.")
         kept["regimes"] = tuple(
