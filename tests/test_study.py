@@ -254,7 +254,7 @@ def test_a_study_survives_its_plan(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=message):
             asked.only(**wrong)
     with pytest.raises(BadInput, match="must be plain values"):
-        probe.run_study(study(probe.Regime("own", counting, {"what": object()})), tmp_path, progress=False)
+        probe.Regime("own", counting, {"what": object()})
 
 
 def test_seeds_that_draw_nothing_are_one_computation(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ passed in or named as ``package.module:function``, so that this package need not
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import sys
@@ -29,6 +30,28 @@ SHORT = {
     "ridge": "probe.studies.probing:ridge",
 }
 """Regimes that need no module named."""
+
+
+def plain(value: Any) -> Any:
+    """A value as strict JSON has it: tuples become lists, NaN and infinities text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        return plain(value.item())
+    return value
+
+
+def _need_plain(options: Mapping[str, Any], whose: str) -> None:
+    try:
+        json.dumps(plain(options))
+    except TypeError as error:
+        raise BadInput(
+            f"The options of the {whose} must be plain values, as they are part of what a result is found by: {error}."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,7 @@ class Network:
             object.__setattr__(self, "spec", self.name)
         if self.options.get("weights") == "random":  # as on the command line: a file has no other word for None
             object.__setattr__(self, "options", {**self.options, "weights": None})
+        _need_plain(self.options, f"network '{self.name}'")
         if self.source is not None and not 0 < self.source < 1:
             raise BadInput(f"The source accuracy of '{self.name}' is {self.source}; it must lie between 0 and 1.")
 
@@ -145,6 +169,7 @@ class Regime:
     images_per_cell: int | None = None
 
     def __post_init__(self) -> None:
+        _need_plain(self.options, f"regime '{self.name}'")
         said = self.function or self.name
         if callable(said):
             said = f"{said.__module__}:{said.__qualname__}"
@@ -400,19 +425,6 @@ def _part(regime: Regime, kept: Mapping[str, Any], all_seeds: tuple[int, ...], s
     if not left["seeds"]:
         return None
     return replace(regime, **{**left, "seeds": None if regime.seeds is None and not seeds else left["seeds"]})
-
-
-def plain(value: Any) -> Any:
-    """A value as strict JSON has it: tuples become lists, NaN and infinities text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        return plain(value.item())
-    return value
 
 
 def _said(given: Any) -> Any:

@@ -365,18 +365,9 @@ class StudyFolder:
         return sorted(found, key=lambda f: f.names)
 
     def keep_plan(self, study: Study) -> Path:
-        """Keep what a study asks for, so that its results can be made again; equal studies are one file.
-
-        Raises
-        ------
-        BadInput
-            Where its options are no plain values.
-        """
+        """Keep what a study asks for, so that its results can be made again; equal studies are one file."""
         said = study.to_json()
-        try:
-            text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        except TypeError as error:
-            raise BadInput(f"The options of the study '{study.name}' must be plain values: {error}.") from error
+        text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         path = self.path / "plans" / f"{digest_of(said)[:12]}.json"
         if not path.exists():
             write_atomically(path, text.encode())
