@@ -235,7 +235,7 @@ def test_a_study_survives_its_plan(tmp_path: Path) -> None:
     """What is kept is what was asked, whatever was asked."""
     asked = probe.Study(
         (NET, probe.Network("random", "featstore:digits_net", options={"weights": None, "units": "fine"})),
-        (BLURRED, ROTATED),
+        (BLURRED, replace(ROTATED, n_train=100, n_val=0, n_test=50, n_classes=10)),
         (probe.Regime("own", counting, {"fails": [1]}, seeds=(3, 4), datasets=("blurred",), images_per_cell=7),
          probe.Regime("logistic", options={"C": [0.1]})),
         (0, 2), "whole", "make it",

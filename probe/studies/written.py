@@ -128,6 +128,7 @@ _TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
                     ("a whole number from 1", lambda v: type(v) is int and v > 0)),
     **dict.fromkeys(("datasets", "networks"),
                     ("a list of names", lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v))),
+    "n_val": ("a whole number from 0", lambda v: type(v) is int and v >= 0),
     "source": ("a number", lambda v: type(v) in (int, float)),
     "val": ("the name of a split or a share of train", lambda v: type(v) in (str, int, float)),
     "options": ("a table", lambda v: isinstance(v, dict)),
