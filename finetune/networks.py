@@ -82,6 +82,8 @@ class TargetNetwork:
 
         _refuse_unknown(self.units, [first], self.backbone.name)
         if self.chain.reason is not None:
+            if first == self.units[0]:
+                return self.module  # nothing is cut
             raise BadInput(f"a part of {self.backbone.name} cannot be run alone: {self.chain.reason}")
         chain, backbone, whole, is_in_place = self.chain, self.backbone, self.module, self.is_in_place
 
