@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,33 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir() or not (SHARED / "weights").is_dir():
         pytest.skip("the shared folder with real images and weights is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch: networks as small as the tests' only wait for each other's. For ``usefixtures`` of a file."""
+    import torch
+
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+
+@pytest.fixture(scope="session")
+def backbone() -> Any:
+    """The four units of the bundled digits network, dropout in front of the head; no training changes it."""
+    import featstore
+
+    return featstore.load_backbone("featstore:digits_net")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Any:
+    """See `finetune_helpers.blurred_digits`; decoded images and digests of them are made once."""
+    from finetune_helpers import blurred_digits
+
+    return blurred_digits()
 
 
 def pytest_configure() -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finetune_helpers import UNITS, images_of
 
 import featstore
 import finetune
@@ -23,7 +23,8 @@ from finetune import KeepBest, Recipe, StopEarly
 from finetune.optimizers import Adam
 from finetune.schedules import Constant
 
-UNITS = ("conv1", "conv2", "penultimate", "head")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(
     lr=1e-3, epochs=3, batch_size=32, optimizer=Adam(), schedule=Constant(), evaluate_every=4,
     keep=StopEarly(drop=0.05, min_steps=8),
@@ -31,37 +32,10 @@ RECIPE = Recipe(
 ROWS = tuple(range(10))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The four units of the bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits, which the network has not been trained on."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
-
-
 def flex(backbone: Any, digits: dict[str, featstore.Split], out: Path, **changes: Any) -> finetune.Flex:
     """Flex-tuning of the digits, quietly."""
     options: dict[str, Any] = {"recipe": RECIPE, "head_rows": ROWS, "progress": False, **changes}
     return finetune.flex_tune(backbone, digits["train"], digits["val"], out=out, **options)
-
-
-def images_of(backbone: Any, split: featstore.Split) -> torch.Tensor:
-    """Network inputs of a split, one by one."""
-    return torch.stack([backbone.preprocessing(split.image(i)) for i in range(len(split))])
 
 
 def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: np.ndarray) -> float:

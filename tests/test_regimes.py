@@ -3,7 +3,6 @@ ways."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finetune_helpers import RECIPE, UNITS, images_of, tune
 from torch import nn
 
 import featstore
@@ -21,44 +21,7 @@ from finetune.heads import head_for
 from finetune.networks import target_network, unit_names
 from finetune.task import asked_for, carry_out, run_of
 
-RECIPE = Recipe(lr=0.02, epochs=3, batch_size=32, weight_decay=1e-4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The four units of the bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits, which the network has not been trained on."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
-
-
-def images_of(backbone: Any, split: featstore.Split) -> torch.Tensor:
-    """Network inputs of a split, one by one."""
-    return torch.stack([backbone.preprocessing(split.image(i)) for i in range(len(split))])
-
-
-def tune(regime: Any, backbone: Any, digits: dict[str, featstore.Split], out: Path, **changes: Any) -> finetune.Run:
-    """A regime on the digits, quietly."""
-    options: dict[str, Any] = {"recipe": RECIPE, "test": digits["test"], "progress": False, **changes}
-    run: finetune.Run = regime(backbone, digits["train"], digits["val"], out=out, **options)
-    return run
-
-
-UNITS = ("conv1", "conv2", "penultimate", "head")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("units", [("conv1",), ("conv2",), ("penultimate", "head"), ("head", "conv2")])

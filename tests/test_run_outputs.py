@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_regimes import tune
+from finetune_helpers import tune
 
 import featstore
 import finetune
 from finetune import SGD, Constant, KeepBest, Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(lr=0.02, epochs=3, batch_size=64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that read event files

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,9 @@ from finetune.schedules import Constant, EpochShare
 from finetune.stepping import stepper
 from finetune.trainable import trainable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(lr=0.05, steps=23, batch_size=7, weight_decay=1e-3, warmup_steps=3, label_smoothing=0.1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 def network() -> nn.Module:
