@@ -203,23 +203,6 @@ def test_another_training_is_a_candidate(backbone: Any, digits: dict[str, featst
     assert alone.scores["val"] == values["scale_shift"]
 
 
-def test_methods_are_compared_on_the_same_candidates(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
-) -> None:
-    """Each method says what it says alone; what flex trained is not trained again; flex is best on val by definition."""
-    options: dict[str, Any] = {"recipe": RECIPE, "head_rows": ROWS, "progress": False, "test": digits["test"]}
-    methods = ["flex", "fast", "faster", "rgn"]
-    found = finetune.compare_methods(
-        backbone, digits["train"], digits["val"], out=tmp_path / "all", methods=methods, **options
-    )
-    assert [row.method for row in found.table] == methods
-    assert [row.n_trainings for row in found.table] == [5, 2, 2, 1]
-    assert all(row.val <= found.table[0].val for row in found.table)
-    alone = flex(backbone, digits, tmp_path / "alone", method="faster", test=digits["test"])
-    assert (alone.unit, alone.best.scores) == (found.flexes[2].unit, dict(found.flexes[2].best.scores))
-    assert str(found).splitlines()[0].split()[:3] == ["method", "unit", "val"]
-
-
 def test_the_probe_curve_chooses(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
     """The score of a unit is the validation accuracy of the best probe on its pooled output, fitted here once more."""
     import probe
@@ -280,19 +263,6 @@ def test_half_precision_is_near(
         assert a.val == pytest.approx(b.val, abs=2.5 / 109)
 
 
-def test_a_store_of_other_weights_is_not_read(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
-) -> None:
-    """Outputs of a network with the same name and other weights lie in the store; the right ones are added beside."""
-    other = featstore.load_backbone("featstore:digits_net", weights=None, seed=3)
-    store = tmp_path / "store"
-    options: dict[str, Any] = {"units": ["penultimate"], "store": store, "recipe": replace(RECIPE, epochs=1)}
-    flex(other, digits, tmp_path / "other", **options)
-    mixed = flex(backbone, digits, tmp_path / "mixed", **options)
-    clean = flex(backbone, digits, tmp_path / "clean", **{**options, "store": tmp_path / "clean_store"})
-    assert [row.val for row in mixed.table] == [row.val for row in clean.table]
-
-
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unit": ({"units": ["conv3"]}, r"no unit 'conv3'; the nearest names are conv2, conv1"),
     "pair": ({"pairs": [("conv1", "conv1")]}, "is not a pair of two different units"),
@@ -302,6 +272,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "store and images": ({"feed": "images", "store": "x"}, "give one of the two"),
     "others": ({"others": {"a": finetune.full_tune}, "method": "fast"}, "Use method='flex'"),
     "name": ({"others": {"conv1": finetune.full_tune}}, "cannot name another training"),
+    "choice of a baseline": ({"method": "ft-fc (2)", "units": ["head"]}, "'ft-fc .2.' chooses nothing"),
     "probe pairs": ({"pairs": "all", "method": "probe"}, "cannot rank pairs"),
     "looser freezing": ({"recipe": replace(RECIPE, train_mode="all"), "feed": "memory"}, "batch norm of frozen units"),
     "augmentation": ({"recipe": replace(RECIPE, augmentation=finetune.Augmentation((0.65, 1.0))), "feed": "disk"}, "augments"),

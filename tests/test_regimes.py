@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetune_helpers import RECIPE, UNITS, images_of, tune
+from finetune_helpers import GREY8, RECIPE, UNITS, Branching, Plain, images_of, tune
 from torch import nn
 
 import featstore
@@ -88,28 +88,10 @@ def test_a_unit_fed_with_its_stored_input_trains_to_the_same_weights(
     np.testing.assert_allclose(said, fed.predictions["test"].scores, rtol=1e-4, atol=1e-4)
 
 
-class Plain(nn.Module):
-    """Two convolutions and a head without dropout, for 8 × 8 digits; some of the kernels in groups."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.one = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
-        self.two = nn.Sequential(nn.Conv2d(8, 12, 3, groups=2, bias=False), nn.BatchNorm2d(12), nn.ReLU())
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(12, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.fc(self.pool(self.two(self.one(x))))
-        return y
-
-
 @pytest.fixture(scope="module")
 def plain() -> Any:
     """`Plain` as a backbone."""
-    return featstore.load_backbone(
-        Plain().eval(), preprocessing=featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
-    )
+    return featstore.load_backbone(Plain().eval(), preprocessing=GREY8)
 
 
 def test_training_the_head_from_images_or_from_features_is_the_same(
@@ -243,15 +225,6 @@ def test_units_that_cannot_be_trained_are_named(
         tune(finetune.tune_unit, resnet, digits, tmp_path / "run", unit="penultimate")
     assert not (tmp_path / "run").exists()
     assert unit_names(resnet, ("layer2", "conv1", "layer2")) == ("conv1", "layer2")
-
-
-class Branching(Plain):
-    """A network that torch cannot trace: what it does depends on its input."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if float(x.mean()) < -1e9:
-            return self.fc(x.flatten(1)[:, :12])  # type: ignore[no-any-return]
-        return super().forward(x)
 
 
 @pytest.mark.parametrize("regime", ["full_tune", "tune_unit", "tune_head", "tune_scale_shift"])
