@@ -383,13 +383,20 @@ def test_folder_that_cannot_be_written_is_found_before_training(digits: TensorEx
 
 
 def test_lack_of_memory_says_what_to_lower(digits: TensorExamples, tmp_path: Path) -> None:
-    """Torch's own message names bytes; ours the batch size."""
+    """Torch's own message names bytes, ours the batch size: a GPU's error made by hand, and a processor's real one, which
+    has no class of its own; another error of the runtime passes through."""
 
     def full() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with pytest.raises(OutOfMemory, match=r"batches of 7: .*20\.00 GiB\. Lower batch_size"):
         fit(Interrupted(digits, 3, full), tmp_path)
+    with pytest.raises(
+        OutOfMemory, match=r"(?s)batches of 7: .*you tried to allocate 4000000000000000 bytes.*Lower batch"
+    ):
+        fit(Interrupted(digits, 3, lambda: torch.empty(10**15)), tmp_path)
+    with pytest.raises(RuntimeError, match="must match"):
+        fit(Interrupted(digits, 3, lambda: torch.zeros(2) + torch.zeros(3)), tmp_path)
 
 
 def test_a_score_that_is_not_a_number_is_refused(digits: TensorExamples, tmp_path: Path) -> None:
