@@ -161,9 +161,9 @@ def test_cells_of_a_cluster_are_those_of_this_machine(
         Client(cluster, set_as_default=False) as client,
     ):
         client.run(torch.set_num_threads, 1)
-        there = searched(backbone, digits, tmp_path / "there", refit=False, grid=grid, cluster=client)
+        there = searched(backbone, digits, tmp_path / "there", refit=False, grid=grid, scheduler=client)
         again = searched(
-            backbone, digits, tmp_path / "there", refit=False, grid=grid, cluster=cluster.scheduler_address
+            backbone, digits, tmp_path / "there", refit=False, grid=grid, scheduler=cluster.scheduler_address
         )
     for a, b in zip(here.cells, there.cells, strict=True):
         assert (a.name, a.val, a.note) == (b.name, b.val, b.note)
@@ -171,7 +171,7 @@ def test_cells_of_a_cluster_are_those_of_this_machine(
             assert all(torch.equal(t, b.run.weights()[name]) for name, t in a.run.weights().items())
     assert again.to_json()["cells"] == there.to_json()["cells"]
     with pytest.raises(finetune.BadInput, match="no Dask scheduler answers"):
-        searched(backbone, digits, tmp_path / "nowhere", cluster="tcp://127.0.0.1:1")
+        searched(backbone, digits, tmp_path / "nowhere", scheduler="tcp://127.0.0.1:1")
 
 
 def test_what_a_refit_trains_for(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
