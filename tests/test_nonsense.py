@@ -27,7 +27,11 @@ OF_NUMBERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("values", [["a", "b"], "ab", None, [object(), 1], [1j, 0j], [[0.1], [0.2, 0.3]]], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [["a", "b"], "ab", None, [object(), 1], [1j, 0j], [[0.1], [0.2, 0.3]]],
+    ids=["words", "word", "None", "objects", "complex", "ragged"],  # of an object's text every process has another
+)
 @pytest.mark.parametrize("name", OF_NUMBERS)
 def test_what_are_no_numbers_is_refused(name: str, values: Any) -> None:
     with pytest.raises(probe.BadInput, match="must be numbers but are"):
