@@ -26,7 +26,6 @@ _FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
 _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
-_LOOK_EVERY = 3  # products: asking costs a rotation
 _MOST_WAITING = 0.9  # share of the lanes below which the stopped ones leave
 _REBUILD_AFTER = 70  # products: the preconditioner no longer fits, and a better one pays where there is one
 _REBUILD_RATIO = 8.0  # change of λ
@@ -113,8 +112,7 @@ def _conjugate_gradients(
         is_open &= curvature > 0
         step = like(p, np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0))[:, None, None]
         D, r = D + step * p, r - step * Hp
-        if n_products % _LOOK_EVERY == 0:
-            is_open &= ~_is_enough(s, lanes, D, r, value)
+        is_open &= ~_is_enough(s, lanes, D, r, value)
         if is_open.any():
             z = inverse(r)
             before, rz = rz, dot(r, z)
