@@ -18,7 +18,7 @@ import numpy as np
 
 from probe.arrays import Array, like, namespace, take
 from probe.lbfgs import around, inverse_of
-from probe.minimize import Hessian, Point, State, dot, objective, penalty
+from probe.minimize import Hessian, Point, Preconditioner, State, dot, objective, penalty
 
 HISTORY = 20
 _STEPS = 10
@@ -28,6 +28,7 @@ _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
 _MOST_WAITING = 0.9  # share of the lanes below which the stopped ones leave
 _REBUILD_AFTER = 70  # products: the preconditioner no longer fits, and a better one pays where there is one
+_COMMON_FOR = 15  # the same where one preconditioner serves all lanes
 _REBUILD_RATIO = 8.0  # change of λ
 
 
@@ -75,11 +76,20 @@ class Newton:
 
     @staticmethod
     def _refresh(s: State) -> None:
+        """Lanes that are alike have one preconditioner until it serves one of them badly, which then gets its own."""
+        common: Preconditioner | None = None
         for q, current in enumerate(s.preconditioners):
             l2 = float(s.problem.l2[q])
             is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
-            is_hard = bool(s.age[q] > _REBUILD_AFTER) or (current is not None and current.is_whole)
-            if is_far or s.age[q] > _REBUILD_AFTER:
+            was_common = current is None or current.is_common
+            is_worn = s.age[q] > (_COMMON_FOR if current is not None and current.is_common else _REBUILD_AFTER)
+            if not is_far and not is_worn:
+                continue
+            if was_common and not is_worn and s.problem.is_alike:
+                common = s.problem.preconditioner(s.R, None, False) if common is None else common
+                s.preconditioners[q] = common
+            else:
+                is_hard = bool(s.age[q] > _REBUILD_AFTER) or (current is not None and current.is_whole)
                 s.preconditioners[q] = s.problem.preconditioner(s.R, q, is_hard)
 
 
