@@ -221,7 +221,8 @@ class PathSolver:
             before = None
         rule = stopping_rule(self._design, np.tile(self._scale, len(l2)), margin * self._tol)
         most = self._max_iter if max_iter is None else max_iter
-        return minimize(problem, start, rule, Newton(self._needs_whole) if method is None else method, max_iter=most, before=before, Z=Z)
+        method = Newton(self._needs_whole) if method is None else method
+        return minimize(problem, start, rule, method, max_iter=most, before=before, Z=Z)
 
     def _intercept_only(self) -> Array:
         """Zero weights, and the intercepts that are optimal with them."""
