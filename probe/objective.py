@@ -352,13 +352,13 @@ class Softmax:
         return (chosen - hot - r).T
 
     def hessian_row(self, R: Array, lane: int | None, c: int) -> Array:
-        """``s (p_c e_c − p_c p)``, shape (k, n), float64; 1 − p_y is −r_y, not a difference."""
+        """``s (p_c e_c − p_c p)``, shape (k, n), float64; 1 − p_c is (1 − y_c) − r_c, which does not cancel."""
         xp = namespace(R)
         hot, r, w = self._of(R, lane)
         hot, r = xp.astype(hot, xp.float64), xp.astype(r, xp.float64)
         p = r + hot
         mine = xp.astype(xp.arange(int(p.shape[0]), device=p.device) == c, xp.float64)[:, None]
-        row = -p[c, :][None, :] * (p * (1 - mine) - mine * ((1 - hot) * (1 - p) - hot * r))
+        row = -p[c, :][None, :] * (p * (1 - mine) - mine * ((1 - hot) - r))
         return row if w is None else row * xp.astype(w, xp.float64)
 
     def intercept_hessian(self, R: Array) -> Array:
