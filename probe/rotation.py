@@ -8,6 +8,7 @@ d, exactly. Directions without variance are dropped: the penalty keeps their wei
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -125,7 +126,7 @@ class Rotation:
 def _rows_times(T: Array, M: Array) -> Array:
     """``T @ M`` as one product: with several axes it would be many small ones, each of which reads all of M."""
     xp = namespace(T)
-    flat = xp.reshape(T, (-1, int(T.shape[-1]))) @ M
+    flat = xp.reshape(T, (math.prod(T.shape[:-1]), int(T.shape[-1]))) @ M
     return xp.reshape(flat, (*T.shape[:-1], int(M.shape[1])))
 
 
