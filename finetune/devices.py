@@ -1,6 +1,11 @@
-"""Whether a device is there, before anything is put on it."""
+"""Whether a device is there, before anything is put on it; whether it was its memory that did not suffice."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from finetune.errors import OutOfMemory
 
 
 def device_problems(device: str) -> list[str]:
@@ -25,3 +30,30 @@ def device_problems(device: str) -> list[str]:
             f"device is {device!r} and torch sees {n} CUDA devices; say 'cpu', or look at the driver and torch's build."
         ]
     return []
+
+
+@contextlib.contextmanager
+def memory_errors_explained(what: str, advice: str) -> Iterator[None]:
+    """Turn what numpy and torch raise when memory runs out into one `OutOfMemory`.
+
+    Parameters
+    ----------
+    what : str
+        For what it did not suffice, as the subject of a sentence: ``"the memory of cpu did not suffice for …"``.
+    advice : str
+        Sentences that say what to lower.
+
+    Raises
+    ------
+    OutOfMemory
+        From the library's own error. Other errors pass through.
+    """
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # for CPU memory torch has no class of its own
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemory(f"{what}: {error}. {advice}") from error

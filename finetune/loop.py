@@ -20,7 +20,8 @@ import numpy as np
 
 from finetune.ahead import ahead
 from finetune.checkpoint import Checkpoint, Position, Row
-from finetune.errors import BadInput, Diverged, OutOfMemory
+from finetune.devices import memory_errors_explained
+from finetune.errors import BadInput, Diverged
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
 from finetune.stepping import stepper
@@ -115,7 +116,10 @@ def train(
     with (
         torch.random.fork_rng([where] if where.type == "cuda" else []),
         trainable(network, parts, bn_momentum=momentum, train_mode=recipe.train_mode) as moving,
-        _memory_errors_explained(recipe, device),
+        memory_errors_explained(
+            f"the memory of {device} did not suffice for batches of {recipe.batch_size}",
+            "Lower batch_size (and lr with it), or choose a part of the network with fewer parameters.",
+        ),
         _ctrl_c_between_steps() as is_interrupted,
         contextlib.ExitStack() as stack,
     ):
@@ -215,19 +219,6 @@ def _diverged(what: str, step: int, lr: float, checkpoint: Checkpoint) -> Diverg
         step=step,
         lr=lr,
     )
-
-
-@contextlib.contextmanager
-def _memory_errors_explained(recipe: Recipe, device: str) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(
-            f"the memory of {device} did not suffice for batches of {recipe.batch_size}: {error}. "
-            "Lower batch_size (and lr with it), or choose a part of the network with fewer parameters."
-        ) from error
 
 
 @contextlib.contextmanager
