@@ -106,7 +106,8 @@ def small(shared: Path) -> probe.Study:
     """Every network on every set by its probe; the smallest one fine-tuned on two sets, with each augmentation and LP-FT."""
     trained = {"networks": ("mobilenetv1_025",), "datasets": ("sketch", "bccd_platelets")}
     regimes = (SMALL[0], *(probe.Regime(r.name, r.function, r.options, **trained) for r in SMALL[1:]))
-    return probe.Study(small_study.networks(shared), small_study.datasets(shared), regimes, name="fang2023-small")
+    return probe.Study(small_study.networks(shared), small_study.datasets(shared), regimes, name="fang2023-small",
+                       command="python benchmarks/fang2023.py --small")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

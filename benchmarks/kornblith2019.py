@@ -173,7 +173,8 @@ SMALL = (
 
 def small(shared: Path) -> probe.Study:
     """Every pretrained network of the shared folder on every set of images there."""
-    return probe.Study(small_study.networks(shared), small_study.datasets(shared), SMALL, name="kornblith2019-small")
+    return probe.Study(small_study.networks(shared), small_study.datasets(shared), SMALL, name="kornblith2019-small",
+                       command="python benchmarks/kornblith2019.py --small")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,7 +67,10 @@ def networks(shared: Path) -> tuple[probe.Network, ...]:
     """Every pretrained network of the shared folder."""
     weights = shared / "weights"
     found = [probe.Network(n, f"{m}@{weights / file}.safetensors", source) for n, (m, file, source) in IMAGENET.items()]
-    return (*found, *(probe.Network(n, f"{m}@{weights / file}.safetensors") for n, (m, file) in OTHERS.items()))
+    for name, (model, file) in OTHERS.items():
+        # trained on images of one size, so that their own preprocessing has no resize: photographs are made as small
+        found.append(probe.Network(name, f"{model}@{weights / file}.safetensors", options={"whole_image": True}))
+    return tuple(found)
 
 
 def datasets(shared: Path) -> tuple[probe.Dataset, ...]:

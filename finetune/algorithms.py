@@ -90,6 +90,19 @@ def by_score(names: Sequence[str], tuned: Callable[[str], float], score: Callabl
     return Choice(best, best, scores, {best: tuned(best)})  # line 7
 
 
+def fixed(name: str, tuned: Callable[[str], float]) -> Choice:
+    """Train one candidate without a choice: a baseline.
+
+    Parameters
+    ----------
+    name : str
+        Of the candidate.
+    tuned : callable
+        See the module.
+    """
+    return Choice(name, name, {}, {name: tuned(name)})
+
+
 def first_best(scores: Mapping[str, float]) -> str:
     """The name with the highest score, the first of them on ties."""
     return max(scores, key=lambda name: scores[name])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.algorithms import ALL
 from finetune.errors import BadInput
 from finetune.networks import unit_names
+from finetune.records import plain
 
 if TYPE_CHECKING:
     from finetune.networks import TargetNetwork
@@ -88,6 +90,23 @@ def candidates_of(
     if problems:
         raise BadInput.of("the choice of candidates", list(dict.fromkeys(problems)))
     return (*{c.name: c for c in found}.values(), Candidate(ALL, network.units))
+
+
+def described(regime: Callable[..., Run]) -> dict[str, Any]:
+    """What a training of another kind is, as plain JSON: its name, and what `functools.partial` has given it."""
+    if not isinstance(regime, functools.partial):
+        return {"regime": f"{regime.__module__}.{getattr(regime, '__qualname__', type(regime).__qualname__)}"}
+    given = {name: _as_json(value) for name, value in sorted(regime.keywords.items())}
+    return described(regime.func) | given
+
+
+def _as_json(value: Any) -> Any:
+    import json
+
+    try:
+        return json.loads(json.dumps(plain(value)))
+    except TypeError:  # no record of ours: its name has to do
+        return repr(value)
 
 
 def _without_parameters(unit: str, network: TargetNetwork, having: Sequence[str]) -> str:

@@ -175,6 +175,13 @@ def refuse_another(where: Path, stored: Mapping[str, Any], asked: Mapping[str, A
     from featstore import differences
 
     found = differences(stored, asked)
+    if stored.get("regime") != asked.get("regime"):
+        # what only one of two regimes has follows from that
+        first = f"regime is {stored.get('regime')!r} stored and {asked.get('regime')!r} asked for"
+        found = [
+            first,
+            *(d for d in found if not d.startswith("regime ") and not d.endswith("absent on the other side")),
+        ]
     if found:
         raise DifferentRun(where, found)
 

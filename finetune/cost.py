@@ -94,7 +94,7 @@ def cost_of(n_units: int, phases: Mapping[str, Spent], stored_bytes: int, *, all
     Parameters
     ----------
     n_units : int
-        L: candidates that are single units.
+        L: candidates that are single units; 0 where that is not known, since nothing was chosen.
     phases : mapping of str to Spent
         What each took; E_one and c_one are means over ``"units"``.
     stored_bytes : int
@@ -103,7 +103,7 @@ def cost_of(n_units: int, phases: Mapping[str, Spent], stored_bytes: int, *, all
         Whether ft-all was trained for one epoch only, so that nothing is known of E_all.
     """
     one, whole = phases.get("units", Spent()), phases.get("all", Spent())
-    measured: dict[str, float | None] = {"L": float(n_units)}
+    measured: dict[str, float | None] = {"L": float(n_units) if n_units else None}
     measured |= {"E_one": _ratio(one.epochs, one.n_trainings), "c_one": _ratio(one.seconds, one.epochs)}
     measured |= {"E_all": None if all_is_one_epoch else _ratio(whole.epochs, whole.n_trainings)}
     measured |= {"c_all": _ratio(whole.seconds, whole.epochs)}

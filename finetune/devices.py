@@ -1,6 +1,13 @@
-"""Whether a device is there, before anything is put on it, and whether an error says that it is full."""
+"""Whether a device is there, before anything is put on it; whether it was its memory that did not suffice."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from finetune.errors import OutOfMemory
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def device_problems(device: str) -> list[str]:
@@ -27,12 +34,29 @@ def device_problems(device: str) -> list[str]:
     return []
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host or a device ran out of memory: torch has an error of its own for its own blocks, and a RuntimeError for
-    what CUDA and its libraries could not take."""
+@contextlib.contextmanager
+def memory_errors_explained(what: str, advice: str) -> Iterator[None]:
+    """Turn what numpy and torch raise when memory runs out into one `OutOfMemory`.
+
+    Parameters
+    ----------
+    what : str
+        For what it did not suffice, as the subject of a sentence: ``"the memory of cpu did not suffice for …"``.
+    advice : str
+        Sentences that say what to lower.
+
+    Raises
+    ------
+    OutOfMemory
+        From the library's own error. Other errors pass through.
+    """
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("out of memory", "_STATUS_ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in words)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # for CPU memory, and for what CUDA and its libraries cannot take, torch has no class of its own
+        is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_known and not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        raise OutOfMemory(f"{what}: {error}. {advice}") from error

@@ -66,7 +66,8 @@ def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Ma
     scenarios = list(candidates)
     names = list(candidates[scenarios[0]])
     values = [[candidates[scenario][name] for name in names] for scenario in scenarios]
-    ax.imshow(values, cmap="Blues", vmin=min(map(min, values)) - 0.1, vmax=max(map(max, values)) + 0.25, aspect="auto")
+    low, high = min(map(min, values)), max(map(max, values))  # the darkest cell stays light enough for dark ink
+    ax.imshow(values, cmap="Blues", vmin=low - 0.1, vmax=high + max(0.25, 0.8 * (high - low)), aspect="auto")
     methods = list(picks[scenarios[0]])
     for row, scenario in enumerate(scenarios):
         for column in range(len(names)):

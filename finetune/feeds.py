@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from finetune.devices import is_out_of_memory
-from finetune.errors import OutOfMemory
+from finetune.devices import memory_errors_explained
 from finetune.examples import Examples, TensorExamples
 from finetune.feeding import FeedPlan
 
@@ -104,7 +103,10 @@ class MemoryFeed:
         began = time.monotonic()
         first, examples = self._begin(name, source)
         n, where = len(examples), torch.device(self.asked.device)
-        try:
+        with memory_errors_explained(
+            f"the output of {source} did not fit into the memory of {where}",
+            "Take feed='disk' or 'images', or dtype='float16'.",
+        ):
             out = torch.empty((n, *self.plan.shapes[source]), dtype=getattr(torch, self.plan.dtype), device=where)
             with torch.inference_mode(), arithmetic("fp32", where):
                 for start in range(0, n, BLOCK_ROWS):
@@ -112,13 +114,6 @@ class MemoryFeed:
                     x = self.network.chain.run(examples.inputs(rows, None).to(where), first, source)
                     _refuse_overflow(x, source, self.plan.dtype)
                     out[start : start + len(rows)] = x
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                f"the output of {source} did not fit into the memory of {where}: {error}. Take feed='disk' or 'images', or "
-                "dtype='float16'."
-            ) from error
         self._held[name] = source, out
         self.made[source, name] = Made(time.monotonic() - began, out.numel() * out.element_size())
         return out

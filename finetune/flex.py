@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from finetune.algorithms import Method
-from finetune.candidates import Candidate, candidates_of
+from finetune.baselines import Baseline, baseline_candidate
+from finetune.candidates import Candidate, candidates_of, described
 from finetune.cost import Cost
 from finetune.errors import BadInput
+from finetune.features import refuse_store_of_another
 from finetune.feeding import FeedKind, FeedPlan, plan_feed
 from finetune.folder import check_folder
 from finetune.recipe import Recipe
@@ -106,7 +108,7 @@ def flex_tune(
     *,
     recipe: Recipe,
     out: str | Path,
-    method: Method = "flex",
+    method: Method | Baseline = "flex",
     units: str | Sequence[str] = "all",
     pairs: str | Sequence[tuple[str, str]] = (),
     others: Mapping[str, Callable[..., Run]] | None = None,
@@ -133,7 +135,8 @@ def flex_tune(
         Folder. Called again, finished candidates are read from there and an unfinished one goes on.
     method : str
         ``"flex"``, ``"fast"`` or ``"faster"``: Algorithms 1 to 3. ``"rgn"``: the largest relative gradient norm (Lee et
-        al. 2022); ``"probe"``: the unit on whose output a linear probe is best on val.
+        al. 2022); ``"probe"``: the unit on whose output a linear probe is best on val. ``"ft-fc (1)"``, ``"ft-fc (2)"``,
+        ``"ft-ss"`` and ``"ft-all"`` choose nothing: the last unit, the last two, scales and shifts, the whole network.
     units : str or sequence of str
         Candidates; ``"all"`` are all units with parameters. Tuning the whole network is a candidate of ``"flex"`` and
         ``"fast"`` always.
@@ -148,7 +151,8 @@ def flex_tune(
         augmentation, another view, ``train_mode="all"``, or a network that cannot be cut. Which and why is said, and in
         ``flex.best.details["feed"]``.
     store : str, Path, Store or None
-        Of ``feed="disk"``; None is ``out/features``.
+        Of ``feed="disk"``; None is ``out/features``. What is missing there is added, but to a store whose outputs of
+        these images are all of one other network, which is taken for a mistake.
     dtype : str
         Of stored inputs: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
     candidates : str, Path or None
@@ -186,6 +190,8 @@ def flex_tune(
         "candidates": [candidate.name for candidate in steps.candidates],
         "feed": {"kind": steps.plan.kind, "dtype": steps.plan.dtype},
     }
+    if others:
+        identity["others"] = {name: described(regime) for name, regime in others.items()}
     run = run_of(asked, out, identity, what=f"by {method}: {steps.plan.said()}", work=steps.carry_out)
     return flex_of(run)
 
@@ -244,7 +250,7 @@ def _prepared(
     *,
     recipe: Recipe,
     out: Path,
-    method: str,
+    method: Method | Baseline,
     units: str | Sequence[str],
     pairs: str | Sequence[tuple[str, str]],
     others: Mapping[str, Callable[..., Run]] | None,
@@ -259,8 +265,11 @@ def _prepared(
     from finetune.regimes import network_for
 
     check_folder(out)
-    if method not in get_args(Method):
-        raise BadInput(f"there is no method {method!r} of flex-tuning; there are {', '.join(get_args(Method))}.")
+    is_baseline, known = method in get_args(Baseline), (*get_args(Method), *get_args(Baseline))
+    if method not in known:
+        raise BadInput(f"there is no method {method!r} of flex-tuning; there are {', '.join(known)}.")
+    if is_baseline and (units != "all" or pairs or others):
+        raise BadInput(f"'{method}' chooses nothing, so there is no choice of units, pairs or others; leave them out.")
     if val is None:
         raise BadInput(
             "flex-tuning chooses on a validation split, and there is none: pass val, or hold some of train out."
@@ -279,9 +288,11 @@ def _prepared(
     with_test = asked_for(train, val, recipe, **options)
     asked = shared(with_test)
     network = network_for(backbone, asked)
-    found = candidates_of(network, units, pairs, others)
+    found = (baseline_candidate(method, network),) if is_baseline else candidates_of(network, units, pairs, others)
     plan = _feed_plan(asked, network, found, feed=feed, has_store=store is not None, dtype=dtype)
     plan.check(out, asked.device)
+    if store is not None and plan.kind == "disk":
+        refuse_store_of_another(store, backbone, asked.splits)
     return Steps(backbone, asked, with_test, plan, found, method, folder, store or out / "features", options)
 
 
@@ -300,6 +311,8 @@ def _feed_plan(
         raise BadInput.of(f"feed='{feed}'", [f"inputs of units cannot be stored: {reason}." for reason in reasons])
     kind: FeedKind = feed or ("images" if reasons else "disk" if has_store else "memory")
     why = "; ".join(reasons) or "as was asked for"
+    if reasons and has_store:
+        why += "; the store is not used"
     firsts = [candidate.first for candidate in candidates if candidate.is_part]
     n_images = sum(len(asked.splits[name]) for name in ("train", "val"))
     return plan_feed(network, firsts, n_images, kind=kind, dtype=dtype, why=why)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from finetune import algorithms
 from finetune.algorithms import ALL, Choice
+from finetune.baselines import Baseline
 from finetune.candidates import Candidate
 from finetune.cost import Cost, Spent, cost_of, training_passes
 from finetune.examples import logits_of
@@ -122,6 +123,8 @@ class Steps:
         by_name = {candidate.name: candidate for candidate in self.candidates}
         names = [name for name in by_name if name != ALL]
         tuned = lambda name: self._tuned(by_name[name])  # noqa: E731
+        if self.method in get_args(Baseline):
+            return algorithms.fixed(self.candidates[0].name, tuned)
         if self.method == "flex":
             for candidate in sorted(self.candidates, key=self._place):  # so that inputs are made once, one from another
                 self._tuned(candidate)

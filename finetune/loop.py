@@ -20,8 +20,8 @@ import numpy as np
 
 from finetune.ahead import ahead
 from finetune.checkpoint import Checkpoint, Position, Row
-from finetune.devices import is_out_of_memory
-from finetune.errors import BadInput, Diverged, OutOfMemory
+from finetune.devices import memory_errors_explained
+from finetune.errors import BadInput, Diverged
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
 from finetune.stepping import stepper
@@ -119,7 +119,10 @@ def train(
         torch.random.fork_rng([where] if where.type == "cuda" else []),
         arithmetic("tf32" if recipe.precision == "tf32" else "fp32", where),
         trainable(network, parts, bn_momentum=momentum, train_mode=recipe.train_mode) as moving,
-        _memory_errors_explained(recipe, device),
+        memory_errors_explained(
+            f"the memory of {device} did not suffice for batches of {recipe.batch_size}",
+            "Lower batch_size (and lr with it), or choose a part of the network with fewer parameters.",
+        ),
         _ctrl_c_between_steps() as is_interrupted,
         contextlib.ExitStack() as stack,
     ):
@@ -219,19 +222,6 @@ def _diverged(what: str, step: int, lr: float, checkpoint: Checkpoint) -> Diverg
         step=step,
         lr=lr,
     )
-
-
-@contextlib.contextmanager
-def _memory_errors_explained(recipe: Recipe, device: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            f"the memory of {device} did not suffice for batches of {recipe.batch_size}: {error}. "
-            "Lower batch_size (and lr with it), or choose a part of the network with fewer parameters."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -1,16 +1,20 @@
-"""All methods of flex-tuning on one task, side by side; what several of them train is trained once."""
+"""All methods of flex-tuning on one task and the baselines, side by side; what several of them train is trained once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from finetune.algorithms import Method
+from finetune.baselines import Baseline, problem_with
 from finetune.errors import BadInput
 from finetune.flex import Flex, flex_tune
+from finetune.progress import say
 from finetune.recipe import Recipe
+from finetune.regimes import network_for
+from finetune.task import Options, asked_for
 
 if TYPE_CHECKING:
     from featstore import Backbone, Split
@@ -18,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MethodRow:
-    """What one method chose, and what that took.
+    """What one method chose, or a baseline tuned, and what that took.
 
     Attributes
     ----------
     method : str
         See `flex_tune`.
     unit : str
-        The candidate that it chose.
+        The candidate that it chose; what a baseline tunes.
     val, test : float or None
         Scores of the chosen network; test is None where there is no such split.
     n_trainings : int
@@ -53,17 +57,24 @@ class Comparison:
     Attributes
     ----------
     table : tuple of MethodRow
-        One row per method.
+        One row per method, then one per baseline.
     flexes : tuple of Flex
         The same, in full.
+    left_out : mapping of str to str
+        Baselines that the network cannot be trained by -> why.
     """
 
     table: tuple[MethodRow, ...]
     flexes: tuple[Flex, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain numbers, strings, lists and dictionaries."""
-        return {"table": [asdict(row) for row in self.table], "methods": [flex.to_json() for flex in self.flexes]}
+        return {
+            "table": [asdict(row) for row in self.table],
+            "methods": [flex.to_json() for flex in self.flexes],
+            "left_out": dict(self.left_out),
+        }
 
     def __str__(self) -> str:
         head = ("method", "unit", "val", "test", "trained", "epochs", "seconds", "unit-passes")
@@ -87,12 +98,13 @@ def compare_methods(
     recipe: Recipe,
     out: str | Path,
     methods: Sequence[str] = get_args(Method),
+    baselines: Sequence[str] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Run several methods of flex-tuning on one task and put them into one table.
+    """Run several methods of flex-tuning on one task, and the trainings that choose nothing, and put them into one table.
 
-    Each is a `flex_tune` in ``out/METHOD``; candidates are in ``out/candidates`` and shared, so that all five methods
-    train little more than flex-tuning alone.
+    Each is a `flex_tune` in a folder of ``out`` of its own; candidates are in ``out/candidates`` and shared, so that all
+    methods and baselines train little more than flex-tuning alone.
 
     Parameters
     ----------
@@ -101,9 +113,13 @@ def compare_methods(
     out : str or Path
         Folder.
     methods : sequence of str
-        Of `flex_tune`.
+        Of `flex_tune`, those that choose.
+    baselines : sequence of str or None
+        ``"ft-fc (1)"``, ``"ft-fc (2)"``, ``"ft-ss"``, ``"ft-all"``; None are those that the network can be trained by:
+        which one is left out, and why, is said, and in `Comparison.left_out`.
     **options
-        As of `flex_tune`, without ``candidates``; ``others`` go to ``"flex"`` alone, ``pairs`` not to ``"probe"``.
+        As of `flex_tune`, without ``candidates``; ``others`` go to ``"flex"`` alone, ``pairs`` not to ``"probe"``, and
+        neither they nor ``units`` to baselines.
 
     Returns
     -------
@@ -113,20 +129,58 @@ def compare_methods(
     Raises
     ------
     BadInput
-        No method, or what `flex_tune` refuses.
+        No method, one that does not exist, or what `flex_tune` refuses.
     """
-    if not methods:
-        raise BadInput(f"no method was asked for; there are {', '.join(get_args(Method))}.")
-    out, found = Path(out), []
-    for method in methods:
-        unfit = {"others"} - ({"others"} if method == "flex" else set()) | ({"pairs"} if method == "probe" else set())
+    out, known = Path(out), (get_args(Method), get_args(Baseline))
+    _refuse_unknown({"methods": (methods, known[0]), "baselines": (baselines or (), known[1])})
+    fixed, left_out = baselines, dict[str, str]()
+    if fixed is None:
+        left_out = _problems(backbone, train, val, recipe, options)
+        fixed = [name for name in known[1] if name not in left_out]
+        for problem in left_out.values() if options.get("progress", True) else ():
+            say(f"{problem} It is left out.")
+    if options.get("feed") == "disk":
+        options = {"store": out / "features", **options}
+    found = []
+    for method in (*methods, *fixed):
+        is_baseline = method in known[1]
+        unfit = set() if method == "flex" else {"units", "pairs", "others"} if is_baseline else {"others"}
+        unfit |= {"pairs"} if method == "probe" else set()
         own = {name: value for name, value in options.items() if name not in unfit}
         made = flex_tune(
-            backbone, train, val, recipe=recipe, out=out / method, method=method,  # type: ignore[arg-type]
+            backbone, train, val, recipe=recipe, out=out / folder_of(method), method=method,  # type: ignore[arg-type]
             candidates=out / "candidates", **own,
         )  # fmt: skip
         found.append(made)
-    return Comparison(tuple(_row(flex) for flex in found), tuple(found))
+    return Comparison(tuple(_row(flex) for flex in found), tuple(found), left_out)
+
+
+def folder_of(method: str) -> str:
+    """Name of the folder of a method or baseline: ``"ft-fc (1)"`` is in ``ft-fc-1``."""
+    return method.replace(" (", "-").replace(")", "")
+
+
+def _refuse_unknown(asked: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:
+    problems = [
+        f"there is no {name!r} among {what}; there are {', '.join(known)}."
+        for what, (names, known) in asked.items()
+        for name in names
+        if name not in known
+    ]
+    if not asked["methods"][0]:
+        problems.append(f"no method was asked for; there are {', '.join(asked['methods'][1])}.")
+    if problems:
+        raise BadInput.of("this comparison", problems)
+
+
+def _problems(
+    backbone: Backbone, train: Split, val: Split, recipe: Recipe, options: Mapping[str, Any]
+) -> dict[str, str]:
+    """Baselines that a network cannot be trained by -> why."""
+    told = {name: value for name, value in options.items() if name in Options.__annotations__}
+    network = network_for(backbone, asked_for(train, val, recipe, **told))
+    found = {name: problem_with(name, network) for name in get_args(Baseline)}
+    return {name: problem for name, problem in found.items() if problem is not None}
 
 
 def _row(flex: Flex) -> MethodRow:

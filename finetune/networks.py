@@ -82,6 +82,8 @@ class TargetNetwork:
 
         _refuse_unknown(self.units, [first], self.backbone.name)
         if self.chain.reason is not None:
+            if first == self.units[0]:
+                return self.module  # nothing is cut
             raise BadInput(f"a part of {self.backbone.name} cannot be run alone: {self.chain.reason}")
         chain, backbone, whole, is_in_place = self.chain, self.backbone, self.module, self.is_in_place
 
@@ -243,10 +245,8 @@ def _refuse_unknown(known: Sequence[str], asked: Collection[str], name: str) -> 
         raise BadInput(f"no unit of {name} was asked for; it has {', '.join(known)}.")
     if unknown:
         near = {n: None for unit in unknown for n in difflib.get_close_matches(unit, known, n=3, cutoff=0.3)}
-        raise BadInput(
-            f"{name} has no unit {_listed(unknown)}; the nearest names are {', '.join(near) or 'none'}, and all are "
-            f"{', '.join(known)}."
-        )
+        nearest = f"the nearest names are {', '.join(near)}, and all are" if near else "its units are"
+        raise BadInput(f"{name} has no unit {_listed(unknown)}; {nearest} {', '.join(known)}.")
 
 
 def _listed(names: Collection[str]) -> str:

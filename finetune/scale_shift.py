@@ -59,6 +59,13 @@ def add_scale_shift(network: nn.Module) -> list[str]:
     return added
 
 
+def has_convolutions(network: nn.Module) -> bool:
+    """Whether there is a two-dimensional convolution to scale and shift."""
+    from torch import nn
+
+    return any(isinstance(layer, nn.Conv2d) for layer in network.modules())
+
+
 def fold_scale_shift(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Multiply and add stored scales and shifts into the weights of a plain network, in place.
 

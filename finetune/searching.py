@@ -146,7 +146,7 @@ def search(
     out: str | Path,
     test: Split | None = None,
     refit: bool = True,
-    cluster: str | Client | None = None,
+    scheduler: str | Client | None = None,
     **options: Any,
 ) -> Search:
     """Train with every recipe of a grid, choose on val, train the best again on train and val.
@@ -167,7 +167,7 @@ def search(
         Train the best recipe on train and val together, as Kornblith et al. 2019 do. Without val nothing can be kept or
         stopped by: the last step's weights are taken, after as many epochs as the best cell's kept weights had seen
         where the recipe stops early, else after all; of two views, the one that was better.
-    cluster : str, distributed.Client or None
+    scheduler : str, distributed.Client or None
         Address of a Dask scheduler: each worker trains one cell at a time, on one GPU where ``device="cuda"``. Workers
         must see ``out`` and the images under the same paths.
     **options
@@ -195,7 +195,7 @@ def search(
         replace(asked, recipe=recipe).check()
     _begin(out, asked, backbone, regime, grid, options)
     work = Work(regime, backbone, train, val, out / "cells", options)
-    cells = _trained(work, grid, cluster, out, asked.progress)
+    cells = _trained(work, grid, scheduler, out, asked.progress)
     best = _best(cells)
     if asked.progress:
         say(f"best on val: {best.name}, {best.val:.4f}")
@@ -261,11 +261,11 @@ def run_cell(work: Work, name: str, recipe: Recipe) -> Cell:
 
 
 def _trained(
-    work: Work, grid: Mapping[str, Recipe], cluster: str | Client | None, out: Path, progress: bool
+    work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | None, out: Path, progress: bool
 ) -> list[Cell]:
     """Every cell, in the order of the grid, trained here or by the workers of a cluster."""
     done: dict[str, Cell] = {}
-    for cell in _as_done(work, grid, cluster):
+    for cell in _as_done(work, grid, scheduler):
         done[cell.name] = cell
         if progress:
             what = cell.note if cell.val is None else f"val {cell.val:.4f}"
@@ -273,13 +273,13 @@ def _trained(
     return [done[name] for name in grid]
 
 
-def _as_done(work: Work, grid: Mapping[str, Recipe], cluster: str | Client | None) -> Iterator[Cell]:
-    if cluster is None:
+def _as_done(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | None) -> Iterator[Cell]:
+    if scheduler is None:
         yield from (run_cell(work, name, recipe) for name, recipe in grid.items())
         return
     from finetune.cluster import on_workers
 
-    for name, note in on_workers(work, grid, cluster):
+    for name, note in on_workers(work, grid, scheduler):
         run = None if note else open_run(work.folder / name)
         yield Cell(name, grid[name], run, note)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from finetune.checkpoint import Row
-from finetune.devices import device_problems
+from finetune.devices import device_problems, memory_errors_explained
 from finetune.errors import BadInput
 from finetune.examples import Examples, logits_of
 from finetune.folder import RunFolder, run_folder
@@ -391,7 +391,11 @@ def carry_out(
     if other_view is not None and val is not None:
         told["view"] = _views_compared(asked, network, val, other_view("val"))
         chosen = other_view if told["view"]["chosen"] == "crop" else chosen
-    predictions, scores = _predicted(asked, network, chosen, str(folder.path))
+    with memory_errors_explained(
+        f"the memory of {asked.device} did not suffice to predict with the trained network",
+        "The training is kept: call again where more memory is free, and only this is done.",
+    ):
+        predictions, scores = _predicted(asked, network, chosen, str(folder.path))
     still = network.state_dict() if keeps_all else {}
     named = [{f"{prefix}{n}": t for n, t in {**still, **state}.items()} for state in (trained.kept, trained.last)]
     return folder.finish(replace(trained, kept=named[0], last=named[1]), predictions, scores, told)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from probe.studies.running import run_study
     from probe.svm import fit_svm, l2_normalized, svm_path
     from probe.sweeps import sweep
+    from probe.thumbnails import keep_thumbnails
     from probe.validation import FoldChoice, Widened, select_holdout, select_kfold, select_splits, widen
     from probe.widening import GridWidened
 
@@ -136,6 +137,7 @@ _HOME = {
     "holm": "rank_tests",
     "import_optima": "optima",
     "inverse_logit": "logits",
+    "keep_thumbnails": "thumbnails",
     "l2_normalized": "svm",
     "label_accuracy": "comparison",
     "load_model": "saving",
@@ -240,6 +242,7 @@ __all__ = [
     "holm",
     "import_optima",
     "inverse_logit",
+    "keep_thumbnails",
     "l2_normalized",
     "label_accuracy",
     "load_model",

@@ -11,11 +11,10 @@ import numpy as np
 from probe import metrics
 from probe.errors import BadInput
 from probe.metrics.inputs import scored_codes, softmax
+from probe.predictions import Predictions, need_predictions
 
 if TYPE_CHECKING:
     import pandas
-
-    from probe.predictions import Predictions
 
 N_BINS = 15
 """Guo et al. (2017), and `probe.metrics.calibration_error`."""
@@ -46,8 +45,10 @@ def calibration_table(predictions: Sequence[Predictions], *, seed: int = 0) -> p
     """
     import pandas
 
+    several = [predictions] if isinstance(predictions, Predictions) else list(predictions or ())
+    need_predictions(*several)
     rows = []
-    for p in predictions:
+    for p in several:
         low, high = p.interval()
         row = {"name": p.name, "n": len(p), "accuracy": p.accuracy(), "low": low, "high": high}
         row |= dict.fromkeys(("confidence", "calibration_error", "by_chance"), math.nan)
@@ -100,6 +101,7 @@ def reliability(predictions: Predictions, *, n_bins: int = N_BINS) -> pandas.Dat
     """
     import pandas
 
+    need_predictions(predictions)
     if n_bins < 1:
         raise BadInput(f"n_bins is {n_bins} but there must be at least one bin.")
     confidence, right = confidences(predictions)

@@ -17,7 +17,8 @@ from probe import intervals, tables
 from probe.errors import BadInput
 from probe.intervals import Interval
 from probe.permutation import N_PERMUTATIONS, difference_per_class, mcnemar, sign_flip, sign_flip_scores
-from probe.predictions import Predictions
+from probe.predictions import Predictions, need_predictions
+from probe.reals import reals
 
 Measure: TypeAlias = Literal["accuracy", "mean_per_class"] | Callable[[Predictions], np.ndarray]
 """What is compared. A function gives one score per sample, (n,), larger is better: what is compared is the mean."""
@@ -145,6 +146,7 @@ def compare(
     if measure not in ("accuracy", "mean_per_class") and not callable(measure):
         raise BadInput(refuse_measure(measure))
     intervals.z_value(level)
+    need_predictions(a, b)
     a, b = align(a, b)
     if a.name == b.name:
         a, b = replace(a, name=f"{a.name or 'model'} (first)"), replace(b, name=f"{b.name or 'model'} (second)")
@@ -199,7 +201,7 @@ def _scores(
 ) -> dict[str, Any]:
     """The fields of a comparison of one score per sample."""
     name = str(getattr(measure, "__name__", type(measure).__name__))
-    x, y = (np.asarray(measure(p), dtype=np.float64) for p in (a, b))
+    x, y = (reals(measure(p), f"The scores that '{name}' gives", ndim=None) for p in (a, b))
     for p, scores in ((a, x), (b, y)):
         if scores.shape != (len(a),) or not np.isfinite(scores).all():
             raise BadInput(

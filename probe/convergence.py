@@ -18,7 +18,7 @@ import numpy as np
 from probe.errors import BadInput
 from probe.intervals import Interval, z_value
 from probe.logits import logit
-from probe.long_tables import checked
+from probe.long_tables import checked, need_table
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +44,9 @@ def history_table(rows: Iterable[Any], **labels: Any) -> pandas.DataFrame:
     """
     import pandas
 
+    rows = list(rows) if isinstance(rows, Iterable) else [rows]
+    if not all(hasattr(r, name) for r in rows for name in ("step", "epoch", "val")):
+        raise BadInput("A history has rows with step, epoch and val, as finetune's runs have them (run.history).")
     kept = [{"step": r.step, "epoch": r.epoch, "accuracy": r.val} | labels for r in rows if r.val is not None]
     if not kept:
         raise BadInput("The history has no validation scores; train with a validation split.")
@@ -197,6 +200,7 @@ def speed_up(converged: pandas.DataFrame, fast: str, slow: str, *, by: str = "st
     z_value(level)
     if by not in ("step", "epoch"):
         raise BadInput(f"by is {by!r} but must be 'step' or 'epoch'.")
+    need_table(converged)
     missing = [column for column in ("regime", by, "is_last") if column not in converged]
     if missing:
         raise BadInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -226,8 +227,9 @@ def models_of(
     s = source_of(table, data.models, source)
     if above is None:
         return data, s
-    if not 0 <= above <= 1:
-        raise BadInput(f"above is {above:g} but accuracies are between 0 and 1.")
+    given: Any = above
+    if not isinstance(given, numbers.Real) or not 0 <= above <= 1:
+        raise BadInput(f"above is {above!r} but accuracies are between 0 and 1.")
     kept = s >= above
     if not kept.any():
         raise BadInput(f"No model has an accuracy of {above:g} or more on the source task; the best has {s.max():.4g}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import as_matrix, is_on_cpu, to_numpy
+from probe.arrays import as_matrix, is_on_cpu, require_finite, to_numpy
 from probe.engines import cuml_part
 from probe.errors import BadInput
 
@@ -66,9 +66,13 @@ def chosen_classes(
     Raises
     ------
     BadInput
-        Where a class has no row, or fewer than asked for.
+        Where a class has no row, or fewer than asked for; where X and y have not the same rows.
     """
     labels = np.asarray(to_numpy(y) if hasattr(y, "__array_namespace__") or hasattr(y, "detach") else y)
+    if labels.ndim != 1 or len(labels) != len(X):
+        raise BadInput(f"X has {len(X)} rows but y has shape {labels.shape}: one label for each row.")
+    if per_class is not None and per_class < 1:
+        raise BadInput(f"per_class is {per_class} but at least one row is drawn of each class.")
     places = [np.flatnonzero(labels == wanted) for wanted in classes]
     short = [f"{c} ({len(rows)})" for c, rows in zip(classes, places, strict=True) if len(rows) < (per_class or 1)]
     if short or not places:
@@ -107,14 +111,15 @@ def tsne(
     Raises
     ------
     BadInput
-        With a perplexity of n or more.
+        With a perplexity of n or more, features that are not finite, rows that are all equal.
     MissingExtra
         Where X lives on a GPU and cuML is not installed.
 
     Notes
     -----
     Van der Maaten and Hinton (2008). It starts from the first two principal components (cuML's from random points), and equal
-    seeds give equal points with one library on one machine, not across libraries.
+    seeds give equal points with one library on one machine, not across libraries. The way through cuML has never been run: no
+    machine of this project has a GPU with it; scikit-learn's is tested.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -128,6 +133,9 @@ def tsne(
             f"perplexity is {perplexity:g} but must be between 0 and the number of rows, {n}; a third of it at most."
         )
     host = to_numpy(X).astype(np.float32)
+    require_finite(X)
+    if (host == host[0]).all():
+        raise BadInput(f"All {n} rows are the same, so that there is nothing to embed.")
     m = min(first_reduced_to, *host.shape)
     reduced = PCA(m, random_state=seed).fit_transform(host) if m < host.shape[1] else host
     if is_on_cpu(X):

@@ -9,6 +9,7 @@ import numpy as np
 from probe import tables
 from probe.errors import BadInput
 from probe.intervals import z_value
+from probe.reals import count
 
 
 def smallest_significant_r(n_models: int, *, level: float = 0.95) -> float:
@@ -81,7 +82,8 @@ def what_few_models_show(n_models: int, *, level: float = 0.95) -> str:
     str
         A few sentences.
     """
-    alpha = 1 - level
+    z_value(level)
+    n_models, alpha = count(n_models, "The number of models"), 1 - level
     if n_models < 3:
         return (
             f"With {n_models} model{'s' * (n_models != 1)} nothing can be said about a correlation: any two points lie on a "

@@ -6,9 +6,10 @@ Only the standard library and numpy are needed, so that reading stored results i
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +28,8 @@ class Interval(NamedTuple):
 
 def z_value(level: float) -> float:
     """Two-sided normal quantile: 1.96 for a level of 0.95."""
-    if not 0.0 < level < 1.0:
+    given: Any = level
+    if not isinstance(given, numbers.Real) or not 0.0 < level < 1.0:
         raise BadInput(f"The level of an interval must be between 0 and 1 but is {level!r}; 0.95 is usual.")
     return NormalDist().inv_cdf(0.5 + level / 2)
 

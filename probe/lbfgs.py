@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, namespace, take
+from probe.arrays import Array, like, namespace, take
 from probe.minimize import Problem, State, Together, penalty
 
 HISTORY = 10
@@ -88,8 +88,11 @@ class Inverse:
         first = self.preconditioners[0]
         if all(p is first for p in self.preconditioners):
             return self._problem.without_gauge(first(g))
-        applied = [p(g[q : q + 1, ...]) for q, p in enumerate(self.preconditioners)]
-        return self._problem.without_gauge(namespace(g).concat(applied, axis=0))
+        out = namespace(g).empty_like(g)
+        for p in set(self.preconditioners):
+            lanes = np.flatnonzero([other is p for other in self.preconditioners])
+            out[like(g, lanes, namespace(g).int64), ...] = p(take(g, lanes))
+        return self._problem.without_gauge(out)
 
 
 def inverse_of(s: State) -> Inverse:

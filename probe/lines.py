@@ -9,6 +9,7 @@ import numpy as np
 from probe.errors import BadInput
 from probe.intervals import Interval, z_value
 from probe.rank_tests import pearson
+from probe.reals import pairs, reals
 
 N_DRAWS = 5_000
 """Draws of the band: its ends are then good to about 3 % of its width."""
@@ -139,7 +140,8 @@ def bootstrap_band(
     simulates it). For each height alone, not for the whole line at once.
     """
     z_value(level)
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    x, y = pairs(x, y, "coordinates of the points")
+    at = reals(at, "Places on the x axis", finite=True)
     if len(x) < 3 or np.ptp(x) == 0:
         raise BadInput(f"A band needs at least three points with different x, but there are {len(np.unique(x))}.")
     rng = np.random.default_rng(seed)
@@ -152,7 +154,7 @@ def bootstrap_band(
         bx, by = bx[rows_kept], by[rows_kept]
         dx = bx - bx.mean(axis=1, keepdims=True)
         slope = (dx * (by - by.mean(axis=1, keepdims=True))).sum(axis=1) / (dx * dx).sum(axis=1)
-        heights.append(by.mean(axis=1)[:, None] + slope[:, None] * (np.asarray(at)[None, :] - bx.mean(axis=1)[:, None]))
+        heights.append(by.mean(axis=1)[:, None] + slope[:, None] * (at[None, :] - bx.mean(axis=1)[:, None]))
         wanted -= len(bx)
     low, high = np.quantile(np.concatenate(heights), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

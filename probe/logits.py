@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from probe.errors import BadInput
+from probe.reals import reals
 
 
 def logit(p: Any, n: Any = None) -> np.ndarray:
@@ -30,7 +31,7 @@ def logit(p: Any, n: Any = None) -> np.ndarray:
     Raises
     ------
     BadInput
-        Outside [0, 1]; and at 0 or 1 without ``n``.
+        On what is no number; outside [0, 1]; and at 0 or 1 without ``n``.
 
     Notes
     -----
@@ -38,7 +39,7 @@ def logit(p: Any, n: Any = None) -> np.ndarray:
     right: the odds 2 n + 1 for all. Every other value stays what the paper takes; the order of models is kept, because
     n - 1 of n have odds of n - 1.
     """
-    p = np.asarray(p, dtype=np.float64)
+    p = reals(p, "Accuracies", ndim=None)
     outside = (p < 0) | (p > 1)
     if outside.any():
         worst = float(p[outside].flat[0])
@@ -49,7 +50,7 @@ def logit(p: Any, n: Any = None) -> np.ndarray:
         )
     at_limit = (p == 0) | (p == 1)
     if at_limit.any():
-        if n is None or np.isnan(counts := np.broadcast_to(np.asarray(n, dtype=np.float64), p.shape))[at_limit].any():
+        if n is None or np.isnan(counts := _counts(n, p.shape))[at_limit].any():
             raise BadInput(
                 f"{int(at_limit.sum())} of {p.size} accuracies are exactly 0 or 1, where the log odds are infinite: say of "
                 "how many test samples (n), and (c + ½) / (n + 1) is taken there, or leave them out."
@@ -59,6 +60,16 @@ def logit(p: Any, n: Any = None) -> np.ndarray:
         p = np.where(at_limit, (p * counts + 0.5) / (counts + 1), p)
     result: np.ndarray = np.log(p) - np.log1p(-p)
     return result
+
+
+def _counts(n: Any, shape: tuple[int, ...]) -> np.ndarray:
+    found = reals(n, "Numbers of samples (n)", ndim=None)
+    try:
+        return np.broadcast_to(found, shape)
+    except ValueError as error:
+        raise BadInput(
+            f"n has shape {found.shape} but the accuracies {shape}: one n for all, or one for each."
+        ) from error
 
 
 def inverse_logit(x: Any) -> np.ndarray:
@@ -71,8 +82,13 @@ def inverse_logit(x: Any) -> np.ndarray:
     Returns
     -------
     numpy.ndarray, float64
+
+    Raises
+    ------
+    BadInput
+        On what is no number.
     """
-    x = np.asarray(x, dtype=np.float64)
+    x = reals(x, "Log odds", ndim=None)
     small = np.exp(-np.abs(x))
     result: np.ndarray = np.where(x >= 0, 1.0, small) / (1.0 + small)
     return result

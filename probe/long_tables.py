@@ -145,8 +145,22 @@ def _each_once(table: pandas.DataFrame) -> None:
         )
 
 
+def need_table(table: Any) -> None:
+    """Refuse what is no data frame.
+
+    Raises
+    ------
+    BadInput
+    """
+    if not hasattr(table, "columns") or not hasattr(table, "groupby"):
+        raise BadInput(
+            f"A pandas data frame is needed, a row per result, not {type(table).__name__}; probe.read_table reads a CSV file."
+        )
+
+
 def checked(table: pandas.DataFrame, columns: Sequence[str]) -> pandas.DataFrame:
     """Check that a table has rows, the columns that are needed, and accuracies that are proportions."""
+    need_table(table)
     missing = [column for column in columns if column not in table]
     if missing:
         known = _some([str(column) for column in table.columns], 12) or "none"

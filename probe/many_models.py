@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,6 +54,7 @@ def compare_all(
     BadInput
         On names that occur twice, and on what `probe.compare` refuses.
     """
+    predictions = _several(predictions)
     names = [p.name for p in predictions]
     twice = sorted({name for name in names if names.count(name) > 1})
     if len(names) < 2 or twice:
@@ -83,6 +84,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pandas.DataFrame:
     """
     import pandas
 
+    comparisons = _compared(comparisons)
     adjusted = holm([c.p_value for c in comparisons])
     rows = [
         {"a": c.name_a, "b": c.name_b, "measure": c.measure, "n": c.n, "value_a": c.value_a, "value_b": c.value_b}
@@ -110,6 +112,7 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     -------
     str
     """
+    comparisons = _compared(comparisons)
     adjusted = holm([c.p_value for c in comparisons])
     rows = [
         [
@@ -128,6 +131,21 @@ def comparison_text(comparisons: Sequence[Comparison]) -> str:
     interval = f"{comparisons[0].level:.0%} interval".replace("%", " %")
     header = ["a", "b", "a's", "b's", "a - b", interval, "p", "p (Holm)", "detectable"]
     return tables.text_table(header, rows)
+
+
+def _compared(comparisons: Any) -> list[Comparison]:
+    found = list(comparisons) if isinstance(comparisons, Iterable) else [comparisons]
+    if not found or not all(isinstance(c, Comparison) for c in found):
+        raise BadInput("Comparisons of probe.compare or probe.compare_all are listed, at least one.")
+    return found
+
+
+def _several(predictions: Any) -> list[Predictions]:
+    from probe.predictions import need_predictions
+
+    found = list(predictions) if isinstance(predictions, Iterable) else [predictions]
+    need_predictions(*found)
+    return found
 
 
 def bootstrap_difference(
@@ -156,8 +174,10 @@ def bootstrap_difference(
         Where scores are needed and were not kept; where the metric is not defined on a draw.
     """
     from probe import metrics
+    from probe.predictions import need_predictions
 
     intervals.z_value(level)
+    need_predictions(a, b)
     metric = metrics.as_metric(metric)
     a, b = align(a, b)
     said = [_said(p, metric) for p in (a, b)]

@@ -118,17 +118,20 @@ class MarginLoss(ABC):
         weights = weights_at(self.weights, self.sign, rows, times)
         return replace(self, sign=columns_of(self.sign, rows), weights=weights)
 
-    def curvature(self, R: Array, lane: int) -> Curvature:
-        """Curvature of one lane at the point whose derivative is R (L, 1, n)."""
-        w = None if self.weights is None else self.weights[own(self.weights, lane), ...]
-        weight = self._second(R[lane, ...], w)
+    def curvature(self, R: Array, lane: int | None) -> Curvature:
+        """Curvature of one lane at the point whose derivative is R (L, 1, n); of None, the mean of all."""
+        if lane is None:
+            weight = namespace(R).mean(self._second(R, self.weights), axis=0)
+        else:
+            w = None if self.weights is None else self.weights[own(self.weights, lane), ...]
+            weight = self._second(R[lane, ...], w)
         return Curvature(weight, weight, self, R, lane)
 
-    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
+    def vectors(self, R: Array, lane: int | None, c: Array, i: Array) -> Array:
         """Ones, shape (m, 1)."""
         return namespace(R).ones((int(i.shape[0]), 1), dtype=R.dtype, device=R.device)
 
-    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
+    def hessian_row(self, R: Array, lane: int | None, c: int) -> Array:
         """The second derivative, shape (1, n), float64."""
         xp = namespace(R)
         return xp.astype(self.curvature(R, lane).weight, xp.float64)

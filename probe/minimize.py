@@ -49,8 +49,12 @@ class Problem(Protocol):
     def without_gauge(self, T: Array) -> Array:
         """Remove the component that changes no score difference."""
 
-    def preconditioner(self, R: Array, lane: int, is_hard: bool) -> Preconditioner:
-        """An approximate inverse of one lane's Hessian; a better one where the last was not enough."""
+    @property
+    def is_alike(self) -> bool:
+        """Whether the Hessians of all lanes may be nearly the same."""
+
+    def preconditioner(self, R: Array, lane: int | None, is_hard: bool) -> Preconditioner:
+        """An approximate inverse of one lane's Hessian, or of the mean of all; a better one where the last was not enough."""
 
     def together(self, preconditioners: Sequence[Preconditioner]) -> Together | None:
         """The preconditioners of all lanes as one, where that is faster."""
@@ -113,6 +117,10 @@ class Preconditioner(Protocol):
     @property
     def is_whole(self) -> bool:
         """Whether nothing was approximated."""
+
+    @property
+    def is_common(self) -> bool:
+        """Whether it was made for the mean of several lanes."""
 
     def __call__(self, G: Array) -> Array:
         """(L, k, r) → (L, k, r), for lanes that share it."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from probe.arrays import Array, like, namespace, take
 from probe.lbfgs import around, inverse_of
-from probe.minimize import Hessian, Point, State, dot, objective, penalty
+from probe.minimize import Hessian, Point, Preconditioner, State, dot, objective, penalty
 
 HISTORY = 20
 _STEPS = 10
@@ -26,9 +26,10 @@ _FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
 _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
-_LOOK_EVERY = 3  # products: asking costs a rotation
 _MOST_WAITING = 0.9  # share of the lanes below which the stopped ones leave
-_REBUILD_AFTER = 70  # products: the preconditioner no longer fits, and a better one pays where there is one
+_REBUILD_AFTER = 35  # products: the preconditioner no longer fits, and a better one pays where there is one
+_EXACT_WITHIN = 24  # products that the inverse of the whole Hessian may take
+_COMMON_FOR = 15  # the same where one preconditioner serves all lanes
 _REBUILD_RATIO = 8.0  # change of λ
 
 
@@ -38,6 +39,8 @@ class Newton:
 
     Attributes
     ----------
+    is_hard : bool
+        Whether the whole Hessian was needed before, so that nothing else is tried where it fits.
     scale : float
         Tightens the forcing term and the share of the curvature left out: 1 at first.
     steps : list of (S, change) pairs
@@ -45,6 +48,7 @@ class Newton:
     """
 
     patience: ClassVar[Mapping[int, int]] = {4: 8, 8: 12}
+    is_hard: bool = False
     scale: float = 1.0
     steps: list[tuple[Array, Array]] = field(default_factory=list)
 
@@ -60,6 +64,7 @@ class Newton:
             D, pairs, count = _conjugate_gradients(s, -g, H, _FORCING * self.scale)
             s.products = s.products + 2 * count * H.share_of_rows
             s.memory, s.age = _chosen(pairs, s.memory), count
+            s.since[_is_exact(s) & (count > _EXACT_WITHIN)] += self.patience[4]  # without progress, that was the end
             return D
 
         if not (H.is_part and self.steps):
@@ -74,14 +79,22 @@ class Newton:
         """The other lanes have left."""
         self.steps = [(take(S, lanes), take(change, lanes)) for S, change in self.steps]
 
-    @staticmethod
-    def _refresh(s: State) -> None:
+    def _refresh(self, s: State) -> None:
+        """Lanes that are alike have one preconditioner until it serves one of them badly, which then gets its own."""
+        common: Preconditioner | None = None
         for q, current in enumerate(s.preconditioners):
             l2 = float(s.problem.l2[q])
             is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
-            is_hard = bool(s.age[q] > _REBUILD_AFTER) or (current is not None and current.is_whole)
-            if is_far or s.age[q] > _REBUILD_AFTER:
-                s.preconditioners[q] = s.problem.preconditioner(s.R, q, is_hard)
+            was_common = current is None or current.is_common
+            is_worn = s.age[q] > (_COMMON_FOR if current is not None and current.is_common else _REBUILD_AFTER)
+            if not is_far and not is_worn:
+                continue
+            if was_common and not is_worn and not self.is_hard and s.problem.is_alike:
+                common = s.problem.preconditioner(s.R, None, False) if common is None else common
+                s.preconditioners[q] = common
+            else:
+                is_hard = bool(s.age[q] > _REBUILD_AFTER) or (current is not None and current.is_whole)
+                s.preconditioners[q] = s.problem.preconditioner(s.R, q, is_hard or self.is_hard)
 
 
 def _conjugate_gradients(
@@ -101,7 +114,7 @@ def _conjugate_gradients(
     r, D = -xp.astype(G, out.dtype), out
     z = inverse(r)
     p, rz = z, dot(r, z)
-    enough, is_open = forcing**2 * rz, rz > 0
+    enough, is_open, exact = forcing**2 * rz, rz > 0, _is_exact(s)
     for n_products in range(1, _MOST_PRODUCTS + 1):
         Hp = H(p)
         pairs.append((_spread(p, lanes, out), _spread(Hp, lanes, out)))
@@ -113,8 +126,7 @@ def _conjugate_gradients(
         is_open &= curvature > 0
         step = like(p, np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0))[:, None, None]
         D, r = D + step * p, r - step * Hp
-        if n_products % _LOOK_EVERY == 0:
-            is_open &= ~_is_enough(s, lanes, D, r, value)
+        is_open &= ~_is_enough(s, lanes, D, r, value) & ~(exact[lanes] & (n_products > _EXACT_WITHIN))
         if is_open.any():
             z = inverse(r)
             before, rz = rz, dot(r, z)
@@ -132,6 +144,11 @@ def _conjugate_gradients(
     else:
         out[xp.asarray(lanes, device=out.device), ...] = D
     return out, pairs, count
+
+
+def _is_exact(s: State) -> np.ndarray:
+    """Lanes with the inverse of their own Hessian, made not far away: where it does not solve, rounding is to blame."""
+    return np.array([p is not None and p.is_whole and not p.is_common for p in s.preconditioners])
 
 
 def _is_enough(s: State, lanes: np.ndarray, D: Array, r: Array, value: np.ndarray) -> np.ndarray:

@@ -143,13 +143,13 @@ class BatchedLoss(Protocol):
     def evaluate(self, Z: Array) -> tuple[np.ndarray, Array]:
         """(L, k, n) scores → loss of every lane (L,), float64, and its derivative by the scores, (L, k, n)."""
 
-    def curvature(self, R: Array, lane: int) -> Curvature:
-        """Curvature of one lane at the point whose derivative is R (L, k, n)."""
+    def curvature(self, R: Array, lane: int | None) -> Curvature:
+        """Curvature of one lane at the point whose derivative is R (L, k, n); of None, what lanes have on average."""
 
-    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
+    def vectors(self, R: Array, lane: int | None, c: Array, i: Array) -> Array:
         """The vectors v of some pairs of one lane, shape (m, k)."""
 
-    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
+    def hessian_row(self, R: Array, lane: int | None, c: int) -> Array:
         """Row c of the second derivative by the scores of one lane, shape (k, n), float64."""
 
     def intercept_hessian(self, R: Array) -> Array:
@@ -183,7 +183,7 @@ class Curvature:
     weight: Array
     _loss: BatchedLoss
     _R: Array
-    _lane: int
+    _lane: int | None
 
     def vectors(self, c: Array, i: Array) -> Array:
         """The vectors v of some pairs.
@@ -328,43 +328,37 @@ class Softmax:
         """The loss of some rows, each counted so many times."""
         return Softmax(columns_of(self.hot, rows), weights_at(self.weights, self.hot, rows, times))
 
-    def curvature(self, R: Array, lane: int) -> Curvature:
-        """Curvature of one lane at the point whose derivative is R (L, k, n)."""
+    def curvature(self, R: Array, lane: int | None) -> Curvature:
+        """Curvature of one lane at the point whose derivative is R (L, k, n); of None, that of the mean probabilities.
+
+        It is at least the mean of the lanes' curvatures, as ``diag(p) − p pᵀ`` is concave in p.
+        """
         xp = namespace(R)
-        hot, w = self.hot[own(self.hot, lane), ...], self._weights(lane)
-        r = R[lane, ...]
-        if w is not None:
-            r = r / xp.where(w > 0, w, xp.ones_like(w))
+        hot, r, w = self._of(R, lane)
         p = r + hot
         p = xp.where(p > 0, p, xp.zeros_like(p))
         # ‖e_c − p‖² is 1 − 2 p_c + Σp², except at c = y, where it is Σr²: no cancellation when p_y → 1.
         squared = 1 - 2 * p + xp.sum(p * p, axis=0, keepdims=True)
-        squared = xp.where(hot > 0, xp.broadcast_to(xp.sum(r * r, axis=0, keepdims=True), p.shape), squared)
+        squared = xp.where(hot == 1, xp.broadcast_to(xp.sum(r * r, axis=0, keepdims=True), p.shape), squared)
         weight = p if w is None else p * w
         trace = weight * xp.where(squared > 0, squared, xp.zeros_like(squared))
         return Curvature(trace, weight, self, R, lane)
 
-    def vectors(self, R: Array, lane: int, c: Array, i: Array) -> Array:
+    def vectors(self, R: Array, lane: int | None, c: Array, i: Array) -> Array:
         """``e_c − p_i`` for pairs of one lane, shape (m, k)."""
         xp = namespace(R)
-        hot = xp.take(self.hot[own(self.hot, lane), ...], i, axis=1)
-        r = xp.take(R[lane, ...], i, axis=1)
-        w = self._weights(lane)
-        if w is not None:
-            w = xp.take(w, i, axis=1)
-            r = r / xp.where(w > 0, w, xp.ones_like(w))
+        hot, r, _ = self._of(R, lane, i)
         chosen = xp.astype(xp.arange(int(R.shape[1]), device=R.device)[:, None] == c[None, :], R.dtype)
         return (chosen - hot - r).T
 
-    def hessian_row(self, R: Array, lane: int, c: int) -> Array:
-        """``s (p_c e_c − p_c p)``, shape (k, n), float64; 1 − p_y is −r_y, not a difference."""
+    def hessian_row(self, R: Array, lane: int | None, c: int) -> Array:
+        """``s (p_c e_c − p_c p)``, shape (k, n), float64; 1 − p_c is (1 − y_c) − r_c, which does not cancel."""
         xp = namespace(R)
-        hot, w = self.hot[own(self.hot, lane), ...], self._weights(lane)
-        r = R[lane, ...] if w is None else R[lane, ...] / xp.where(w > 0, w, xp.ones_like(w))
+        hot, r, w = self._of(R, lane)
         hot, r = xp.astype(hot, xp.float64), xp.astype(r, xp.float64)
         p = r + hot
         mine = xp.astype(xp.arange(int(p.shape[0]), device=p.device) == c, xp.float64)[:, None]
-        row = -p[c, :][None, :] * (p * (1 - mine) - mine * ((1 - hot) * (1 - p) - hot * r))
+        row = -p[c, :][None, :] * (p * (1 - mine) - mine * ((1 - hot) - r))
         return row if w is None else row * xp.astype(w, xp.float64)
 
     def intercept_hessian(self, R: Array) -> Array:
@@ -375,8 +369,25 @@ class Softmax:
         cross = (P if w is None else P / xp.where(w > 0, w, xp.ones_like(w))) @ xp.permute_dims(P, (0, 2, 1))
         return xp.eye(int(R.shape[1]), dtype=R.dtype, device=R.device) * xp.sum(P, axis=2)[..., None] - cross
 
-    def _weights(self, lane: int) -> Array | None:
-        return None if self.weights is None else self.weights[own(self.weights, lane), ...]
+    def _of(self, R: Array, lane: int | None, i: Array | None = None) -> tuple[Array, Array, Array | None]:
+        """Labels (k, n), derivatives without their weights (k, n), and weights (1, n), of one lane or, of None, on average."""
+        xp = namespace(R)
+
+        def some(x: Array, lanes: slice) -> Array:
+            x = x[lanes, ...] if int(x.shape[0]) > 1 else x
+            return x if i is None else xp.take(x, i, axis=2)
+
+        lanes = slice(None) if lane is None else slice(lane, lane + 1)
+        hot, r = some(self.hot, lanes), xp.mean(some(R, lanes), axis=0)
+        if self.weights is None:
+            return xp.mean(hot, axis=0), r, None
+        weights = some(self.weights, lanes)
+        w = xp.mean(weights, axis=0)
+        mass = xp.where(w > 0, w, xp.ones_like(w))
+        if int(hot.shape[0]) == 1:
+            return hot[0, ...], r / mass, w
+        hot = xp.mean(hot * weights, axis=0) / mass
+        return xp.where(hot > 1 - 1e-6, xp.ones_like(hot), hot), r / mass, w  # one label in all lanes, but for rounding
 
 
 def lanes_of(x: Array, lanes: np.ndarray) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from probe.errors import BadInput
+from probe.reals import count, reals
 
 N_PERMUTATIONS = 100_000
 """Sign flips of a permutation test: as many as SimCLR drew."""
@@ -26,6 +27,7 @@ def mcnemar(n_only_a: int, n_only_b: int) -> float:
     float
         Twice the smaller tail, at most 1; correctly rounded, being computed in whole numbers.
     """
+    n_only_a, n_only_b = (count(n, "Samples that one model alone is right on") for n in (n_only_a, n_only_b))
     n, smaller = n_only_a + n_only_b, min(n_only_a, n_only_b)
     ways, total = 1, 1
     for i in range(1, smaller + 1):
@@ -95,7 +97,7 @@ def sign_flip_scores(difference: np.ndarray, *, n_permutations: int = N_PERMUTAT
         ``(1 + # draws at least as extreme) / (1 + n_permutations)``.
     """
     _positive(n_permutations)
-    d = np.asarray(difference, dtype=np.float64)
+    d = reals(difference, "Differences", finite=True)
     d = d[d != 0]
     total = float(d.sum())
     threshold = abs(total) - 1e-10 * float(np.abs(d).sum())
@@ -111,5 +113,5 @@ def sign_flip_scores(difference: np.ndarray, *, n_permutations: int = N_PERMUTAT
 
 
 def _positive(n_permutations: int) -> None:
-    if n_permutations < 1:
-        raise BadInput(f"n_permutations is {n_permutations} but at least one is needed.")
+    if count(n_permutations, "n_permutations") < 1:
+        raise BadInput("n_permutations is 0 but at least one is needed.")

@@ -46,6 +46,8 @@ class StiffPairs:
         The penalty λ it was built for; it serves neighbouring penalties too.
     n_pairs : int
         Pairs treated exactly.
+    is_common : bool
+        Whether it was made for the mean of several lanes.
     """
 
     l2: float
@@ -53,6 +55,7 @@ class StiffPairs:
     is_whole: ClassVar[bool] = False
     _inverse_diagonal: Array
     _pairs: _Pairs | None = None
+    is_common: bool = False
 
     def __call__(self, G: Array) -> Array:
         """Apply the inverse.
@@ -171,6 +174,7 @@ class WholeHessian:
     l2: float
     is_whole: ClassVar[bool] = True
     _inverse: Array  # (k r, k r)
+    is_common: bool = False
 
     def __call__(self, G: Array) -> Array:
         """Apply the inverse; (L, k, r) → (L, k, r)."""

@@ -201,3 +201,18 @@ def _labels(y: Any, what: str) -> np.ndarray:
 
 def _of(name: str) -> str:
     return f" of '{name}'" if name else ""
+
+
+def need_predictions(*given: Any) -> None:
+    """Refuse what are no predictions.
+
+    Raises
+    ------
+    BadInput
+    """
+    for one in given:
+        if not isinstance(one, Predictions):
+            raise BadInput(
+                f"probe.Predictions are compared, not {type(one).__name__}: they know which sample each answer is about. Results "
+                "have them (results.predictions(record)); or make them of ids, true and predicted labels."
+            )

@@ -69,14 +69,21 @@ class RotatedProblem:
         loss, R = self._part(active, R)
         return RowHessian(active, loss.bend(R), active.share, self)
 
-    def preconditioner(self, R: Array, lane: int, is_hard: bool) -> StiffPairs | WholeHessian:
-        """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R."""
-        active, spectrum = self.rows.stiff(lane)
+    @property
+    def is_alike(self) -> bool:
+        """Whether all lanes have the same rows and penalty, so that their Hessians may be."""
+        return self.rows.is_shared and len(self.l2) > 1 and bool((self.l2 == self.l2[0]).all())
+
+    def preconditioner(self, R: Array, lane: int | None, is_hard: bool) -> StiffPairs | WholeHessian:
+        """Approximate inverse Hessian of one lane at the point whose derivative by the scores is R; of None, for all lanes."""
+        active, spectrum = self.rows.stiff(lane or 0)
         loss, R = self._part(active, R)
-        curvature, l2 = loss.curvature(R, lane), float(self.l2[lane])
-        return preconditioner.build(
-            active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n, len(self.l2)
-        )
+        curvature, l2 = loss.curvature(R, lane), float(self.l2[lane or 0])
+        built = preconditioner.build(
+            active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n,
+            1 if lane is None else len(self.l2),
+        )  # fmt: skip
+        return replace(built, is_common=lane is None)
 
     def together(self, preconditioners: Sequence[Preconditioner]) -> Together | None:
         """The preconditioners of all lanes as one, where they share most of their rows."""

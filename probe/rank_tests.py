@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from probe.errors import BadInput
+from probe.reals import pairs, reals
 
 MOST_ENUMERATED = 8
 """Up to so many models every order is tried (8! = 40,320); beyond, orders are drawn."""
@@ -27,6 +28,7 @@ def ranks(x: np.ndarray) -> np.ndarray:
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
     """Pearson's correlation of two vectors (n,); NaN where either is constant, or n < 2."""
+    x, y = pairs(x, y, "values to correlate")
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
     x, y = x - x.mean(), y - y.mean()
@@ -48,7 +50,8 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> tuple[float, flo
         The p-value is exact for up to `MOST_ENUMERATED`, otherwise (1 + # at least as extreme) / (1 + `N_ORDERS`), never 0.
         NaN where either vector is constant.
     """
-    a, b = ranks(np.asarray(x, dtype=np.float64)), ranks(np.asarray(y, dtype=np.float64))
+    x, y = pairs(x, y, "values to correlate")
+    a, b = ranks(x), ranks(y)
     rho = pearson(a, b)
     if math.isnan(rho):
         return math.nan, math.nan
@@ -81,7 +84,7 @@ def signed_rank(difference: np.ndarray) -> float:
     All 2^n signs are counted by their rank sum, doubled so that shared ranks are whole numbers: n² steps, no normal
     approximation. Its smallest possible value is 2 / 2^n: five pairs cannot reach 0.05.
     """
-    d = np.asarray(difference, dtype=np.float64)
+    d = reals(difference, "Differences", finite=True)
     d = d[d != 0]
     if not len(d):
         return 1.0
@@ -111,13 +114,19 @@ def holm(p_values: Any) -> np.ndarray:
         In the order given. Rejecting where one is at most α keeps the chance of any false rejection at most α, whatever
         depends on what.
 
+    Raises
+    ------
+    BadInput
+        On what is no list of numbers between 0 and 1.
+
     Notes
     -----
     Holm (1979): the i-th smallest of n is multiplied by n - i + 1, and none may be below one before it.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
-        raise BadInput("p-values must be a list of numbers between 0 and 1.")
+    p = reals(p_values, "p-values")
+    if ((p < 0) | (p > 1)).any():
+        worst = float(p[(p < 0) | (p > 1)][0])
+        raise BadInput(f"p-values must lie between 0 and 1, but one is {worst:g}.")
     there = np.flatnonzero(~np.isnan(p))
     order = there[np.argsort(p[there], kind="stable")]
     factors = np.arange(len(order), 0, -1)

@@ -95,6 +95,10 @@ class Record:
         What the grid was widened by, and why; empty where it was not.
     n_together : int
         Results that were fitted together: this one, and other seeds of the same unit.
+    place : mapping of str to str
+        What the call was told of where things are: ``store``, and ``backbone``, ``pool``, ``dtype``, ``device`` where they were
+        given; and ``images``, the digest of those it was tested on. No part of the identity: for the command that computes it
+        again, and for its thumbnails.
     """
 
     key: Mapping[str, Any] = field(repr=False)
@@ -139,6 +143,7 @@ class Record:
     classifier: str = "logistic"
     widened: str = ""
     n_together: int = 1
+    place: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
@@ -171,7 +176,7 @@ class Record:
         return cls(**values)
 
 
-_LATER = frozenset({"classifier", "widened", "n_together"})
+_LATER = frozenset({"classifier", "widened", "n_together", "place"})
 
 
 class ResultFolder:

@@ -8,6 +8,7 @@ d, exactly. Directions without variance are dropped: the penalty keeps their wei
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,7 +92,7 @@ class Rotation:
     def from_features(self, W: Array, b: Array) -> Array:
         """Weights and intercepts → coefficients in rotated coordinates; the inverse of `to_features` on its range."""
         xp = namespace(W)
-        T = W if self.basis is None else W @ self.basis
+        T = W if self.basis is None else _rows_times(W, self.basis)
         return xp.concat([T, (b + W @ self.mean)[..., None]], axis=-1) if self.has_intercept else T
 
     def largest(self, G: Array) -> np.ndarray:
@@ -106,7 +107,7 @@ class Rotation:
         elif self._short_basis is not None:
             size = xp.max(xp.abs(by_W), axis=(1, 2), keepdims=True)
             size = xp.where(size > 0, size, xp.ones_like(size))
-            by_W = size * xp.astype(xp.astype(by_W / size, xp.float32) @ self._short_basis, xp.float64)
+            by_W = size * xp.astype(_rows_times(xp.astype(by_W / size, xp.float32), self._short_basis), xp.float64)
         if not self.has_intercept:
             return to_numpy(xp.max(xp.abs(by_W), axis=(1, 2)))
         by_b = G[..., -1:]
@@ -119,7 +120,14 @@ class Rotation:
         return None if self.basis is None else namespace(self.basis).astype(self.basis.T, namespace(self.basis).float32)
 
     def _unrotated(self, T: Array) -> Array:
-        return T if self.basis is None else T @ self.basis.T
+        return T if self.basis is None else _rows_times(T, self.basis.T)
+
+
+def _rows_times(T: Array, M: Array) -> Array:
+    """``T @ M`` as one product: with several axes it would be many small ones, each of which reads all of M."""
+    xp = namespace(T)
+    flat = xp.reshape(T, (math.prod(T.shape[:-1]), int(T.shape[-1]))) @ M
+    return xp.reshape(flat, (*T.shape[:-1], int(M.shape[1])))
 
 
 def rotate(X: Array, fit_intercept: bool = True) -> Rotation:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -26,6 +26,10 @@ class Reads:
 
 class Rows(Protocol):
     """What `probe.problem` needs of the features."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all lanes have the same rows."""
 
     @property
     def n(self) -> int:
@@ -177,6 +181,7 @@ class Shared:
     A: Array
     spectrum: np.ndarray
     reads: Reads
+    is_shared: ClassVar[bool] = True
 
     @property
     def n(self) -> int:
@@ -239,6 +244,7 @@ class Apart:
     A: Array
     spectrum: np.ndarray
     reads: Reads
+    is_shared: ClassVar[bool] = False
 
     @property
     def n(self) -> int:

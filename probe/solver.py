@@ -93,7 +93,7 @@ class PathSolver:
         self._fits: list[_Fit] = []
         self._ahead: _Fit | None = None
         self._corners: list[Known] = []
-        self._is_hard = False
+        self._is_hard = self._needs_whole = False
 
     @property
     def n_done(self) -> int:
@@ -189,7 +189,8 @@ class PathSolver:
         lanes = self._minimize(l2, start, Z, before, _MARGIN)
         if not self._is_double() and any(lane.is_stalled for lane in lanes):
             self._problem = self._build(self._xp.float64)
-            lanes = self._again(lanes, l2, _MARGIN, Newton())
+            self._needs_whole = any(p is not None and p.is_whole for p in (lane.preconditioner for lane in lanes))
+            lanes = self._again(lanes, l2, _MARGIN, Newton(self._needs_whole))
         if any(lane.is_stalled for lane in lanes):
             lanes = self._again(lanes, l2, _MARGIN, LBFGS())
         return lanes
@@ -220,7 +221,8 @@ class PathSolver:
             before = None
         rule = stopping_rule(self._design, np.tile(self._scale, len(l2)), margin * self._tol)
         most = self._max_iter if max_iter is None else max_iter
-        return minimize(problem, start, rule, Newton() if method is None else method, max_iter=most, before=before, Z=Z)
+        method = Newton(self._needs_whole) if method is None else method
+        return minimize(problem, start, rule, method, max_iter=most, before=before, Z=Z)
 
     def _intercept_only(self) -> Array:
         """Zero weights, and the intercepts that are optimal with them."""

@@ -9,6 +9,8 @@ from probe.certificate import meets
 from probe.design import Design
 from probe.minimize import Point, Rule
 
+_FAR = 1.5  # times the tolerance: largest entries foreseen beyond this are not looked at
+
 
 def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
     """The rule of `probe.certificate.meets`, as the minimiser asks it.
@@ -27,6 +29,7 @@ def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
     """
 
     _, d = design.shape
+    shape = np.zeros(len(scale))  # largest entry over length of the last gradient that was rotated, of every lane
 
     def is_converged(p: Point) -> tuple[np.ndarray, np.ndarray]:
         xp = namespace(p.T)
@@ -38,13 +41,16 @@ def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
         with np.errstate(divide="ignore", invalid="ignore"):
             gap, error = bound / p.objective, np.sqrt(by_W) / (p.l2 * size)
         # The largest entry of a gradient is at least its root mean square, which the rotation does not change.
-        least = np.sqrt(by_W / (p.T.shape[1] * d)) / scale[p.ids]
+        # It hardly changes its shape from one look to the next, and looking costs a rotation.
+        length = np.sqrt(by_W + by_b) / scale[p.ids]
+        least = np.maximum(np.sqrt(by_W / (p.T.shape[1] * d)) / scale[p.ids], shape[p.ids] * length / _FAR)
         grad_norm = np.full(len(gap), np.inf)
         is_open = ~meets(grad_norm, gap, error, tol)  # of the others the gradient does not matter
         worth = np.flatnonzero(is_open & (gap <= 100 * tol) & (least <= tol))
         if len(worth):
             G = p.G if len(worth) == len(gap) else take(p.G, worth)
             grad_norm[worth] = design.largest(G, p.ids[worth]) / scale[p.ids[worth]]
+            shape[p.ids[worth]] = grad_norm[worth] / np.maximum(length[worth], 1e-300)
         return meets(grad_norm, gap, error, tol), gap
 
     return is_converged

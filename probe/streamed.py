@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -233,6 +234,7 @@ class StreamedRows:
     unit: Array | None
     most: int
     _kept: Active | None = field(default=None, repr=False)
+    is_shared: ClassVar[bool] = True
 
     @property
     def n(self) -> int:

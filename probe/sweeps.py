@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -149,13 +150,14 @@ def sweep(
     report = Progress(len(jobs), "probe", enabled=progress)
     records = _kept(folder, jobs, report)
     missing = [job for job in jobs if job.digest not in records]
+    place = _place(store, sources, which, device) if missing else {}
     _announce(report, len(jobs), len(missing), folder, sources)
     report = Progress(len(missing), "probe", enabled=progress)
     try:
         with closing(_fitted(missing, device, scheduler, report)) as found:
             for results in found:
                 for record, predictions in results:
-                    records[record.digest] = folder.write(record, predictions)
+                    records[record.digest] = folder.write(replace(record, place=place), predictions)
                     report.finished(_words(record))
     except KeyboardInterrupt:
         n_kept = sum(job.digest in records for job in jobs)
@@ -245,6 +247,17 @@ def _sources(
         identity = {part: {"features": m.key, "labels": labels.digests[part]} for part, m in found.items()}
         sources.append(Source(unit, depth, dict(found), labels, identity))
     return sources
+
+
+def _place(store: Store, sources: Sequence[Source], which: Mapping[str, Any], device: str | None) -> dict[str, str]:
+    """What is no part of a result's identity but of the command that computes it again."""
+    said = {"store": store.root, **which, "device": device}
+    if "test" in sources[0].features:
+        said["images"] = sources[0].features["test"].samples.content_digest
+    if which["backbone"] is not None and not isinstance(which["backbone"], str):
+        matrix: Any = sources[0].features["train"]
+        said["backbone"] = matrix.manifest["network"]["weights_digest"][:16]
+    return {name: str(value) for name, value in said.items() if value is not None}
 
 
 def _labels(found: dict[str, FeatureMatrix]) -> Labels:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,10 @@ from finetune import Colour, Geometry, ImageToImage, Recipe
 from finetune.adapters import adapted
 from finetune.networks import with_head
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(lr=0.01, epochs=2, batch_size=32, optimizer=finetune.Adam(), keep=finetune.KeepBest())
 IDENTITIES = (ImageToImage(n_blocks=2, n_filters=4), Colour(), Colour(n_hidden=16), Geometry(), Geometry(8, (4, 8)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The four units of the bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,10 @@ from finetune.ahead import ahead
 from finetune.augmentation import _apply_policy, crop_box
 from finetune.images import ImageExamples
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COLOUR = featstore.Preprocessing((24, 24), (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), resize=24, crop=(24, 24))
 POLICIES = ("rand-m9-mstd0.5-inc1", "augmix-m3-w3-d2")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,10 @@ from torch import nn
 from featstore import Backbone, BadInput, IdentityError, Preprocessing, UnknownName, load_backbone, load_split
 from featstore.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIGITS = ARCHITECTURES["digits_net"]
 GREY8 = DIGITS.preprocessing
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def golden_input(channels: int, size: int) -> torch.Tensor:

@@ -13,5 +13,5 @@ def test_the_benchmark_runs() -> None:
     command = [sys.executable, "benchmarks/bench_store.py", "--tiny", "--json"]
     done = subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout)
-    assert len(rows) == 22
+    assert len(rows) == 24
     assert all(row["figure"] > 0 and row["best"] > 0 and row["speed"] > 0 for row in rows)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,10 @@ from featstore import Backbone, BadInput, NotStored, Preprocessing, Split, Store
 from featstore.datasets.arrays import ArraySamples
 from featstore.devices import arithmetic, memory_errors, on_device
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parents[1]
 UNITS = ("conv1", "layer1", "layer2", "layer3", "penultimate")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pictures(n: int, name: str = "pictures", seed: int = 0, size: int = 32) -> Split:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finetune_helpers import UNITS, images_of
 
 import featstore
 import finetune
@@ -23,7 +23,8 @@ from finetune import KeepBest, Recipe, StopEarly
 from finetune.optimizers import Adam
 from finetune.schedules import Constant
 
-UNITS = ("conv1", "conv2", "penultimate", "head")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(
     lr=1e-3, epochs=3, batch_size=32, optimizer=Adam(), schedule=Constant(), evaluate_every=4,
     keep=StopEarly(drop=0.05, min_steps=8),
@@ -31,37 +32,10 @@ RECIPE = Recipe(
 ROWS = tuple(range(10))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The four units of the bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits, which the network has not been trained on."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
-
-
 def flex(backbone: Any, digits: dict[str, featstore.Split], out: Path, **changes: Any) -> finetune.Flex:
     """Flex-tuning of the digits, quietly."""
     options: dict[str, Any] = {"recipe": RECIPE, "head_rows": ROWS, "progress": False, **changes}
     return finetune.flex_tune(backbone, digits["train"], digits["val"], out=out, **options)
-
-
-def images_of(backbone: Any, split: featstore.Split) -> torch.Tensor:
-    """Network inputs of a split, one by one."""
-    return torch.stack([backbone.preprocessing(split.image(i)) for i in range(len(split))])
 
 
 def accuracy(network: torch.nn.Module, images: torch.Tensor, labels: np.ndarray) -> float:
@@ -229,23 +203,6 @@ def test_another_training_is_a_candidate(backbone: Any, digits: dict[str, featst
     assert alone.scores["val"] == values["scale_shift"]
 
 
-def test_methods_are_compared_on_the_same_candidates(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
-) -> None:
-    """Each method says what it says alone; what flex trained is not trained again; flex is best on val by definition."""
-    options: dict[str, Any] = {"recipe": RECIPE, "head_rows": ROWS, "progress": False, "test": digits["test"]}
-    methods = ["flex", "fast", "faster", "rgn"]
-    found = finetune.compare_methods(
-        backbone, digits["train"], digits["val"], out=tmp_path / "all", methods=methods, **options
-    )
-    assert [row.method for row in found.table] == methods
-    assert [row.n_trainings for row in found.table] == [5, 2, 2, 1]
-    assert all(row.val <= found.table[0].val for row in found.table)
-    alone = flex(backbone, digits, tmp_path / "alone", method="faster", test=digits["test"])
-    assert (alone.unit, alone.best.scores) == (found.flexes[2].unit, dict(found.flexes[2].best.scores))
-    assert str(found).splitlines()[0].split()[:3] == ["method", "unit", "val"]
-
-
 def test_the_probe_curve_chooses(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
     """The score of a unit is the validation accuracy of the best probe on its pooled output, fitted here once more."""
     import probe
@@ -306,19 +263,6 @@ def test_half_precision_is_near(
         assert a.val == pytest.approx(b.val, abs=2.5 / 109)
 
 
-def test_a_store_of_other_weights_is_not_read(
-    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
-) -> None:
-    """Outputs of a network with the same name and other weights lie in the store; the right ones are added beside."""
-    other = featstore.load_backbone("featstore:digits_net", weights=None, seed=3)
-    store = tmp_path / "store"
-    options: dict[str, Any] = {"units": ["penultimate"], "store": store, "recipe": replace(RECIPE, epochs=1)}
-    flex(other, digits, tmp_path / "other", **options)
-    mixed = flex(backbone, digits, tmp_path / "mixed", **options)
-    clean = flex(backbone, digits, tmp_path / "clean", **{**options, "store": tmp_path / "clean_store"})
-    assert [row.val for row in mixed.table] == [row.val for row in clean.table]
-
-
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unit": ({"units": ["conv3"]}, r"no unit 'conv3'; the nearest names are conv2, conv1"),
     "pair": ({"pairs": [("conv1", "conv1")]}, "is not a pair of two different units"),
@@ -328,6 +272,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "store and images": ({"feed": "images", "store": "x"}, "give one of the two"),
     "others": ({"others": {"a": finetune.full_tune}, "method": "fast"}, "Use method='flex'"),
     "name": ({"others": {"conv1": finetune.full_tune}}, "cannot name another training"),
+    "choice of a baseline": ({"method": "ft-fc (2)", "units": ["head"]}, "'ft-fc .2.' chooses nothing"),
     "probe pairs": ({"pairs": "all", "method": "probe"}, "cannot rank pairs"),
     "looser freezing": ({"recipe": replace(RECIPE, train_mode="all"), "feed": "memory"}, "batch norm of frozen units"),
     "augmentation": ({"recipe": replace(RECIPE, augmentation=finetune.Augmentation((0.65, 1.0))), "feed": "disk"}, "augments"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.labels import encode
-from probe.objective import value_and_gradient
+from probe.objective import Softmax, value_and_gradient
 
 
 def _random(n: int, d: int, k: int, seed: int) -> tuple[np.ndarray, ...]:
@@ -91,3 +91,28 @@ def test_curvature_is_the_second_derivative(k: int) -> None:
             np.testing.assert_allclose(H[:, j], difference, atol=1e-7)
         assert curvature.trace[:, i].sum() == pytest.approx(np.trace(H))
         np.testing.assert_allclose([curvature.row(a)[:, i] for a in range(rows)], H, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_curvature_of_all_lanes_is_that_of_their_mean_probabilities(is_weighted: bool) -> None:
+    """The preconditioner that folds share is made of it: other weights or labels of a lane must count as often as they do."""
+    rng = np.random.default_rng(0)
+    n, k, lanes = 9, 4, 3
+    hot = np.eye(k)[rng.integers(0, k, (lanes, n))].transpose(0, 2, 1)
+    hot[:, :, 0] = hot[:1, :, 0]  # one row has the same label everywhere
+    w = rng.uniform(0.0, 2.0, (lanes, 1, n)) * (rng.random((lanes, 1, n)) > 0.3)
+    loss = Softmax(hot, w if is_weighted else None)
+    Z = rng.normal(size=(lanes, k, n))
+    _, R = loss.evaluate(Z)
+    curvature = loss.curvature(R, None)
+    P = np.exp(Z) / np.exp(Z).sum(1, keepdims=True)
+    w = w if is_weighted else np.ones((lanes, 1, n))
+    total = np.where(w.sum(0) > 0, w.sum(0), 1.0)
+    p, mass = (P * w).sum(0) / total, w.mean(0)[0]
+    for i in range(n):
+        c = np.arange(k)
+        v = curvature.vectors(c, np.full(k, i))
+        expected = mass[i] * (np.diag(p[:, i]) - np.outer(p[:, i], p[:, i]))
+        np.testing.assert_allclose(np.einsum("c,ca,cb->ab", curvature.weight[:, i], v, v), expected, atol=1e-12)
+        np.testing.assert_allclose([curvature.row(a)[:, i] for a in range(k)], expected, atol=1e-12)
+        assert curvature.trace[:, i].sum() == pytest.approx(np.trace(expected))

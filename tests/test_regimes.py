@@ -3,7 +3,6 @@ ways."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finetune_helpers import GREY8, RECIPE, UNITS, Branching, Plain, images_of, tune
 from torch import nn
 
 import featstore
@@ -21,44 +21,7 @@ from finetune.heads import head_for
 from finetune.networks import target_network, unit_names
 from finetune.task import asked_for, carry_out, run_of
 
-RECIPE = Recipe(lr=0.02, epochs=3, batch_size=32, weight_decay=1e-4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The four units of the bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits, which the network has not been trained on."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
-
-
-def images_of(backbone: Any, split: featstore.Split) -> torch.Tensor:
-    """Network inputs of a split, one by one."""
-    return torch.stack([backbone.preprocessing(split.image(i)) for i in range(len(split))])
-
-
-def tune(regime: Any, backbone: Any, digits: dict[str, featstore.Split], out: Path, **changes: Any) -> finetune.Run:
-    """A regime on the digits, quietly."""
-    options: dict[str, Any] = {"recipe": RECIPE, "test": digits["test"], "progress": False, **changes}
-    run: finetune.Run = regime(backbone, digits["train"], digits["val"], out=out, **options)
-    return run
-
-
-UNITS = ("conv1", "conv2", "penultimate", "head")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("units", [("conv1",), ("conv2",), ("penultimate", "head"), ("head", "conv2")])
@@ -125,28 +88,10 @@ def test_a_unit_fed_with_its_stored_input_trains_to_the_same_weights(
     np.testing.assert_allclose(said, fed.predictions["test"].scores, rtol=1e-4, atol=1e-4)
 
 
-class Plain(nn.Module):
-    """Two convolutions and a head without dropout, for 8 × 8 digits; some of the kernels in groups."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.one = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
-        self.two = nn.Sequential(nn.Conv2d(8, 12, 3, groups=2, bias=False), nn.BatchNorm2d(12), nn.ReLU())
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(12, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.fc(self.pool(self.two(self.one(x))))
-        return y
-
-
 @pytest.fixture(scope="module")
 def plain() -> Any:
     """`Plain` as a backbone."""
-    return featstore.load_backbone(
-        Plain().eval(), preprocessing=featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
-    )
+    return featstore.load_backbone(Plain().eval(), preprocessing=GREY8)
 
 
 def test_training_the_head_from_images_or_from_features_is_the_same(
@@ -280,15 +225,6 @@ def test_units_that_cannot_be_trained_are_named(
         tune(finetune.tune_unit, resnet, digits, tmp_path / "run", unit="penultimate")
     assert not (tmp_path / "run").exists()
     assert unit_names(resnet, ("layer2", "conv1", "layer2")) == ("conv1", "layer2")
-
-
-class Branching(Plain):
-    """A network that torch cannot trace: what it does depends on its input."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if float(x.mean()) < -1e9:
-            return self.fc(x.flatten(1)[:, :12])  # type: ignore[no-any-return]
-        return super().forward(x)
 
 
 @pytest.mark.parametrize("regime", ["full_tune", "tune_unit", "tune_head", "tune_scale_shift"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import html
 import itertools
@@ -9,6 +10,7 @@ import json
 import re
 import shlex
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from probe.cli import main
 from probe.predictions import Predictions
 from probe.records import ResultFolder
 from probe.report import report_html, write_report
+from probe.report.commands import sweep_command
 from probe.report.confusion import Confusion, worst_mistakes
-from probe.report.entries import entries_of, sweep_command
+from probe.report.entries import entries_of
 from probe.report.words import ranked, task_sentence
 from probe.results import Results, load_results
 from probe.studies.records import Failure, StudyFolder, StudyRecord
@@ -108,12 +111,113 @@ def test_a_printed_command_finds_the_very_record(
     for record in results:
         if record.classifier != classifier:
             continue
-        words = shlex.split(sweep_command(record))
-        words = [{"STORE": str(folder / "store"), "RESULTS": str(folder / "results")}.get(word, word) for word in words]
+        words = shlex.split(sweep_command(record, folder / "results").command)
+        assert words[-2:] == ["--out", str(folder / "results-again")]
+        words[-1] = str(folder / "results")
         n_before = len(list((folder / "results").glob("*.json")))
         assert main([*words[1:], "--json", "--quiet"]) == 0
         assert len(list((folder / "results").glob("*.json"))) == n_before
         assert record.digest in capsys.readouterr().out
+
+
+def commands(page: str) -> dict[str, str]:
+    """The command of each result on a page, by the first digits of its record."""
+    return {
+        digest: html.unescape(command)
+        for digest, command in re.findall(r"<summary>(\w{8})</summary><div class=\"again\"><code>(.*?)</code>", page)
+    }
+
+
+def test_a_command_of_a_sweep_computes_the_number_again_as_it_stands(folder: Path) -> None:
+    """Copied from the page, nothing filled in, into an empty folder."""
+    results = load_results(folder / "results")
+    said = commands(report_html(results))
+    assert set(said) == {r.digest[:8] for r in results}
+    chosen = [
+        next(r for r in results if r.per_class and r.unit == "penultimate"),
+        next(r for r in results if r.classifier == "ridge"),
+    ]
+    for record in chosen:
+        assert main([*shlex.split(said[record.digest[:8]])[1:], "--quiet"]) == 0
+    again = {r.digest: r for r in load_results(folder / "results-again")}
+    assert {d: r.test_score for d, r in again.items()} == {r.digest: r.test_score for r in chosen}
+
+
+STUDY = """
+seeds = [0, 1]
+[[network]]
+name = "random, 0"
+spec = "featstore:digits_net"
+options = { weights = "random", seed = 0 }
+[[dataset]]
+name = "it's rotated"
+train = "digits:train+rotate(40)"
+val = "digits:val+rotate(40)"
+test = "digits:test+rotate(40)"
+[[regime]]
+name = "five"
+function = "logistic"
+options = { per_class = 5, C = [0.01, 1.0] }
+"""
+
+
+def test_a_command_of_a_study_computes_the_number_again_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the plan that the results keep: the file it was run from is gone. Its kept thumbnails are in the page, too."""
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text(STUDY)
+    assert main(["study", "plan.toml", "--run", "--thumbnails", "--no-near"]) == 0
+    assert re.search(r"thumbnails of 451 test images kept, \d\.\d MB", capsys.readouterr().err)
+    Path("plan.toml").unlink()
+    assert main(["report", "runs/plan", "-o", "report.html"]) == 0
+    page = Path("report.html").read_text()
+    found = probe.load_study("runs/plan")
+    for record in found:
+        assert main([*shlex.split(commands(page)[record.digest[:8]])[1:], "--no-near", "--quiet"]) == 0
+    again = probe.load_study("runs/plan-again")
+    assert [(r.digest, r.names, r.test_score) for r in again] == [(r.digest, r.names, r.test_score) for r in found]
+    with zipfile.ZipFile(next(Path("runs/plan/thumbnails").iterdir())) as kept:
+        small = {base64.b64encode(kept.read(name)).decode() for name in kept.namelist() if name.endswith(".jpg")}
+    shown = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    assert len(shown) == 16
+    assert set(shown) <= small
+    capsys.readouterr()
+    assert main(["study", "runs/plan", "--table", "--seed", "1", "--json"]) == 0
+    assert [row["seed"] for row in json.loads(capsys.readouterr().out)["results"]] == [1]
+
+
+def test_a_study_of_objects_says_what_made_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file can name a split that was made in Python; a command that failed would be worse than the program that made it."""
+    split = featstore.load_split("digits:train")
+    asked = probe.Study(
+        (probe.Network("featstore:digits_net"),),
+        (probe.Dataset("some", split.subset(np.arange(0, 200), "a part"), split.subset(np.arange(200, 300), "another")),),
+        (probe.Regime("logistic", options={"C": [0.1]}),), command="python make_it.py",
+    )  # fmt: skip
+    found = probe.run_study(asked, tmp_path / "s", near=False, progress=False)
+    (plan,) = (tmp_path / "s" / "plans").iterdir()
+    page = report_html(found)
+    assert commands(page) == {found.records[0].digest[:8]: "python make_it.py"}
+    assert "objects of Python" in texts(page)
+    assert probe.Study.from_json(json.loads(plan.read_text())).cells[0].asked == asked.cells[0].asked
+    for what, told in (("--table", "0.9"), ("--dry-run", "1 are done")):
+        assert main(["study", str(plan), what]) == 0
+        assert told in capsys.readouterr().out
+    assert main(["study", str(plan), "--run"]) == 1
+    assert "(a part, another), so that it cannot be run from its plan" in capsys.readouterr().err
+
+
+def test_damaged_thumbnails_are_said(folder: Path, tmp_path: Path) -> None:
+    """A page that left them out without a word would look as if nobody had kept any."""
+    shutil.copytree(folder / "results", tmp_path / "r")
+    results = load_results(tmp_path / "r")
+    path = probe.keep_thumbnails(tmp_path / "r", featstore.load_split("digits:test+blur(1.0)"))
+    assert "data:image/jpeg" in report_html(results)
+    path.write_bytes(path.read_bytes()[:1000])
+    page = report_html(results)
+    assert "data:image/jpeg" not in page
+    assert f"The thumbnails '{path}' cannot be read" in texts(page)
 
 
 def test_seeds_that_change_nothing_are_one_result(folder: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from finetune import task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -31,15 +31,6 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     import royer_tables
 
     return SimpleNamespace(main=royer2020, blocks=royer_blocks, cells=royer_cells, tables=royer_tables)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 @needs_shared

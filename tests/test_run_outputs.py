@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_regimes import tune
+from finetune_helpers import tune
 
 import featstore
 import finetune
 from finetune import SGD, Constant, KeepBest, Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(lr=0.02, epochs=3, batch_size=64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that read event files
@@ -126,6 +105,22 @@ def test_lack_of_memory_in_a_forward_pass_says_what_to_lower(
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
+def test_lack_of_memory_after_the_training_costs_nothing(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the last step ended with is kept: the second call predicts, and takes no step."""
+    from finetune import task
+
+    predicted = task._predicted
+    monkeypatch.setattr(task, "_predicted", lambda *_: torch.empty(10**15))
+    with pytest.raises(finetune.OutOfMemory, match="did not suffice to predict with the trained network"):
+        tune(finetune.full_tune, backbone, digits, tmp_path / "run", recipe=RECIPE)
+    monkeypatch.setattr(task, "_predicted", predicted)
+    monkeypatch.setattr(torch.optim.SGD, "step", None)
+    run = tune(finetune.full_tune, backbone, digits, tmp_path / "run", recipe=RECIPE)
+    assert run.predictions["test"].accuracy() == run.scores["test"]
+
+
 @pytest.mark.parametrize(
     ("device", "part"), [("cuda:99", r"torch sees \d+ CUDA devices"), ("gpu", "torch does not know")]
 )
@@ -149,6 +144,12 @@ def test_a_folder_of_another_regime_recipe_or_unit_is_refused_in_words(
         tune(finetune.tune_unit, backbone, digits, tmp_path / "run", unit="conv2", recipe=replace(RECIPE, seed=1))
     with pytest.raises(finetune.DifferentRun, match="regime is 'tune_unit' stored and 'full_tune'"):
         tune(finetune.full_tune, backbone, digits, tmp_path / "run", recipe=RECIPE)
+    with pytest.raises(finetune.DifferentRun) as refused:  # what only one of two regimes has would bury the rest
+        tune(finetune.tune_head, backbone, digits, tmp_path / "run", recipe=replace(RECIPE, lr=0.5))
+    assert refused.value.differences == (
+        "regime is 'tune_unit' stored and 'tune_head' asked for",
+        "recipe.lr is 0.02 stored and 0.5 asked for",
+    )
     other = {**digits, "val": replace(digits["val"], transforms=())}
     with pytest.raises(finetune.DifferentRun, match=r"data\.val\.images is"):
         tune(finetune.tune_unit, backbone, other, tmp_path / "run", unit="conv1", recipe=RECIPE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_regimes import images_of
+from finetune_helpers import images_of
 
 import featstore
 import finetune
@@ -22,30 +21,10 @@ from finetune import SGD, AdamW, Constant, KeepBest, KeepLast, MacroF1AtThreshol
 from finetune.joining import joined
 from finetune.searching import refit_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BASE = Recipe(lr=0.1, epochs=2, batch_size=64, keep=KeepBest())
 GRID = grids.product(BASE, lr=(0.05, 1e-6, 3e38), weight_decay=(0.0, 1e-3))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The bundled digits network."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
 
 
 def searched(backbone: Any, digits: dict[str, featstore.Split], out: Path, **changes: Any) -> finetune.Search:
@@ -182,9 +161,9 @@ def test_cells_of_a_cluster_are_those_of_this_machine(
         Client(cluster, set_as_default=False) as client,
     ):
         client.run(torch.set_num_threads, 1)
-        there = searched(backbone, digits, tmp_path / "there", refit=False, grid=grid, cluster=client)
+        there = searched(backbone, digits, tmp_path / "there", refit=False, grid=grid, scheduler=client)
         again = searched(
-            backbone, digits, tmp_path / "there", refit=False, grid=grid, cluster=cluster.scheduler_address
+            backbone, digits, tmp_path / "there", refit=False, grid=grid, scheduler=cluster.scheduler_address
         )
     for a, b in zip(here.cells, there.cells, strict=True):
         assert (a.name, a.val, a.note) == (b.name, b.val, b.note)
@@ -192,7 +171,7 @@ def test_cells_of_a_cluster_are_those_of_this_machine(
             assert all(torch.equal(t, b.run.weights()[name]) for name, t in a.run.weights().items())
     assert again.to_json()["cells"] == there.to_json()["cells"]
     with pytest.raises(finetune.BadInput, match="no Dask scheduler answers"):
-        searched(backbone, digits, tmp_path / "nowhere", cluster="tcp://127.0.0.1:1")
+        searched(backbone, digits, tmp_path / "nowhere", scheduler="tcp://127.0.0.1:1")
 
 
 def test_what_a_refit_trains_for(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import featstore
 import probe
 from probe.cli import main
 from probe.errors import BadInput
+from probe.records import checksum
 from probe.studies.cells import plain
 from probe.studies.records import StudyFolder
 
@@ -130,7 +131,9 @@ def test_the_estimate_of_probes_is_what_was_measured(tmp_path: Path) -> None:
         study(probe.Regime("logistic", options=FAST), probe.Regime("few", "logistic", {"per_class": 5})), tmp_path
     )
     assert few.images == 0
-    strangers = probe.plan_study(study(networks=(NET, replace(NET, name="new"))), tmp_path)
+    strangers = probe.plan_study(
+        study(networks=(NET, replace(NET, name="new", options={"weights": "random"}))), tmp_path
+    )
     assert strangers.costs[0].is_borrowed
     assert "have not run yet" in str(strangers)
 
@@ -162,6 +165,118 @@ def test_other_weights_under_one_name_are_another_result(tmp_path: Path) -> None
     back = probe.run_study(study(networks=(random,)), tmp_path, progress=False)
     assert back.n_computed == 0
     assert [r.digest for r in probe.load_study(tmp_path)] == [first.digest]
+
+
+def named(record: probe.StudyRecord) -> tuple[str, ...]:
+    return tuple(asked["network"]["name"] for asked in record.labels)
+
+
+def test_a_renamed_network_has_its_results(tmp_path: Path) -> None:
+    """A name says nothing about what was computed: one record, under whatever names it was asked for."""
+    own = (probe.Regime("own", counting),)
+    first = probe.run_study(study(*own), tmp_path, progress=False).records[0]
+    other = study(probe.Regime("mine", own[0].function), networks=(replace(NET, name="new", source=0.5),))
+    assert probe.plan_study(other, tmp_path).is_done
+    assert probe.load_study(tmp_path, other).table()[["model", "regime"]].iloc[0].tolist() == ["new", "mine"]
+    found = probe.run_study(other, tmp_path, progress=False)
+    assert (found.n_computed, len(calls(tmp_path))) == (0, 1)
+    assert found.table()["source"].tolist() == [0.5]
+    (kept,) = probe.load_study(tmp_path)
+    assert kept.digest == first.digest
+    assert named(kept) == ("new", "digits_net")
+    assert probe.load_study(tmp_path, study(*own)).table()["model"].tolist() == ["digits_net"]
+    both = study(*own, networks=(NET, replace(NET, name="twin")))
+    assert len(probe.run_study(both, tmp_path, progress=False)) == 2
+    path = tmp_path / "records" / f"{first.digest}.json"
+    before = path.stat().st_mtime_ns
+    assert len(probe.run_study(both, tmp_path, progress=False)) == 2
+    assert path.stat().st_mtime_ns == before  # two names of one study do not take turns
+    assert len(calls(tmp_path)) == 1
+
+
+def test_records_of_earlier_versions_are_found(tmp_path: Path) -> None:
+    """They had names in their key and neither labels nor place: read, counted as done, and not computed again."""
+    asked = study(probe.Regime("own", counting))
+    (record,) = probe.run_study(asked, tmp_path, progress=False).records
+    folder = StudyFolder(tmp_path)
+    old = replace(record, key={**record.key, "names": list(record.names[:3])})
+    said = {k: v for k, v in old.to_json().items() if k not in ("also", "place", "self")}
+    (tmp_path / "records" / f"{record.digest}.json").unlink()
+    path = tmp_path / "records" / f"{old.digest}.json"
+    path.write_text(json.dumps({**said, "self": checksum(said)}))
+    assert old.digest != record.digest
+    assert old.identity == record.digest
+    assert probe.plan_study(asked, tmp_path).is_done
+    for networks in ((NET,), (replace(NET, name="new"),), (NET,)):
+        found = probe.run_study(replace(asked, networks=networks), tmp_path, progress=False)
+        assert (len(found), found.n_computed) == (1, 0)
+    assert calls(tmp_path) == ["0"]
+    assert [r.digest for r in folder.records()[0]] == [old.digest]
+    other = replace(asked, networks=(replace(NET, options={"weights": "random"}),))
+    assert probe.run_study(other, tmp_path, progress=False).n_computed == 1
+    assert [named(r) for r in probe.load_study(tmp_path)] == [
+        ("digits_net",),
+        ("new",),
+    ]  # it keeps the name that is still true
+
+
+def test_a_file_asks_for_random_weights(tmp_path: Path) -> None:
+    """TOML has no null; the word is that of the command line."""
+    text = PLAN.replace(
+        'spec = "featstore:digits_net@nowhere.safetensors"', 'options = { weights = "random", seed = 3 }'
+    )
+    (tmp_path / "plan.toml").write_text(text)
+    asked = probe.Study.from_toml(tmp_path / "plan.toml").networks[1]
+    assert asked.options == {"weights": None, "seed": 3}
+    assert asked == probe.Network("lost", options={"weights": None, "seed": 3})
+
+
+def test_a_study_survives_its_plan(tmp_path: Path) -> None:
+    """What is kept is what was asked, whatever was asked."""
+    asked = probe.Study(
+        (NET, probe.Network("random", "featstore:digits_net", options={"weights": None, "units": "fine"})),
+        (BLURRED, replace(ROTATED, n_train=100, n_val=0, n_test=50, n_classes=10)),
+        (probe.Regime("own", counting, {"fails": [1]}, seeds=(3, 4), datasets=("blurred",), images_per_cell=7),
+         probe.Regime("logistic", options={"C": [0.1]})),
+        (0, 2), "whole", "make it",
+    )  # fmt: skip
+    path = StudyFolder(tmp_path).keep_plan(asked)
+    assert probe.Study.from_json(json.loads(path.read_text())) == asked
+    part = asked.only(networks=["random"], seeds=[3])
+    assert [cell.names for cell in part.cells] == [("random", "blurred", "own", 3)]
+    assert [c.names for c in asked.only(regimes=["logistic"], seeds=[2]).cells] == [
+        (n.name, d.name, "logistic", 2) for n in asked.networks for d in asked.datasets
+    ]
+    for wrong, message in (
+        ({"networks": ["x"], "seeds": [9]}, "'x' is none of its networks.*seed 9 is not among"),
+        ({"datasets": ["rotated"], "regimes": ["own"]}, "No cell of the study"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            asked.only(**wrong)
+    with pytest.raises(BadInput, match="must be plain values"):
+        probe.Regime("own", counting, {"what": object()})
+
+
+def test_seeds_that_draw_nothing_are_one_computation(tmp_path: Path) -> None:
+    """While one process fits the probe of seed 0, another must not fit the same one for seed 1."""
+    asked = study(seeds=(0, 1))
+    place = probe.Place(tmp_path)
+    keys = [place.key(cell) for cell in asked.cells]
+    assert keys[0] != keys[1]
+    assert place.computation(asked.cells[0], keys[0]) == place.computation(asked.cells[1], keys[1])
+    for other in (
+        study(probe.Regime("few", "logistic", {**FAST, "per_class": 5}), seeds=(0, 1)),
+        study(datasets=(ROTATED,), seeds=(0, 1)),  # a share of train is held out
+        study(probe.Regime("own", counting), seeds=(0, 1)),
+    ):
+        assert len({place.computation(cell, place.key(cell)) for cell in other.cells}) == 2
+    with StudyFolder(tmp_path).claim(place.computation(asked.cells[0], keys[0])) as is_mine:
+        assert is_mine
+        with StudyFolder(tmp_path).claim(place.computation(asked.cells[1], keys[1])) as also:
+            assert not also
+    found = probe.run_study(asked, tmp_path, progress=False)
+    assert [r.names[3] for r in found] == [0, 1]
+    assert len(list((tmp_path / "probes").glob("*.json"))) == 1
 
 
 def test_a_damaged_record_is_said_and_computed_again(tmp_path: Path) -> None:
@@ -199,22 +314,22 @@ def process(folder: Path, n: int, seconds: float) -> subprocess.Popen[str]:
 
 
 def test_two_processes_share_a_folder_and_compute_each_cell_once(tmp_path: Path) -> None:
-    both = [process(tmp_path, 8, 0.2) for _ in range(2)]
+    both = [process(tmp_path, 6, 0.1) for _ in range(2)]
     said = [one.communicate(timeout=120)[0].split()[1:] for one in both]
     assert [one.returncode for one in both] == [0, 0]
-    assert [n for n, _ in said] == ["8", "8"]  # both end with all
-    assert sum(int(n) for _, n in said) == 8
-    assert sorted(calls(tmp_path)) == sorted(map(str, range(8)))
+    assert [n for n, _ in said] == ["6", "6"]  # both end with all
+    assert sum(int(n) for _, n in said) == 6
+    assert sorted(calls(tmp_path)) == sorted(map(str, range(6)))
 
 
 def test_a_killed_study_goes_on_and_its_claim_dies_with_it(tmp_path: Path) -> None:
-    killed = process(tmp_path, 3, 1.0)
+    killed = process(tmp_path, 3, 0.5)
     stop = time.monotonic() + 60
     while len(calls(tmp_path)) < 2 and time.monotonic() < stop:  # the second cell is being computed
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
-    asked = study(probe.Regime("own", counting, {"seconds": 1.0}), seeds=(0, 1, 2))
+    asked = study(probe.Regime("own", counting, {"seconds": 0.5}), seeds=(0, 1, 2))
     n_done = len(probe.plan_study(asked, tmp_path).done)
     found = probe.run_study(asked, tmp_path, progress=False)
     assert n_done == 1

@@ -3,7 +3,6 @@ metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_regimes import images_of, tune
+from finetune_helpers import images_of, tune
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,30 +24,10 @@ from finetune.losses import loss_of
 from finetune.networks import target_network
 from finetune.switches import batch_norm_scales
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STILL = Recipe(lr=1e-12, steps=1, batch_size=64)
 RECIPE = Recipe(lr=0.02, epochs=3, batch_size=32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Any:
-    """The bundled digits network: dropout in front of the head, no batch norm."""
-    return featstore.load_backbone("featstore:digits_net")
-
-
-@pytest.fixture(scope="module")
-def digits() -> dict[str, featstore.Split]:
-    """Blurred digits."""
-    train, val = featstore.load_split("digits:train+blur(1.0)").holdout(0.3)
-    return {"train": train, "val": val, "test": featstore.load_split("digits:test+blur(1.0)")}
 
 
 class Normed(nn.Module):

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,9 @@ from finetune.schedules import Constant, EpochShare
 from finetune.stepping import stepper
 from finetune.trainable import trainable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RECIPE = Recipe(lr=0.05, steps=23, batch_size=7, weight_decay=1e-3, warmup_steps=3, label_smoothing=0.1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 def network() -> nn.Module:
@@ -390,13 +383,20 @@ def test_folder_that_cannot_be_written_is_found_before_training(digits: TensorEx
 
 
 def test_lack_of_memory_says_what_to_lower(digits: TensorExamples, tmp_path: Path) -> None:
-    """Torch's own message names bytes; ours the batch size."""
+    """Torch's own message names bytes, ours the batch size: a GPU's error made by hand, and a processor's real one, which
+    has no class of its own; another error of the runtime passes through."""
 
     def full() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with pytest.raises(OutOfMemory, match=r"batches of 7: .*20\.00 GiB\. Lower batch_size"):
         fit(Interrupted(digits, 3, full), tmp_path)
+    with pytest.raises(
+        OutOfMemory, match=r"(?s)batches of 7: .*you tried to allocate 4000000000000000 bytes.*Lower batch"
+    ):
+        fit(Interrupted(digits, 3, lambda: torch.empty(10**15)), tmp_path)
+    with pytest.raises(RuntimeError, match="must match"):
+        fit(Interrupted(digits, 3, lambda: torch.zeros(2) + torch.zeros(3)), tmp_path)
 
 
 def test_a_score_that_is_not_a_number_is_refused(digits: TensorExamples, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from finetune.examples import TensorExamples
 from finetune.heads import head_from_rows, head_name, new_head
 from finetune.loop import train as train_loop
 from finetune.networks import with_head
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 GREY = featstore.Preprocessing((8, 8), (0.0,), (1.0,), mode="L")
 RECIPE = Recipe(lr=0.2, epochs=3, batch_size=32, weight_decay=1e-3)
@@ -50,15 +51,6 @@ class Arrays:
 
     def stat(self, i: int) -> None:
         return None
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other's threads."""
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
 
 
 def digit_splits() -> dict[str, featstore.Split]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from finetune.algorithms import Method
 from finetune.cli.options import add_data, add_recipe, add_store, take_data, take_recipe
 from finetune.cli.output import print_rows
-from finetune.cli.values import names
+from finetune.cli.values import adapter, names
 from finetune.feeding import ITEM_BYTES, FeedKind
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ def add(commands: Any) -> None:
     add_store(parser)
     parser.add_argument("--method", choices=(*get_args(Method), _EVERY),
                         help=f"Algorithms 1 to 3 of Royer and Lampert, relative gradient norms, probes; or '{_EVERY}': all "
-                        "five in one table")  # fmt: skip
+                        "five in one table, beside ft-fc (1), ft-fc (2), ft-ss and ft-all, which choose nothing")  # fmt: skip
     parser.add_argument("--candidates", dest="units", type=names, metavar="UNIT[,UNIT]",
                         help="units to choose among, as featstore names them; else all with parameters")  # fmt: skip
     parser.add_argument("--pairs", type=_pairs, metavar="A+B[,C+D]", help="pairs of units as candidates, or all")
+    parser.add_argument("--adapter", type=adapter, metavar="KIND",
+                        help="a unit in front of the network as one more candidate of flex: image, image:2, colour, colour:16 "
+                        "or geometry; see finetune adapter --help")  # fmt: skip
     parser.add_argument("--feed", choices=get_args(FeedKind),
                         help="where inputs of units are: in memory, on disk, or computed from images in every step; else "
                         "disk with --store, and memory without")  # fmt: skip
@@ -52,6 +56,9 @@ def flex(fail: Callable[[str], None], out: Path, *, as_json: bool = False, **opt
     recipe = take_recipe(options, fail)
     backbone, train, val = take_data(options)
     assert val is not None  # the command requires it
+    if "adapter" in options:
+        given = options.pop("adapter")
+        options["others"] = {"adapter": functools.partial(finetune.tune_adapter, adapter=given)}
     if options.get("method") == _EVERY:
         del options["method"]
         compared = finetune.compare_methods(backbone, train, val, recipe=recipe, out=out, **options)

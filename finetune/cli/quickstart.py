@@ -9,7 +9,7 @@ shifts, everything.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,12 @@ from finetune.adapting import tune_adapter
 from finetune.algorithms import Method
 from finetune.cli.output import print_rows
 from finetune.drawing import draw_choice
-from finetune.flex import Flex, flex_tune
+from finetune.flex import Flex
 from finetune.keeping import StopEarly
+from finetune.methods import compare_methods
 from finetune.optimizers import Adam
-from finetune.predicting import predict
 from finetune.recipe import Recipe
-from finetune.regimes import tune_head, tune_scale_shift
-from finetune.run import Run, open_run
+from finetune.run import finished_run
 from finetune.schedules import Constant
 
 if TYPE_CHECKING:
@@ -126,34 +125,15 @@ def tune_shift(backbone: Backbone, shift: str, out: Path) -> Finding:
 
     train, val, test = (featstore.load_split(f"digits:{part}{SHIFTS[shift]}") for part in ("train", "val", "test"))
     options: dict[str, Any] = {"recipe": RECIPE, "head_rows": range(10), "progress": False}
-    flexes = {
-        method: flex_tune(
-            backbone, train, val, method=method, test=test, candidates=out / "candidates", out=out / method, **options
-        )
-        for method in METHODS
-    }
-    regimes: dict[str, tuple[str, Callable[[], Run]]] = {
-        "ft-fc (1)": ("head", lambda: open_run(out / "candidates" / "head")),
-        "ft-fc (2)": (
-            "penultimate, head",
-            lambda: tune_head(backbone, train, val, n_units=2, out=out / "ft-fc-2", **options),
-        ),
-        "ft-ss": ("scales, head", lambda: tune_scale_shift(backbone, train, val, out=out / "ft-ss", **options)),
-        "ft-all": ("everything", lambda: open_run(out / "candidates" / "all")),
-        "image-to-image": (
-            "a unit in front",
-            lambda: tune_adapter(
-                backbone, train, val, adapter=ImageToImage(1, 8), out=out / "image-to-image", **options
-            ),
-        ),
-    }
-    outcomes: dict[str, Outcome] = {method: _of_flex(flex) for method, flex in flexes.items()}
-    for name, (tunes, regime) in regimes.items():
-        run = regime()
-        outcomes[name] = Outcome(name, tunes, predict(run, backbone, test), run.scores["val"], run.seconds)
+    compared = compare_methods(backbone, train, val, methods=METHODS, test=test, out=out, **options)
+    outcomes = {flex.method: _of_flex(flex) for flex in compared.flexes}
+    front = ImageToImage(1, 8)
+    run = tune_adapter(backbone, train, val, adapter=front, test=test, out=out / "image-to-image", **options)
+    said = run.predictions["test"]
+    outcomes["image-to-image"] = Outcome("image-to-image", "a unit in front", said, run.scores["val"], run.seconds)
     outcomes["as it is"] = _as_it_is(backbone, val, test)
     against = {name: compare(outcomes["flex"].test, outcomes[name].test) for name in ("ft-fc (1)", "ft-all")}
-    candidates = {row.candidate: row.val for row in flexes["flex"].table if row.val is not None}
+    candidates = {row.candidate: row.val for row in compared.flexes[0].table if row.val is not None}
     return Finding(shift, outcomes, candidates, against)
 
 
@@ -205,7 +185,7 @@ def draw(findings: Sequence[Finding], path: Path) -> None:
 
 
 def _of_flex(flex: Flex) -> Outcome:
-    """A choice; its seconds are those of every training and criterion that it needs, test left out."""
+    """A choice or a baseline; its seconds are those of every training and criterion that it needs, test left out."""
     seconds = sum(spent.seconds for phase, spent in flex.cost.phases.items() if phase != "test")
     return Outcome(flex.method, flex.unit, flex.best.predictions["test"], flex.best.scores["val"], seconds)
 
@@ -227,8 +207,9 @@ def _as_it_is(backbone: Backbone, val: Split, test: Split) -> Outcome:
 
 
 def _n_finished(out: Path) -> int:
-    """Trainings whose record is there; a choice's own record holds none."""
-    return sum((path.parent / "best.safetensors").is_file() for path in out.rglob("run.json"))
+    """Trainings that are finished; a choice repeats the one that it chose."""
+    runs = [finished_run(path.parent) for path in out.rglob("run.json")]
+    return sum(run is not None and run.regime != "flex_tune" for run in runs)
 
 
 def _apart(c: Comparison) -> str:

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--unit", type=names, metavar="UNIT[,UNIT]", help="of regime unit")
     parser.add_argument("--grid", metavar="NAME", help=f"{', '.join(_GRIDS)}; else lists in --lr and --weight-decay")
     parser.add_argument("--no-refit", dest="refit", action="store_false", help="test the best cell as it is")
-    parser.add_argument("--cluster", metavar="ADDRESS", help="Dask scheduler whose workers train the cells")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers train the cells")
     add_recipe(parser, is_grid=True)
     parser.set_defaults(command=search, fail=parser.error)
 

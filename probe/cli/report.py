@@ -35,7 +35,8 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--images",
         action="store_true",
-        help="show the most confused images, read again by the names of the test splits",
+        help="show the most confused images, read again by the names of the test splits; else those that were kept "
+        "(--thumbnails of probe study and probe sweep)",
     )
     sub.add_argument("--data-root", type=Path, metavar="FOLDER", help="where data sets are, for --images")
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")

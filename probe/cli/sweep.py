@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from probe.classifiers import CLASSIFIERS
 from probe.cli import output
+from probe.errors import BadInput
 
 
 def add(commands: Any) -> None:
@@ -53,16 +55,32 @@ def add(commands: Any) -> None:
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that fits the units: tcp://host:8786")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against depth into this file")
+    sub.add_argument(
+        "--thumbnails", action="store_true", help="keep small images of the test split, about 3 kB each, for reports"
+    )
+    sub.add_argument("--data-root", type=Path, metavar="FOLDER", help="where data sets are, for --thumbnails")
     sub.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     sub.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
     sub.set_defaults(command=command)
 
 
-def command(store: str, *, as_json: bool = False, plot: Path | None = None, **options: Any) -> int:
-    """Sweep, print the table, draw it where asked."""
+def command(
+    store: str,
+    *,
+    as_json: bool = False,
+    plot: Path | None = None,
+    thumbnails: bool = False,
+    data_root: Path | None = None,
+    **options: Any,
+) -> int:
+    """Sweep, print the table, draw it and keep small images where asked."""
     from probe import plots, results, sweeps
 
+    if thumbnails and not options.get("test"):
+        raise BadInput("--thumbnails keeps images of the test split; name one with --test.")
     found = sweeps.sweep(store, **options)
+    if thumbnails:
+        _keep(found.folder.path, options["test"], data_root)
     if as_json:
         rows = [results.row(record) for record in found]
         output.print_json({"n_fitted": found.n_fitted, "n_reused": found.n_reused, "records": rows})
@@ -71,3 +89,12 @@ def command(store: str, *, as_json: bool = False, plot: Path | None = None, **op
     if plot is not None:
         plots.save(plots.accuracy_by_depth(found.table()), plot)
     return 0
+
+
+def _keep(folder: Path, name: str, data_root: Path | None) -> None:
+    import featstore
+    from probe.thumbnails import keep_thumbnails
+
+    split = featstore.load_split(name, data_root=data_root)
+    path = keep_thumbnails(folder, split)
+    print(f"probe: thumbnails of {len(split):,} images: {path}, {path.stat().st_size / 1e6:.1f} MB", file=sys.stderr)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from probe.grids import C_GRID, GRIDS
 from probe.intervals import Interval
 from probe.predictions import Predictions
 from probe.records import Record
+from probe.report.commands import Again, StudyCommands, sweep_command
 from probe.results import Results, absent_sentence
 from probe.studies.records import StudyRecord
 from probe.studies.results import StudyResults
+from probe.thumbnails import path_of
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,12 @@ class Entry:
     seconds : float
     notes : tuple of str
         What a reader must know: a widened grid, classes that train lacks.
-    command : str
+    again : Again
         What computes it again.
     images : str
         Name of the split of images that `score` is about; a held-out share of train is among the images of train.
+    thumbnails : Path or None
+        Where small images of its test split are, if any were kept; None where there can be none.
     identity : mapping of str to str
         Digests of what went in.
     versions : mapping of str to str
@@ -137,8 +140,9 @@ class Entry:
     passes: int
     seconds: float
     notes: tuple[str, ...]
-    command: str = field(repr=False)
+    again: Again = field(repr=False)
     images: str = field(repr=False)
+    thumbnails: Path | None = field(repr=False)
     identity: Mapping[str, str] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
     predictions: Callable[[], Predictions] = field(repr=False)
@@ -169,7 +173,8 @@ def task_names(tasks: Iterable[Task]) -> dict[Task, str]:
 def entries_of(results: Results | StudyResults) -> list[Entry]:
     """One entry per record, in their order."""
     if isinstance(results, StudyResults):
-        return [_study_entry(record, results) for record in results]
+        again = StudyCommands(results.folder)
+        return [_study_entry(record, results, again.of(record)) for record in results]
     return [_entry(record, results) for record in results]
 
 
@@ -182,8 +187,9 @@ def _entry(r: Record, results: Results) -> Entry:
         candidate=Candidate(r.backbone, r.classifier, r.unit),
         predictions=lambda: results.predictions(r),
         notes=tuple(notes),
-        command=sweep_command(r),
+        again=sweep_command(r, results.folder.path),
         images=r.test or (r.val if r.key.get("held_out") is None else r.train),
+        thumbnails=path_of(results.folder.path, r.place["images"]) if r.test and "images" in r.place else None,
         identity=_identity(r.key),
         n_fits=len(r.grid),
         **{name: getattr(r, name) for name in _SAME},
@@ -197,7 +203,7 @@ _SAME = (
 )  # fmt: skip
 
 
-def _study_entry(r: StudyRecord, results: StudyResults) -> Entry:
+def _study_entry(r: StudyRecord, results: StudyResults, again: Again) -> Entry:
     network, dataset, regime, seed = r.names
     told, per_class = r.details, r.details.get("per_class")
     fitted = len(told.get("grid", ()))
@@ -229,8 +235,9 @@ def _study_entry(r: StudyRecord, results: StudyResults) -> Entry:
         passes=int(told.get("passes", 0)),
         seconds=float(r.cost.get("seconds", math.nan)),
         notes=_leak_notes(r),
-        command="probe study PLAN.toml --run --out RESULTS",
+        again=again,
         images=str(r.asked["dataset"].get("test", dataset)),
+        thumbnails=_thumbnails(r, results),
         identity={
             "network weights": str(r.key["network"]["weights_digest"]),
             "asked for": json.dumps(dict(r.asked), sort_keys=True),
@@ -238,6 +245,11 @@ def _study_entry(r: StudyRecord, results: StudyResults) -> Entry:
         versions=r.versions,
         predictions=lambda: results.predictions(r),
     )
+
+
+def _thumbnails(r: StudyRecord, results: StudyResults) -> Path | None:
+    content = r.key.get("data", {}).get("test", {}).get("content")
+    return None if content is None else path_of(results.folder.path, str(content))
 
 
 def _leak_notes(r: StudyRecord) -> tuple[str, ...]:
@@ -250,50 +262,6 @@ def _leak_notes(r: StudyRecord) -> tuple[str, ...]:
                 notes.append(f"{n:,} images of {inner} are {what} images of {outer}.")
     notes += [absent_sentence(split, names) for split, names in (r.leaks.get("absent") or {}).items() if names]
     return tuple(notes)
-
-
-def sweep_command(r: Record) -> str:
-    """The command that computes a record of `probe.sweep` again, STORE standing for the folder of the features.
-
-    Parameters
-    ----------
-    r : Record
-    """
-    key = r.key
-    options: list[tuple[str, Any]] = [("--train", r.train)]
-    held_out = key.get("held_out")
-    options.append(("--val", f"{held_out:g}" if held_out is not None else r.val))
-    if r.test:
-        options.append(("--test", r.test))
-    options += [("--units", r.unit), ("--backbone", r.backbone)]
-    own = GRIDS["svm"] if r.classifier == "svm" else C_GRID
-    if (grid := _grid_text(key.get("C", r.grid), own)) is not None:
-        options.append(("--C", grid))
-    if r.classifier != "logistic":
-        options.append(("--classifier", r.classifier))
-    if r.metric != "accuracy":
-        options.append(("--metric", r.metric))
-    if r.per_class is not None:
-        options.append(("--per-class", r.per_class))
-    if key.get("seed") is not None:
-        options.append(("--seeds", f"{r.seed},"))
-    if key.get("tol", 1e-6) != 1e-6:
-        options.append(("--tol", f"{key['tol']:g}"))
-    words = ["probe", "sweep", "STORE", *(part for name, value in options for part in (name, str(value)))]
-    words += ["--widen"] if key.get("widen") else []
-    words += ["--refit" if r.is_refitted else "--no-refit"] if r.test else []
-    return " ".join([*map(shlex.quote, words), "--out", "RESULTS"])
-
-
-def _grid_text(asked: Iterable[float], own: Iterable[float]) -> str | None:
-    """How penalties are asked for on the command line; None where they are what is used when nobody asks."""
-    values = [float(c) for c in asked]
-    if values == [float(c) for c in own]:
-        return None
-    for name, grid in GRIDS.items():
-        if values == [float(c) for c in grid]:
-            return name
-    return ",".join(repr(c) for c in values)
 
 
 def _identity(key: Mapping[str, Any]) -> dict[str, str]:

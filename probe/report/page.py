@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe import metrics, tables
-from probe.errors import BadInput, ProbeError
+from probe.errors import BadInput, DamagedRecord, ProbeError
 from probe.files import write_atomically
 from probe.predictions import Predictions
 from probe.report import words
@@ -20,10 +20,10 @@ from probe.report.confusion import Confusion, worst_mistakes
 from probe.report.entries import Entry, Task, entries_of, task_names
 from probe.report.figures import Figure, figures_of
 from probe.report.studies import study_overview
-from probe.report.thumbnails import thumbnail
 from probe.results import Results
 from probe.studies.records import Failure, failure_lines
 from probe.studies.results import StudyResults
+from probe.thumbnails import Kept, Thumbnail, thumbnail
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -36,6 +36,9 @@ MOST_CLASSES = 25
 """Classes of a confusion matrix that can still be read; of more, the most frequent confusions are listed."""
 
 MOST_PAIRS, MOST_IMAGES = 12, 16
+
+MOST_IMAGES_IN_ALL = 320
+"""Over all tasks: about 4 kB each."""
 
 _COLUMNS = (
     ("task", False), ("model", False), ("unit", False), ("regime", False), ("seed", True), ("C", True), ("validation", True),
@@ -60,7 +63,8 @@ def write_report(
         The file; one that is there is replaced at once or not at all.
     title : str
     image_of : callable, optional
-        Gives the image of ``(name of a split, id)``, or None where there is none: the most confused ones are shown.
+        Gives the image of ``(name of a split, id)``, or None where there is none: the most confused ones are shown. Without it
+        they are those that were kept beside the results, see `probe.keep_thumbnails`.
 
     Returns
     -------
@@ -124,6 +128,8 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
     ranked = [words.ranked(task, found) for task, found in by_task.items()]
     shown = ranked[:MOST_TASKS]
     left_out = f"The first {len(shown)} of {len(ranked)} tasks; the table has all." if len(ranked) > len(shown) else ""
+    pictures = _Pictures(image_of, max(2, min(MOST_IMAGES, MOST_IMAGES_IN_ALL // len(shown))))
+    tasks = [_task(found, names[found.task], f"task-{i}", pictures) for i, found in enumerate(shown, 1)]
     studies = [found for found in several if isinstance(found, StudyResults)]
     overviews = [study_overview(found, f"study-{i}") for i, found in enumerate(studies)]
     n_models = len({entry.candidate.model for entry in entries})
@@ -140,13 +146,13 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
         "columns": [{"name": name, "is_number": is_number} for name, is_number in _COLUMNS],
         "rows": [_row(entry, names[entry.task]) for entry in entries],
         "choices": _choices(entries, names),
-        "tasks": [_task(found, names[found.task], f"task-{i}", image_of) for i, found in enumerate(shown, 1)],
+        "tasks": tasks,
         "tasks_left_out": left_out,
         "short": [
             *(line for entry in entries for line in _short(entry, names[entry.task])),
             *(_failed(failure) for found in studies for failure in found.failed),
         ],
-        "damaged": [sentence for found in several for sentence in found.damaged],
+        "damaged": [*(sentence for found in several for sentence in found.damaged), *pictures.damaged],
         "cost": _cost(entries, of_studies=bool(studies)),
         "versions": _versions(entries),
         "footer": "Made by probe report. This page is complete: it fetches nothing.",
@@ -188,7 +194,8 @@ def _row(e: Entry, task: str) -> dict[str, Any]:
     return {
         "cells": [{"text": text, "value": value} for text, value in cells],
         "digest": e.digest,
-        "command": e.command,
+        "command": e.again.command,
+        "remark": e.again.remark,
         "identity": e.identity,
     }
 
@@ -204,7 +211,7 @@ def _choices(entries: list[Entry], names: Mapping[Task, str]) -> list[dict[str, 
     ]
 
 
-def _task(found: words.Ranked, name: str, slug: str, image_of: Any) -> dict[str, Any]:
+def _task(found: words.Ranked, name: str, slug: str, pictures: _Pictures) -> dict[str, Any]:
     best = found.best
     shown: dict[str, Any] = dict.fromkeys(("calibration", "matrix", "pairs", "classes", "images"))
     shown |= {"name": name, "candidate": str(best.candidate), "figures": figures_of(found, slug)}
@@ -228,7 +235,7 @@ def _task(found: words.Ranked, name: str, slug: str, image_of: Any) -> dict[str,
         for c in confusion.by_class()
     ]
     shown["calibration"] = _calibration(best, said)
-    shown["images"] = [] if image_of is None else _images(best, said, image_of)
+    shown["images"] = pictures.of(best, said)
     return shown
 
 
@@ -258,13 +265,40 @@ def _calibration(entry: Entry, said: Predictions) -> str:
     return f"Calibration: its stated confidence is off by {float(error):.3f} on average (ECE), at accuracy {said.accuracy():.3f}."
 
 
-def _images(entry: Entry, said: Predictions, image_of: Any) -> list[dict[str, Any]]:
-    found = []
-    for mistake in worst_mistakes(said, MOST_IMAGES):
-        image = image_of(entry.images, mistake.id)
-        if image is not None:
-            found.append(mistake._asdict() | thumbnail(image)._asdict())
-    return found
+class _Pictures:
+    """The most confused images: read again, or those that were kept beside the results."""
+
+    def __init__(self, image_of: Any, most: int) -> None:
+        self._image_of, self._most = image_of, most
+        self.damaged: list[str] = []
+
+    def of(self, entry: Entry, said: Predictions) -> list[dict[str, Any]]:
+        """What the page shows of the mistakes of a result."""
+        find = self._read_again if self._image_of is not None else self._kept(entry)
+        found = []
+        for mistake in worst_mistakes(said, self._most) if find is not None else ():
+            try:
+                picture = find(entry, mistake.id)  # type: ignore[misc]
+            except DamagedRecord as error:
+                self.damaged.append(str(error))
+                break
+            if picture is not None:
+                found.append(mistake._asdict() | picture._asdict())
+        return found
+
+    def _read_again(self, entry: Entry, sample: str) -> Thumbnail | None:
+        image = self._image_of(entry.images, sample)
+        return None if image is None else thumbnail(image)
+
+    def _kept(self, entry: Entry) -> Callable[[Entry, str], Thumbnail | None] | None:
+        if entry.thumbnails is None or not entry.thumbnails.exists():
+            return None
+        try:
+            kept = Kept(entry.thumbnails)
+        except DamagedRecord as error:
+            self.damaged.append(str(error))
+            return None
+        return lambda _, sample: kept.get(sample)
 
 
 def _short(e: Entry, task: str) -> list[dict[str, str]]:

@@ -49,16 +49,23 @@ def study_overview(found: StudyResults, name: str) -> tuple[list[Figure], list[s
         add("bars", "Accuracy by data set and regime; points are networks.", bars, _bar_names(whole))
     for i, regime in enumerate(regimes):
         rows = whole[whole["regime"] == regime]
-        if rows["source"].isna().any() or rows["model"].nunique() < 3:
+        n_models = rows["model"].nunique()
+        rows = rows[rows["source"].notna()]
+        if rows["model"].nunique() < 3:
             continue
         words = _correlations(rows, regime)
         if not words:
             continue
         sentences += words
+        unknown = n_models - rows["model"].nunique()
+        without = f" Without the {unknown:,} whose accuracy there is not known." if unknown else ""
         draw = lambda rows=rows: plots.source_scatter(complete(rows))  # noqa: E731
-        add(f"source-{i}", f"{regime}: accuracy against accuracy on the source task.", draw, _model_names(rows))
+        add(
+            f"source-{i}", f"{regime}: accuracy against accuracy on the source task.{without}", draw, _model_names(rows)
+        )
     few = table[table["per_class"].notna()]
-    for i, dataset in enumerate(dict.fromkeys(few["dataset"])):
+    several = few.groupby("dataset", sort=False)["per_class"].nunique()
+    for i, dataset in enumerate(several.index[several > 1]):  # a curve through one size is none
         curves = lambda dataset=dataset: plots.few_shot_curves(few, dataset=dataset)  # noqa: E731
         add(f"few-{i}", f"{dataset}: accuracy against training images per class.", curves)
     histories = found.histories()

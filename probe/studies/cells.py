@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,28 @@ SHORT = {
 """Regimes that need no module named."""
 
 
+def plain(value: Any) -> Any:
+    """A value as strict JSON has it: tuples become lists, NaN and infinities text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        return plain(value.item())
+    return value
+
+
+def _need_plain(options: Mapping[str, Any], whose: str) -> None:
+    try:
+        json.dumps(plain(options))
+    except TypeError as error:
+        raise BadInput(
+            f"The options of the {whose} must be plain values, as they are part of what a result is found by: {error}."
+        ) from error
+
+
 @dataclass(frozen=True)
 class Network:
     """A pretrained network of a study.
@@ -45,7 +69,8 @@ class Network:
     d : int or None
         Length of its penultimate features; for the estimate of bytes.
     options : mapping
-        Further keywords of `featstore.load_backbone`: units, seed, …; and ``whole_image = true``.
+        Further keywords of `featstore.load_backbone`: units, seed, …; and ``whole_image = true``. Random weights are
+        ``weights = "random"`` or None.
     """
 
     name: str
@@ -57,6 +82,9 @@ class Network:
     def __post_init__(self) -> None:
         if not self.spec:
             object.__setattr__(self, "spec", self.name)
+        if self.options.get("weights") == "random":  # as on the command line: a file has no other word for None
+            object.__setattr__(self, "options", {**self.options, "weights": None})
+        _need_plain(self.options, f"network '{self.name}'")
         if self.source is not None and not 0 < self.source < 1:
             raise BadInput(f"The source accuracy of '{self.name}' is {self.source}; it must lie between 0 and 1.")
 
@@ -141,6 +169,7 @@ class Regime:
     images_per_cell: int | None = None
 
     def __post_init__(self) -> None:
+        _need_plain(self.options, f"regime '{self.name}'")
         said = self.function or self.name
         if callable(said):
             said = f"{said.__module__}:{said.__qualname__}"
@@ -161,6 +190,9 @@ class Regime:
             Where there is none of that name.
         """
         module, _, name = self.function.partition(":")
+        here = os.getcwd()
+        if here not in sys.path and "" not in sys.path:
+            sys.path.append(here)  # a console script does not have it, `python -m` has
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
@@ -259,6 +291,8 @@ class Study:
     regimes : tuple of Regime
     seeds : tuple of int
     name : str
+    command : str
+        What carries it out again, for a study of objects that no file can name: "python my_study.py". Reports print it.
 
     Raises
     ------
@@ -271,6 +305,7 @@ class Study:
     regimes: tuple[Regime, ...] = (Regime("logistic"),)
     seeds: tuple[int, ...] = (0,)
     name: str = "study"
+    command: str = ""
 
     def __post_init__(self) -> None:
         problems = []
@@ -306,111 +341,98 @@ class Study:
             for seed in (self.seeds if regime.seeds is None else regime.seeds)
         )
 
+    def only(
+        self,
+        *,
+        networks: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        regimes: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+    ) -> Study:
+        """The part of the study with these names; an empty side stays whole.
+
+        Raises
+        ------
+        BadInput
+            On names and seeds that the study does not have, and where no cell is left.
+        """
+        here = {seed for regime in self.regimes for seed in regime.seeds or ()} | set(self.seeds)
+        problems: list[str] = []
+        kept: dict[str, Any] = {}
+        for what, wanted in (("networks", networks), ("datasets", datasets), ("regimes", regimes)):
+            there = {one.name: one for one in getattr(self, what)}
+            problems += [
+                f"'{name}' is none of its {what} ({', '.join(list(there)[:8])})" for name in wanted if name not in there
+            ]
+            kept[what] = tuple(one for one in getattr(self, what) if not wanted or one.name in wanted)
+        problems += [f"seed {seed} is not among its seeds {sorted(here)}" for seed in seeds if seed not in here]
+        if problems:
+            raise BadInput(f"The study '{self.name}' has no such part: {'; '.join(problems)}.")
+        kept["regimes"] = tuple(
+            found for r in kept["regimes"] if (found := _part(r, kept, self.seeds, seeds)) is not None
+        )
+        if not kept["regimes"]:
+            raise BadInput(f"No cell of the study '{self.name}' has all of these names and seeds.")
+        return replace(self, **kept, seeds=tuple(s for s in self.seeds if not seeds or s in seeds) or self.seeds)
+
     @classmethod
     def from_toml(cls, path: str | Path) -> Study:
         """Read a study from a file: ``name``, ``seeds``, and tables ``[[network]]``, ``[[dataset]]``, ``[[regime]]``.
+
+        TOML has no null: a network asks for random weights by ``options = { weights = "random", seed = 0 }``.
 
         Raises
         ------
         BadInput
             Where it cannot be read, is no TOML, or has keys that mean nothing.
         """
-        import tomllib
+        from probe.studies.written import read_toml
 
-        try:
-            said = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise BadInput(f"The study '{path}' cannot be read: {error}.") from error
-        said.setdefault("name", Path(path).stem)
-        return cls.from_json(said)
+        return read_toml(Path(path))
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Study:
-        """Make a study of plain values, as `from_toml` reads them.
+        """Make a study of plain values, as `from_toml` reads them and `to_json` gives them.
 
         Raises
         ------
         BadInput
         """
-        sides = {"network": Network, "dataset": Dataset, "regime": Regime}
-        unknown = set(said) - {*sides, "name", "seeds"}
-        if unknown:
-            raise BadInput(
-                f"A study has no {', '.join(sorted(unknown))}; it has name, seeds, [[network]], [[dataset]], [[regime]]."
-            )
-        parts = {
-            f"{side}s": tuple(_made(kind, one, side) for one in _several(said, side)) for side, kind in sides.items()
-        }
-        if not parts["regimes"]:
-            del parts["regimes"]
-        if "seeds" in said:
-            parts["seeds"] = _seeds(said["seeds"], "A study")
-        name = said.get("name", "study")
-        if not isinstance(name, str) or not name or name != Path(name).name:
-            raise BadInput(f"The name of the study is {name!r}; it must be text that can name one folder.")
-        return cls(name=name, **parts)
+        from probe.studies.written import study_of
+
+        return study_of(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """The study as plain values, from which `from_json` makes it again.
+
+        Networks, splits and functions that are objects without a name that can be looked up are ``{"object": what it is called}``;
+        a study that is read from these knows its cells and their results, but cannot be run.
+        """
+        from probe.studies.written import said_of
+
+        return said_of(self)
 
 
-def plain(value: Any) -> Any:
-    """A value as strict JSON has it: tuples become lists, NaN and infinities text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        return plain(value.item())
-    return value
+def _part(regime: Regime, kept: Mapping[str, Any], all_seeds: tuple[int, ...], seeds: Sequence[int]) -> Regime | None:
+    """A regime for the networks, data sets and seeds that are kept; None where nothing of it is left."""
+    own = all_seeds if regime.seeds is None else regime.seeds
+    left: dict[str, Any] = {"seeds": tuple(s for s in own if not seeds or s in seeds)}
+    for what in ("networks", "datasets"):
+        names = tuple(one.name for one in kept[what])
+        left[what] = tuple(n for n in getattr(regime, what) if n in names)
+        if getattr(regime, what) and not left[what]:
+            return None
+    if not left["seeds"]:
+        return None
+    return replace(regime, **{**left, "seeds": None if regime.seeds is None and not seeds else left["seeds"]})
 
 
 def _said(given: Any) -> Any:
     return given if isinstance(given, str | int | float) else str(getattr(given, "name", given))
 
 
-def _several(said: Mapping[str, Any], side: str) -> list[Mapping[str, Any]]:
-    found = said.get(side, [])
-    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
-        raise BadInput(f"'{side}' is {json.dumps(plain(found))[:60]} but must be tables, each begun by [[{side}]].")
-    return found
+@dataclass(frozen=True)
+class Unnamed:
+    """What a kept plan says of a network or a split that was an object: what it is called, which is not enough to load it."""
 
-
-def _seeds(said: Any, where: str) -> tuple[int, ...]:
-    if isinstance(said, int) and not isinstance(said, bool):
-        return tuple(range(said))
-    if not isinstance(said, list):
-        raise BadInput(f"{where} has seeds = {said!r}; give how many, or a list such as [0, 1, 2].")
-    return tuple(said)
-
-
-_TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(("d", "n_train", "n_val", "n_test", "n_classes", "images_per_cell"),
-                    ("a whole number from 1", lambda v: type(v) is int and v > 0)),
-    **dict.fromkeys(("datasets", "networks"),
-                    ("a list of names", lambda v: isinstance(v, list) and all(isinstance(one, str) for one in v))),
-    "source": ("a number", lambda v: type(v) in (int, float)),
-    "val": ("the name of a split or a share of train", lambda v: type(v) in (str, int, float)),
-    "options": ("a table", lambda v: isinstance(v, dict)),
-    "seeds": ("a whole number or a list", lambda v: type(v) in (int, list)),
-}  # fmt: skip
-"""What the values of a file must be; text, where a key is not here."""
-
-
-def _made(kind: type[Any], said: Mapping[str, Any], side: str) -> Any:
-    known = set(kind.__dataclass_fields__)
-    problems = [f"it has no '{key}'" for key in sorted(set(said) - known)]
-    needed = {"name", "train", "test"} & known if side == "dataset" else {"name"}
-    problems += [f"'{key}' is missing" for key in sorted(needed - set(said))]
-    for key in sorted(known & set(said)):
-        must_be, is_right = _TYPES.get(key, ("text", lambda v: isinstance(v, str)))
-        if not is_right(said[key]):
-            problems.append(f"'{key}' is {said[key]!r} but must be {must_be}")
-    name = said.get("name", "?")
-    if problems:
-        raise BadInput(
-            f"The {side} '{name}' cannot be understood: {'; '.join(problems)}. Known: {', '.join(sorted(known))}."
-        )
-    given = {key: tuple(value) if key in ("datasets", "networks") else value for key, value in said.items()}
-    if "seeds" in given:
-        given["seeds"] = _seeds(given["seeds"], f"The {side} '{name}'")
-    return kind(**given)
+    name: str

@@ -14,7 +14,7 @@ from statistics import median
 
 from probe import tables
 from probe.studies.cells import Cell, Study
-from probe.studies.records import Failure, StudyFolder, StudyRecord, failure_lines
+from probe.studies.records import Failure, Labelled, StudyFolder, StudyRecord, failure_lines
 
 STORED_BYTES = 2  # of a number, as features are stored where nothing else is asked for
 ON_FEATURES = "probe.studies.probing:"  # regimes of this module share the features of a network and a data set
@@ -51,8 +51,8 @@ class StudyPlan:
     study : Study
     folder : Path
     done : tuple of Cell
-        With a record of that name. Whether network, images and labels are still those is looked at by `run_study`, which loads
-        them.
+        With a record of what is asked, under these or other names. Whether network, images and labels are still those is looked
+        at by `run_study`, which loads them.
     missing : tuple of Cell
         The others, failed ones included.
     failed : tuple of Failure
@@ -172,27 +172,15 @@ def plan_study(study: Study, folder: str | Path) -> StudyPlan:
     """
     kept = StudyFolder(Path(folder))
     records, _ = kept.records()
-    by_name = {record.names: record for record in records if _is_asked(record)}
+    there = Labelled(records)
     failures = {failure.names: failure for failure in kept.failures()}
     done: list[Cell] = []
     missing: list[Cell] = []
     for cell in study.cells:
-        found = by_name.get(cell.names)
-        (done if found is not None and _same(found, cell) else missing).append(cell)
+        (missing if there.of(cell) is None else done).append(cell)
     failed = tuple(failures[cell.names] for cell in missing if cell.names in failures)
     costs = tuple(_costs(missing, done, _Ledger(records)))
     return StudyPlan(study, kept.path, tuple(done), tuple(missing), failed, costs)
-
-
-def _is_asked(record: StudyRecord) -> bool:
-    return {"network", "dataset", "regime", "seed"} <= set(record.asked)
-
-
-def _same(record: StudyRecord, cell: Cell) -> bool:
-    """Whether a record of that name is of what is asked for now."""
-    from probe.studies.cells import plain
-
-    return bool(plain(dict(record.asked)) == plain(cell.asked))
 
 
 class _Ledger:

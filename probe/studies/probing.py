@@ -67,6 +67,12 @@ class Place:
         return Place(self.folder.absolute(), self.device, self.data_root, self.progress, self.near)
 
     @property
+    def said(self) -> dict[str, str]:
+        """What was given of this, beside the folder: part of the command that computes a result again."""
+        given = {"data_root": self.data_root, "device": self.device}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+    @property
     def store(self) -> Path:
         """Of the features."""
         return self.folder / "features"
@@ -113,7 +119,7 @@ class Place:
         return rest, held, found["test"]
 
     def key(self, cell: Cell) -> dict[str, Any]:
-        """Everything that determines the result of a cell, by content; what it is called comes with it.
+        """Everything that determines the result of a cell, by content: what it is called does not.
 
         Raises
         ------
@@ -135,16 +141,28 @@ class Place:
         regime = {"function": cell.regime.function, "options": dict(cell.regime.options)}
         regime["version"] = getattr(cell.regime.resolve(), "version", VERSION)
         said = {
-            "names": list(cell.names[:3]), "network": network, "data": data, "metric": cell.dataset.metric,
+            "network": network, "data": data, "metric": cell.dataset.metric,
             "held_out": val if isinstance(val, float) else None, "regime": regime, "seed": cell.seed,
         }  # fmt: skip
         key: dict[str, Any] = plain(said)
         return key
 
+    def computation(self, cell: Cell, key: Mapping[str, Any]) -> str:
+        """Digest of what is computed for a cell: the same for the seeds of a probe that draws nothing, which is fitted once.
+
+        Parameters
+        ----------
+        cell : Cell
+        key : mapping
+            Of the cell.
+        """
+        draws = isinstance(cell.dataset.val, float) or cell.regime.options.get("per_class") is not None
+        is_probe = cell.regime.function.partition(":")[0] == __name__
+        return digest_of({**key, "seed": None} if is_probe and not draws else key)
+
     def run_folder(self, cell: Cell) -> Path:
-        """Of a training: the same for the same network, images and regime, whatever they are called."""
-        key = {name: value for name, value in self.key(cell).items() if name != "names"}
-        return self.folder / "runs" / digest_of(key)
+        """Of a training: the same for the same network, images and regime."""
+        return self.folder / "runs" / digest_of(self.key(cell))
 
     def shared(self, cell: Cell) -> Leaks:
         """What the splits of a cell share by content, and the classes they lack; no feature is looked at."""

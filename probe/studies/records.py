@@ -7,11 +7,14 @@
              superseded/                              records of what had the same names and is no more
              failed/<digest of what was asked>.json   a cell that could not be computed, with its sentence
              claims/<digest>.lock                     who computes it now; a lock of the system, gone with its process
+             plans/<digest>.json                      studies that were run here
+             thumbnails/<digest of the images>.zip    small images of a test split, where they were asked for
              features/, probes/, runs/                what results were made from
 
 A record is found by the digest of its key: the identities of network, images and labels, the regime and its options, the seed.
-Names are part of it, too: a renamed network has a record of its own, and what was fitted is used again. Written first aside and
-renamed, the predictions before the record that names them.
+Names are labels: a record holds under which ones it was asked for, the last first, so that a renamed network has its old results.
+(Records of earlier versions have names in their key; they are found by the rest of it.) Written first aside and renamed, the
+predictions before the record that names them.
 """
 
 from __future__ import annotations
@@ -19,18 +22,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from probe.errors import BadInput, DamagedRecord
 from probe.files import write_atomically
 from probe.intervals import Interval
 from probe.predictions import Predictions
 from probe.records import FORMAT, checksum, digest_of, parsed, predictions_bytes
-from probe.studies.cells import Cell, Outcome, plain
+from probe.studies.cells import Cell, Outcome, Study, plain
+
+Names: TypeAlias = tuple[str, str, str, int]
+"""Of network, data set and regime, and the seed."""
 
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _AGAIN = "it was edited or damaged and is not used; running the study again computes it again."
@@ -61,6 +67,10 @@ class StudyRecord:
     versions : mapping of str to str
     predictions_file, predictions_sha256 : str
         Filled in when it is written.
+    also : tuple of mapping
+        Under which other names it was asked for.
+    place : mapping of str to str
+        What its computation was told beside the study: ``data_root``, ``device``.
     """
 
     key: Mapping[str, Any] = field(repr=False)
@@ -83,6 +93,9 @@ class StudyRecord:
     versions: Mapping[str, str] = field(repr=False)
     predictions_file: str = ""
     predictions_sha256: str = ""
+    # Those in `_LATER` are missing in records of earlier versions.
+    also: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    place: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
@@ -90,14 +103,43 @@ class StudyRecord:
         return digest_of(self.key)
 
     @property
-    def names(self) -> tuple[str, str, str, int]:
-        """Network, data set, regime, seed."""
-        return (
-            str(self.asked["network"]["name"]),
-            str(self.asked["dataset"]["name"]),
-            str(self.asked["regime"]["name"]),
-            int(self.asked["seed"]),
-        )
+    def identity(self) -> str:
+        """32 hexadecimal digits: of what was computed, whatever it is called."""
+        return digest_of({name: value for name, value in self.key.items() if name != "names"})
+
+    @property
+    def names(self) -> Names:
+        """Network, data set, regime, seed: those under which it was last asked for."""
+        return names_of(self.asked)
+
+    @property
+    def labels(self) -> tuple[Mapping[str, Any], ...]:
+        """All that was asked for and is this result, the last first."""
+        return (self.asked, *self.also)
+
+    def asked_by(self, cell: Cell) -> StudyRecord:
+        """The same result as that of a cell: with its names, and its network's accuracy on the source task."""
+        return replace(self, asked=plain(cell.asked), also=(), source=cell.network.source)
+
+    def labelled(self, cell: Cell, ours: Container[str] = ()) -> StudyRecord:
+        """The same result with what a cell asks among its labels: the first, but behind another one of the same study.
+
+        Parameters
+        ----------
+        cell : Cell
+        ours : container of str
+            Digests of all that the study asks.
+        """
+        asked, first = plain(cell.asked), plain(self.asked)
+        others = [a for a in map(plain, self.labels) if names_of(a) != cell.names]
+        if asked != first and digest_of(first) in ours and first in others:
+            return replace(self, asked=first, also=(asked, *(a for a in others if a != first)))
+        return replace(self, asked=asked, also=tuple(others), source=cell.network.source)
+
+    def without(self, names: Names) -> StudyRecord | None:
+        """The same result under its other names; None where it has no others."""
+        left = [asked for asked in self.labels if names_of(asked) != names]
+        return replace(self, asked=left[0], also=tuple(left[1:])) if left else None
 
     @classmethod
     def of(cls, cell: Cell, key: Mapping[str, Any], outcome: Outcome, versions: Mapping[str, str]) -> StudyRecord:
@@ -120,12 +162,50 @@ class StudyRecord:
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> StudyRecord:
         """Make a record of what `to_json` gave."""
-        given = {f.name: said[f.name] for f in fields(cls)}
+        given = {f.name: said[f.name] for f in fields(cls) if f.name in said or f.name not in _LATER}
+        given["also"] = tuple(given.get("also", ()))
         ends = given["test_interval"]
         given["test_interval"] = None if ends is None else Interval(*(float(end) for end in ends))
         given |= {name: float(given[name]) for name in ("val_score", "test_score")}
         given["history"] = tuple(given["history"])
         return cls(**given)
+
+
+_LATER = frozenset({"also", "place"})
+
+
+def names_of(asked: Mapping[str, Any]) -> Names:
+    """Network, data set, regime and seed of what was asked for, see `Cell.asked`."""
+    network, dataset, regime = (str(asked[side]["name"]) for side in ("network", "dataset", "regime"))
+    return network, dataset, regime, int(asked["seed"])
+
+
+def unnamed(asked: Mapping[str, Any]) -> str:
+    """Digest of what was asked for without the names that tables have for it."""
+    sides = {side: {**asked[side], "name": ""} for side in ("network", "dataset", "regime")}
+    return digest_of(plain({**asked, **sides}))
+
+
+class Labelled:
+    """Records by what was asked for.
+
+    Parameters
+    ----------
+    records : sequence of StudyRecord
+    """
+
+    def __init__(self, records: Sequence[StudyRecord]) -> None:
+        self._exactly: dict[str, StudyRecord] = {}
+        self._unnamed: dict[str, StudyRecord] = {}
+        for record in records:
+            for asked in record.labels:
+                if {"network", "dataset", "regime", "seed"} <= set(asked):
+                    self._exactly[digest_of(plain(asked))] = self._unnamed[unnamed(asked)] = record
+
+    def of(self, cell: Cell) -> StudyRecord | None:
+        """The record of a cell, under its names or, where what it asks was only renamed, under others; None without one."""
+        found = self._exactly.get(digest_of(plain(cell.asked)))
+        return found or self._unnamed.get(unnamed(cell.asked))
 
 
 @dataclass(frozen=True)
@@ -147,10 +227,9 @@ class Failure:
     traceback: str = field(default="", repr=False)
 
     @property
-    def names(self) -> tuple[str, str, str, int]:
+    def names(self) -> Names:
         """Network, data set, regime, seed."""
-        a = self.asked
-        return str(a["network"]["name"]), str(a["dataset"]["name"]), str(a["regime"]["name"]), int(a["seed"])
+        return names_of(self.asked)
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
@@ -220,7 +299,8 @@ class StudyFolder:
         said = record.to_json()
         text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.path / "records" / f"{record.digest}.json", text.encode())
-        self._failed(record.asked).unlink(missing_ok=True)
+        for asked in record.labels:
+            self._failed(asked).unlink(missing_ok=True)
         return StudyRecord.from_json(json.loads(text))
 
     def predictions(self, record: StudyRecord) -> Predictions:
@@ -232,17 +312,28 @@ class StudyFolder:
         """
         return Predictions.from_bytes(self._content(record), str(self.path / "records" / record.predictions_file))
 
-    def supersede(self, digest: str) -> None:
-        """Set a record aside: what it is called now means another network, other images or labels."""
+    def unname(self, digest: str, names: Names) -> None:
+        """Take names from a record that now mean another network, other images or labels; set it aside where it has no others."""
+        with suppress(DamagedRecord):
+            record = self.read(digest)
+            left = None if record is None else record.without(names)
+            if record is not None and left is not None:
+                self.write(left, self.predictions(record))
+                return
+        self._supersede(digest)
+
+    def _supersede(self, digest: str) -> None:
         aside = self.path / "superseded"
         aside.mkdir(exist_ok=True)
         with suppress(OSError):  # another process may have done it
             (self.path / "records" / f"{digest}.json").rename(aside / f"{digest}.json")
 
     def restore(self, digest: str) -> None:
-        """Bring a record back that was set aside, if there is one."""
+        """Bring a record back that was set aside, if there is one and none in its place."""
+        there = self.path / "records" / f"{digest}.json"
         with suppress(OSError):
-            (self.path / "superseded" / f"{digest}.json").rename(self.path / "records" / f"{digest}.json")
+            if not there.exists():
+                (self.path / "superseded" / there.name).rename(there)
 
     def fail(self, cell: Cell, sentence: str, traceback: str = "") -> Failure:
         """Keep what went wrong with a cell."""
@@ -272,6 +363,25 @@ class StudyFolder:
             with suppress(OSError, ValueError, TypeError):  # a half-written one cannot be; an edited one says nothing
                 found.append(Failure(**json.loads(path.read_bytes())))
         return sorted(found, key=lambda f: f.names)
+
+    def keep_plan(self, study: Study) -> Path:
+        """Keep what a study asks for, so that its results can be made again; equal studies are one file."""
+        said = study.to_json()
+        text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        path = self.path / "plans" / f"{digest_of(said)[:12]}.json"
+        if not path.exists():
+            write_atomically(path, text.encode())
+        return path
+
+    def plans(self) -> dict[Path, dict[str, Any]]:
+        """The studies that were run here, as plain values by file, the last one first; those that were edited are left out."""
+        found = []
+        for path in (self.path / "plans").glob("*.json"):
+            with suppress(OSError, ValueError):
+                said = json.loads(path.read_bytes())
+                if digest_of(said)[:12] == path.stem:
+                    found.append((path.stat().st_mtime, path, said))
+        return {path: said for _, path, said in sorted(found, key=lambda one: (-one[0], one[1]))}
 
     @contextmanager
     def claim(self, digest: str) -> Iterator[bool]:

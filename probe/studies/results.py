@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from probe import tables
 from probe.errors import BadInput, MissingExtra
 from probe.predictions import Predictions
-from probe.studies.records import Failure, StudyFolder, StudyRecord, failure_lines
+from probe.studies.records import Failure, Labelled, StudyFolder, StudyRecord, failure_lines, names_of
 
 if TYPE_CHECKING:
     import pandas
+
+    from probe.studies.cells import Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +159,15 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def load_study(folder: str | Path) -> StudyResults:
+def load_study(folder: str | Path, study: Study | None = None) -> StudyResults:
     """Open the results of a study that another call or process left in a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+    study : Study, optional
+        Of whose cells the results are, in their order and under their names; None takes every result in the folder, once, under
+        the names by which it was last asked for.
 
     Raises
     ------
@@ -169,8 +178,14 @@ def load_study(folder: str | Path) -> StudyResults:
     if not any((kept.path / name).is_dir() for name in ("records", "failed")):
         raise BadInput(f"There are no results of a study in '{kept.path}'; `probe study PLAN.toml --run` makes some.")
     records, damaged = kept.records()
-    there = {record.names for record in records}
-    failed = tuple(f for f in kept.failures() if f.names not in there)
+    failures = kept.failures()
+    if study is not None:
+        there = Labelled(records)
+        records = [found.asked_by(cell) for cell in study.cells if (found := there.of(cell)) is not None]
+        wanted = {cell.names for cell in study.cells}
+        failures = [failure for failure in failures if failure.names in wanted]
+    named = {names_of(asked) for record in records for asked in record.labels}
+    failed = tuple(failure for failure in failures if failure.names not in named)
     return StudyResults(tuple(records), failed, kept, 0, tuple(damaged))
 
 

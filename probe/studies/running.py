@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from probe.errors import BadInput, DamagedRecord, ProbeError
 from probe.progress import Progress
 from probe.records import digest_of
-from probe.studies.cells import Cell, Outcome, Study, plain
+from probe.studies.cells import Cell, Outcome, Study, Unnamed, plain
 from probe.studies.plan import plan_study
-from probe.studies.records import Failure, StudyFolder, StudyRecord
+from probe.studies.records import Failure, Names, StudyFolder, StudyRecord, names_of
 from probe.studies.results import StudyResults
+from probe.thumbnails import keep_thumbnails, path_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,6 +43,7 @@ def run_study(
     data_root: str | Path | None = None,
     scheduler: str | Client | None = None,
     near: bool = True,
+    thumbnails: bool = False,
     progress: bool = True,
 ) -> StudyResults:
     """Compute what a study lacks; what is there is not computed again.
@@ -59,6 +61,9 @@ def run_study(
         Of a Dask cluster whose workers compute cells; they must see folder, weights and images under the same paths.
     near : bool
         Whether near-duplicates of train in test are looked for; see `probe.find_leaks`.
+    thumbnails : bool
+        Whether small images of the test splits are kept, about 3 kB each, so that reports show the most confused ones without
+        the data; see `probe.keep_thumbnails`.
     progress : bool
         Whether to say on stderr what is finished.
 
@@ -81,14 +86,16 @@ def run_study(
     """
     from probe.studies.probing import Place
 
+    refuse_objects(study)
     kept = StudyFolder(Path(folder))
     root = None if data_root is None else Path(data_root)
     place = Place(kept.path, device, root, progress=False, near=near)
     made = plan_study(study, folder)
-    work = _Work(study, kept, place, Progress(len(study.cells), "study", enabled=progress))
+    work = _Work(study, kept, place, Progress(len(study.cells), "study", enabled=progress), keeps_images=thumbnails)
     work.report.say(made.text(most=0).splitlines()[0])
+    kept.keep_plan(study)
     for record in kept.records()[0]:
-        work.digests.setdefault(record.names, set()).add(record.digest)
+        work.note(record)
     try:
         if scheduler is None:
             _run_here(work)
@@ -102,6 +109,29 @@ def run_study(
     return StudyResults(records, failed, kept, work.n_computed, tuple(work.damaged))
 
 
+def refuse_objects(study: Study) -> None:
+    """Say that a study cannot be run that was read from a plan of objects.
+
+    Parameters
+    ----------
+    study : Study
+
+    Raises
+    ------
+    BadInput
+        With what has no name to load it by.
+    """
+    given = [n.spec for n in study.networks] + [one for d in study.datasets for one in (d.train, d.val, d.test)]
+    lost = [one.name for one in given if isinstance(one, Unnamed)]
+    if lost:
+        how = f": {study.command}" if study.command else ""
+        raise BadInput(
+            f"The study '{study.name}' was run with objects of Python that a file cannot name ({', '.join(lost[:3])}"
+            f"{' …' if len(lost) > 3 else ''}), so that it cannot be run from its plan; its table can be printed and exported. "
+            f"Run what made it{how}."
+        )
+
+
 @dataclass(eq=False)
 class _Work:
     """What is done so far."""
@@ -110,53 +140,89 @@ class _Work:
     kept: StudyFolder
     place: Place
     report: Progress
-    records: dict[tuple[str, str, str, int], StudyRecord] = field(default_factory=dict)
-    failed: dict[tuple[str, str, str, int], Failure] = field(default_factory=dict)
+    keeps_images: bool = False
+    records: dict[Names, StudyRecord] = field(default_factory=dict)
+    failed: dict[Names, Failure] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
     n_computed: int = 0
-    digests: dict[tuple[str, str, str, int], set[str]] = field(default_factory=dict)
+    ours: set[str] = field(init=False)
+    by_names: dict[Names, set[str]] = field(default_factory=dict)
+    by_identity: dict[str, set[str]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.ours = {digest_of(plain(cell.asked)) for cell in self.study.cells}
+
+    def note(self, record: StudyRecord) -> None:
+        """Remember which record has which names, and what it is the result of."""
+        self.by_identity.setdefault(record.identity, set()).add(record.digest)
+        for asked in record.labels:
+            self.by_names.setdefault(names_of(asked), set()).add(record.digest)
 
     def key(self, cell: Cell) -> dict[str, Any] | None:
         """The identity of a cell; None where it failed."""
         try:
-            return self.place.key(cell)
+            key = self.place.key(cell)
+            if self.keeps_images:
+                self._keep_images(cell, key["data"]["test"]["content"])
         except Exception as error:
             self.fail(cell, error)
             return None
+        return key
 
-    def found(self, cell: Cell, digest: str) -> bool:
+    def _keep_images(self, cell: Cell, content: str) -> None:
+        """Keep thumbnails of a test split, unless they are there or another process makes them."""
+        if path_of(self.kept.path, content).exists():
+            return
+        with self.kept.claim(content) as is_mine:
+            if is_mine:
+                test = self.place.splits(cell)["test"]
+                path = keep_thumbnails(self.kept.path, test, content)
+                size = path.stat().st_size / 1e6
+                self.report.say(f"{cell.dataset.name}: thumbnails of {len(test):,} test images kept, {size:.1f} MB")
+
+    def found(self, cell: Cell, key: dict[str, Any]) -> bool:
         """Whether its record is there; then it is counted."""
-        if digest not in self.digests.get(cell.names, {digest}):
-            self.kept.restore(digest)
-        try:
-            record = self.kept.read(digest)
-        except DamagedRecord as error:
-            if str(error) not in self.damaged:
-                self.damaged.append(str(error))
-                self.report.say(str(error))
-            return False
+        record = self._read(cell, key)
         if record is None:
             return False
-        if plain(dict(record.asked)) != plain(cell.asked) or record.source != cell.network.source:
-            record = replace(record, asked=plain(cell.asked), source=cell.network.source)
-            record = self.kept.write(record, self.kept.predictions(record))
-        self.records[cell.names] = record
-        self._set_aside_others(record)
+        labelled = record.labelled(cell, self.ours)
+        if plain(labelled.labels) != plain(record.labels) or labelled.source != record.source:
+            record = self.kept.write(labelled, self.kept.predictions(record))
+        self.records[cell.names] = record.asked_by(cell)
+        self._take_names(record, cell)
         self.report.finished(f"{cell}: there already")
         return True
 
-    def _set_aside_others(self, record: StudyRecord) -> None:
-        for digest in self.digests.get(record.names, set()) - {record.digest}:
-            self.report.say(f"{' on '.join(record.names[:2])} is not what it was; the old record is set aside")
-            self.kept.supersede(digest)
-        self.digests[record.names] = {record.digest}
+    def _read(self, cell: Cell, key: dict[str, Any]) -> StudyRecord | None:
+        """The record of what a cell asks; those of earlier versions had its names in their key."""
+        digest = digest_of(key)
+        older = digest_of({**key, "names": list(cell.names[:3])})
+        for name in dict.fromkeys((digest, older, *sorted(self.by_identity.get(digest, ())))):
+            self.kept.restore(name)
+            try:
+                record = self.kept.read(name)
+            except DamagedRecord as error:
+                if str(error) not in self.damaged:
+                    self.damaged.append(str(error))
+                    self.report.say(str(error))
+                continue
+            if record is not None:
+                return record
+        return None
+
+    def _take_names(self, record: StudyRecord, cell: Cell) -> None:
+        """The names of a cell are those of its record alone."""
+        for digest in self.by_names.get(cell.names, set()) - {record.digest}:
+            self.report.say(f"{' on '.join(cell.names[:2])} is not what it was; the old record is set aside")
+            self.kept.unname(digest, cell.names)
+        self.by_names[cell.names] = {record.digest}
 
     def finish(self, cell: Cell, key: dict[str, Any], outcome: Outcome) -> None:
         """Write what came out."""
-        record = StudyRecord.of(cell, key, outcome, _versions())
+        record = replace(StudyRecord.of(cell, key, outcome, _versions()), place=self.place.said)
         self.records[cell.names] = record = self.kept.write(record, outcome.predictions)
-        self._set_aside_others(record)
+        self._take_names(record, cell)
         self.n_computed += 1
         for sentence in _leak_sentences(record):
             if (cell.dataset.name + sentence) not in self._said:
@@ -190,13 +256,12 @@ def _tried(work: _Work, cell: Cell) -> bool:
     key = work.key(cell)
     if key is None:
         return True
-    digest = digest_of(key)
-    if work.found(cell, digest):
+    if work.found(cell, key):
         return True
-    with work.kept.claim(digest) as is_mine:
+    with work.kept.claim(work.place.computation(cell, key)) as is_mine:
         if not is_mine:
             return False
-        if work.found(cell, digest):  # finished by another one since
+        if work.found(cell, key):  # finished by another one since
             return True
         try:
             outcome = compute(cell, work.place)
@@ -210,18 +275,18 @@ def _tried(work: _Work, cell: Cell) -> bool:
 def _run_there(work: _Work, scheduler: str | Client) -> None:
     from probe import cluster
 
-    held: dict[tuple[str, str, str, int], ExitStack] = {}
-    keys: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+    held: dict[Names, ExitStack] = {}
+    keys: dict[Names, dict[str, Any]] = {}
     others: list[Cell] = []
     sent = work.place.emptied()
 
     def claimed() -> Iterator[tuple[Cell, Place]]:
         for cell in work.study.cells:
             key = work.key(cell)
-            if key is None or work.found(cell, digest_of(key)):
+            if key is None or work.found(cell, key):
                 continue
             stack = ExitStack()
-            if not stack.enter_context(work.kept.claim(digest_of(key))):
+            if not stack.enter_context(work.kept.claim(work.place.computation(cell, key))):
                 others.append(cell)
                 continue
             held[cell.names], keys[cell.names] = stack, key

@@ -1,0 +1,76 @@
+"""Numbers that a caller passes to a statistic: taken as float64, or refused in one sentence."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from probe.errors import BadInput
+
+
+def reals(values: Any, what: str, *, ndim: int | None = 1, finite: bool = False) -> np.ndarray:
+    """Values as float64.
+
+    Parameters
+    ----------
+    values : array-like of numbers
+    what : str
+        What they are, for errors: "p-values".
+    ndim : int or None
+        Dimensions that they must have; None takes any.
+    finite : bool
+        Whether NaN and infinities are refused.
+
+    Raises
+    ------
+    BadInput
+        On what is no number, another shape, or, where asked, NaN.
+    """
+    try:
+        given = np.asarray(values)
+        if given.dtype.kind not in "biufO" or (given.dtype.kind == "O" and not _are_numbers(given)):
+            raise TypeError
+        found = given.astype(np.float64)
+    except (TypeError, ValueError):  # numpy has a sentence on ragged lists, but not on what is asked here
+        shown = repr(values)
+        raise BadInput(f"{what} must be numbers but are {shown[:60]}{' …' if len(shown) > 60 else ''}.") from None
+    if ndim is not None and found.ndim != ndim:
+        shape = {0: "one number", 1: "a list of numbers, (n,)"}.get(ndim, f"numbers in {ndim} dimensions")
+        raise BadInput(f"{what} must be {shape}, but have shape {found.shape}.")
+    n_bad = int((~np.isfinite(found)).sum())
+    if finite and n_bad:
+        raise BadInput(f"{what} must be finite, but {n_bad} of {found.size} are NaN or infinite: leave these out.")
+    return found
+
+
+def pairs(x: Any, y: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of finite numbers that belong together.
+
+    Raises
+    ------
+    BadInput
+        Where one has other numbers than the other, or see `reals`.
+    """
+    a, b = reals(x, f"The first {what}", finite=True), reals(y, f"The second {what}", finite=True)
+    if len(a) != len(b):
+        raise BadInput(f"The {what} belong together in pairs, but there are {len(a)} and {len(b)} of them.")
+    return a, b
+
+
+def count(value: Any, what: str) -> int:
+    """A whole number from 0.
+
+    Raises
+    ------
+    BadInput
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral | np.integer) or value < 0:
+        raise BadInput(f"{what} must be a whole number from 0 but is {value!r}.")
+    return int(value)
+
+
+def _are_numbers(given: np.ndarray) -> bool:
+    """Whether an array of Python objects holds numbers; None is none."""
+    return all(isinstance(value, numbers.Real) for value in given.ravel())

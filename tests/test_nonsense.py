@@ -1,0 +1,155 @@
+"""Statistics given what is no data: one sentence that says what is wrong, never an error of numpy's and never a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import probe
+from probe.permutation import mcnemar, sign_flip_scores
+from probe.rank_tests import pearson, signed_rank, spearman
+
+OF_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "holm": probe.holm,
+    "logit": probe.logit,
+    "inverse_logit": probe.inverse_logit,
+    "signed_rank": signed_rank,
+    "sign_flip_scores": sign_flip_scores,
+    "pearson": lambda x: pearson(x, np.arange(2.0)),
+    "spearman": lambda x: spearman(x, np.arange(2.0)),
+    "bootstrap_band": lambda x: probe.bootstrap_band(x, np.arange(3.0), np.arange(2.0)),
+    "bootstrap_band, at": lambda x: probe.bootstrap_band(np.arange(3.0), np.arange(3.0), x),
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["a", "b"], "ab", None, [object(), 1], [1j, 0j], [[0.1], [0.2, 0.3]]],
+    ids=["words", "word", "None", "objects", "complex", "ragged"],  # of an object's text every process has another
+)
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_what_are_no_numbers_is_refused(name: str, values: Any) -> None:
+    with pytest.raises(probe.BadInput, match="must be numbers but are"):
+        OF_NUMBERS[name](values)
+
+
+@pytest.mark.parametrize("name", ["signed_rank", "sign_flip_scores", "pearson", "spearman", "bootstrap_band"])
+def test_nan_is_no_number_to_rank_or_to_draw(name: str) -> None:
+    """A NaN has a rank in numpy, behind all others: a p-value of it would be made up."""
+    with pytest.raises(probe.BadInput, match=r"must be finite, but 1 of \d"):
+        OF_NUMBERS[name]([math.nan, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: pearson([1.0], [1.0, 2.0]), "there are 1 and 2"),
+        (lambda: probe.holm([[0.1]]), r"shape \(1, 1\)"),
+        (lambda: probe.holm([0.1, 1.5]), "one is 1.5"),
+        (lambda: probe.logit([0.0, 1.0], [3, 4, 5]), "one n for all, or one for each"),
+        (lambda: probe.logit([1.0], "many"), r"\(n\) must be numbers"),
+        (lambda: mcnemar(-1, 3), "whole number from 0 but is -1"),
+        (lambda: mcnemar(1.5, 3), "whole number from 0 but is 1.5"),
+        (lambda: probe.what_few_models_show("many"), "whole number"),
+        (lambda: probe.what_few_models_show(5, level=95), "between 0 and 1"),
+        (lambda: probe.what_few_models_show(5, level="high"), "between 0 and 1 but is 'high'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(probe.BadInput, match=message):
+        call()
+
+
+def few(**columns: Any) -> pd.DataFrame:
+    rows = [
+        {"model": m, "dataset": d, "accuracy": 0.5 + 0.05 * i + 0.02 * j, "n": 100, "source": 0.5 + 0.1 * i}
+        for i, m in enumerate("abcd")
+        for j, d in enumerate("xyz")
+    ]
+    return pd.DataFrame(rows).assign(regime="logistic", **columns)
+
+
+OF_TABLES: dict[str, Callable[[Any], Any]] = {
+    "average": probe.average_over_datasets,
+    "correlate": probe.correlate,
+    "rank_correlations": probe.rank_correlations,
+    "compare_regimes": lambda table: probe.compare_regimes(table, "logistic", "fine-tuned"),
+    "few_shot_means": probe.few_shot_means,
+    "converged_at": probe.converged_at,
+    "crossings": lambda table: probe.crossings(table, "logistic", "fine-tuned"),
+    "complete": probe.complete,
+}
+
+
+@pytest.mark.parametrize(
+    "table", [None, [1, 2], pd.DataFrame(), few()[:0]], ids=["None", "list", "no columns", "no rows"]
+)
+@pytest.mark.parametrize("name", OF_TABLES)
+def test_what_is_no_table_is_refused(name: str, table: Any) -> None:
+    with pytest.raises(probe.BadInput):
+        OF_TABLES[name](table)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"accuracy": "high"}, "accuracy"),
+        ({"accuracy": 50.0}, "accurac"),
+        ({"accuracy": math.inf}, "accurac"),
+        ({"source": math.nan}, "source"),
+        ({"n": -5}, "n"),
+    ],
+)
+def test_columns_of_nonsense_are_refused(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(probe.BadInput, match=message):
+        probe.correlate(few(**columns))
+
+
+def test_equal_values_have_no_correlation_and_no_difference() -> None:
+    """Neither a division by zero nor a significance of rounding errors."""
+    flat = few(accuracy=0.5)
+    assert all(math.isnan(c.r) and math.isnan(c.rho) and not c.is_significant for c in probe.correlate(flat))
+    assert probe.average_over_datasets(flat)["is_tied"].all()
+    both = pd.concat([flat, flat.assign(regime="fine-tuned")])
+    assert (probe.compare_regimes(both, "logistic", "fine-tuned")["p_value"] == 1).all()
+    one = probe.correlate(few()[:3])
+    assert all(math.isnan(c.r) and not c.is_significant for c in one)
+
+
+def said(n: int = 12, name: str = "m") -> probe.Predictions:
+    labels = np.arange(n) % 3
+    scores = np.eye(3, dtype=np.float32)[labels]
+    return probe.Predictions(np.array([f"i{i}" for i in range(n)]), labels, labels, ("a", "b", "c"), scores, name=name)
+
+
+FEATURES = np.random.default_rng(0).normal(size=(60, 5))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: probe.compare(said(), None), "not NoneType"),
+        (lambda: probe.compare([1, 0], [0, 1]), "not list"),
+        (lambda: probe.compare(said(), said(), measure=lambda p: ["a"] * len(p)), "must be numbers but are"),
+        (lambda: probe.compare_all([said(), 3]), "not int"),
+        (lambda: probe.bootstrap_difference(said(), "b", probe.metrics.accuracy), "not str"),
+        (lambda: probe.comparison_text([]), "at least one"),
+        (lambda: probe.comparison_table([0.5]), "Comparisons of probe.compare"),
+        (lambda: probe.calibration_table([1]), "not int"),
+        (lambda: probe.reliability(None), "not NoneType"),
+        (lambda: probe.history_table(["a"]), "rows with step, epoch and val"),
+        (lambda: probe.speed_up(None, "a", "b"), "not NoneType"),
+        (lambda: probe.chosen_classes(FEATURES, [0, 1, 2], [0]), r"60 rows but y has shape \(3,\)"),
+        (lambda: probe.chosen_classes(FEATURES, np.zeros(60), [0], per_class=0), "at least one row"),
+        (lambda: probe.tsne(np.full((60, 5), math.nan)), "NaN"),
+        (lambda: probe.tsne(np.ones((60, 5))), "rows are the same"),
+    ],
+)
+def test_what_are_no_predictions_histories_or_features_is_refused(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(probe.BadInput, match=message):
+        call()
