@@ -133,6 +133,12 @@ def test_a_device_that_is_not_there_is_said_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_tf32_on_a_processor_is_refused(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """It would be float32 under another name."""
+    with pytest.raises(finetune.BadInput, match="precision is 'tf32', which GPUs have, and device is 'cpu'"):
+        tune(finetune.full_tune, backbone, digits, tmp_path / "run", recipe=replace(RECIPE, precision="tf32"))
+
+
 def test_a_folder_of_another_regime_recipe_or_unit_is_refused_in_words(
     backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
 ) -> None:

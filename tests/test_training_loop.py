@@ -93,6 +93,31 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+class Asking(nn.Module):
+    """A layer that notes what torch may do with products of float32 while it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.said = nn.Linear(64, 10), set[str]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.said.add(torch.get_float32_matmul_precision())
+        logits: torch.Tensor = self.inside(x.flatten(1))
+        return logits
+
+
+def test_float32_is_float32_whatever_torch_is_set_to(digits: TensorExamples, tmp_path: Path) -> None:
+    """torch allows TF32 in convolutions by default: the same recipe must not mean three digits on one machine, seven on another."""
+    net = Asking()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        fit(digits, tmp_path, net, RECIPE)
+        assert net.said == {"highest"}, "in training and in evaluation"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("optimizer", [SGD(), SGD(momentum=0.0, nesterov=False), Adam(), AdamW()])
 def test_loop_equals_torch_written_by_hand(
     digits: TensorExamples, tmp_path: Path, optimizer: SGD | Adam | AdamW
