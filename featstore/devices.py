@@ -123,12 +123,12 @@ def _products(kind: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch is renaming these switches
         on_cpu = getattr(backends, "mkldnn", None)
-        new = [
-            (switch, value)
+        all_switches: list[tuple[Any, str]] = [
+            (getattr(owner, name, None), value)
             for owner, value in ((backends.cuda, kind), (backends.cudnn, kind), (on_cpu, "ieee"))
             for name in ("matmul", "conv", "rnn")
-            if hasattr(switch := getattr(owner, name, None), "fp32_precision")
         ]
+        new = [(switch, value) for switch, value in all_switches if hasattr(switch, "fp32_precision")]
         was = [switch.fp32_precision for switch, _ in new]
         try:
             old = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32

@@ -45,7 +45,8 @@ def _without_tf32() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch is renaming these switches
         owners = (backends.cuda, getattr(backends, "mkldnn", None))
-        new = [m for owner in owners if hasattr(m := getattr(owner, "matmul", None), "fp32_precision")]
+        matmuls: list[Any] = [getattr(owner, "matmul", None) for owner in owners]
+        new = [switch for switch in matmuls if hasattr(switch, "fp32_precision")]
         was = [switch.fp32_precision for switch in new]
         try:
             old = torch.get_float32_matmul_precision()
