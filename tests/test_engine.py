@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from test_extraction import extract, pictures
 
 import featstore
-from featstore import Backbone, BadInput, Engine, Preprocessing, Report, Split, UnreadableImage, WorkerLost
+from featstore import Backbone, BadInput, Engine, Preprocessing, Report, Split, UnreadableImage, WorkerLost, forwarding
 from featstore.capture import capture
 from featstore.compiled import apart, filled_up, trunk
 from featstore.datasets.arrays import ArraySamples
@@ -492,6 +493,65 @@ def test_the_benchmark_for_a_gpu_runs(tmp_path: Path) -> None:
 
 
 # ---- on a GPU
+
+
+class Queue:
+    """Events of a GPU that gets no further than the host has waited for: the slowest there can be."""
+
+    def __init__(self) -> None:
+        self.recorded = self.reached = 0
+
+    def event(self) -> Any:
+        queue = self
+
+        class Event:
+            at = 0
+
+            def record(self, stream: object = None) -> None:
+                queue.recorded += 1
+                self.at = queue.recorded
+
+            def synchronize(self) -> None:
+                queue.reached = max(queue.reached, self.at)
+
+            def elapsed_time(self, end: Any) -> float:
+                assert 0 < self.at < end.at <= queue.reached, "CUDA raises: an event has not been reached"
+                return 1.0
+
+        return Event()
+
+
+def test_no_time_is_asked_for_before_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span's end that is recorded after the event that is waited for is reached in time nearly always, and then not."""
+    from contextlib import nullcontext
+
+    queue, empty = Queue(), torch.empty
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(forwarding, "_event", queue.event)
+    monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    for name, value in (
+        ("Stream", stream),
+        ("current_stream", stream),
+        ("stream", nullcontext()),
+        ("device", nullcontext()),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *a, value=value: value)
+
+    class Network:
+        device = CPU
+
+        def __call__(self, x: torch.Tensor, clock: Any) -> dict[tuple[str, str], torch.Tensor]:
+            with clock("forward"), clock("pool", "forward"):
+                return {("unit", "mean"): x.float().mean((1, 2))}
+
+    batches = [(range(3 * i, 3 * i + 3), torch.full((3, 2, 2, 1), i, dtype=torch.uint8)) for i in range(4)]
+    stages = Stages()
+    for i, (rows, found) in enumerate(forwarding._overlapping(Network(), iter(batches), stages)):  # type: ignore[arg-type]
+        assert (rows, found["unit", "mean"].tolist()) == (batches[i][0], [[float(i)]] * 3)
+    assert i == 3
+    assert stages.seconds["copy back"] == pytest.approx(0.004)
+    assert stages.seconds["forward"] == pytest.approx(0.0), "one millisecond each, and pooling lay inside"
 
 
 @pytest.mark.gpu
