@@ -189,7 +189,12 @@ class ForeignSolver:
         require_finite(X)
         self._X, self._fitters, self._tol, self._max_iter = X, fitters, tol, max_iter
         self._fit_intercept = fit_intercept
-        self._problems = [Problem(given, codes, labels.k, labels.weights, fit_intercept) for codes in labels.codes]
+        lanes = np.broadcast_to(1.0 if labels.weights is None else labels.weights, labels.codes.shape)
+        weights = [None if labels.weights is None else lane for lane in lanes]
+        self._problems = [
+            Problem(given, codes, labels.k, weight, fit_intercept)
+            for codes, weight in zip(labels.codes, weights, strict=True)
+        ]
         self._loss = labels.loss(X, namespace(X).float64)
         self._scale = zero_gradient(X, self._loss, labels.k, fit_intercept)
         self._dtype = str(given.dtype).rpartition(".")[2]

@@ -19,7 +19,7 @@ from probe.errors import BadInput, Interrupted
 from probe.exactness import exact
 from probe.grids import C_GRID
 from probe.joining import rows_of
-from probe.labels import Labels, Task, encode, weights_of
+from probe.labels import Labels, Task, encode, numbers, weights_of
 from probe.memory import allowing, said
 from probe.path import Path, grid_of, options_of, path_of, warn
 from probe.solver import PathSolver
@@ -68,12 +68,13 @@ def fit_paths(
     rows : sequence of array-like, optional
         Numbers of the rows of each problem (or masks): folds, few-shot subsets, seeds, bootstraps. A row that stands twice
         counts twice. None: all rows for every problem.
-    sample_weight : array-like of shape (n,), optional
+    sample_weight : array-like of shape (n,), or (n, k) for multi-label data, optional
         The same for every problem.
     class_weight : mapping or "balanced", optional
         "balanced" counts the rows of each problem.
     fit_intercept, tol, max_iter, device, memory
-        As in `fit_path`; streamed features are read whole for every problem, whatever rows it has.
+        As in `fit_path`; streamed features are read whole for every problem, unless the rows of all problems together fit:
+        then these are loaded.
 
     Returns
     -------
@@ -109,6 +110,8 @@ def fit_paths(
             source = streamed(X, allowed, device)
             A = as_matrix(X, device) if source is None else source
             problems[:] = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
+            if source is not None:
+                A, problems[:] = _gathered(X, source, problems, device)
             with exact(A.example if isinstance(A, RowSource) else A):
                 for group in _groups(problems):
                     _solve(A, group, grid, fit_intercept, options, found)
@@ -182,7 +185,9 @@ def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, cl
             "all problems."
         )
     count = max(len(label_sets), len(subsets))
-    weights = weights_of(sample_weight, n)
+    weights = None if sample_weight is None else numbers(sample_weight, "sample_weight")
+    if weights is not None and weights.ndim > 0 and len(weights) != n:
+        weights_of(weights, n)  # which refuses them
     problems = []
     for i in range(count):
         labels, chosen = label_sets[i % len(label_sets)], subsets[i % len(subsets)]
@@ -193,7 +198,7 @@ def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, cl
                 held = "is no list of labels" if whole.ndim == 0 else f"has {len(whole)}"
                 raise BadInput(f"X has {n} rows but label set {i} {held}; they must be of the same samples.")
             mine, size = whole[chosen], len(chosen)
-            weight = None if weights is None else weights[chosen]
+            weight = weights if weights is None or weights.ndim == 0 else weights[chosen]
         try:
             problems.append(_problem(i, chosen, encode(mine, size, weight, class_weight)))
         except BadInput as error:
@@ -265,6 +270,20 @@ def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design
     place[union] = np.arange(len(union))
     own = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
     return _whole(A, None if len(union) == n else union, fit_intercept), _merged(own, len(union))
+
+
+def _gathered(
+    X: Any, source: RowSource, problems: list[_Problem], device: Any
+) -> tuple[Array | RowSource, list[_Problem]]:
+    """The rows of all problems, loaded, where these fit: a few subsets of very many rows. Else everything as it is."""
+    n, d = source.shape
+    subsets = [np.arange(n) if p.rows is None else p.rows for p in problems]
+    union = np.unique(np.concatenate(subsets))
+    if len(union) * d * source.dtype.itemsize > source.memory:
+        return source, problems
+    A = as_matrix(rows_of(X, union), device)
+    require_finite(A, names=union, n_all=n)
+    return A, [replace(p, rows=np.searchsorted(union, mine)) for p, mine in zip(problems, subsets, strict=True)]
 
 
 def _from_blocks(A: RowSource, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:

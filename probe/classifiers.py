@@ -12,6 +12,7 @@ import numpy as np
 
 from probe.errors import BadInput
 from probe.grids import C_GRID, SVM_GRID
+from probe.metrics.ranking import DIFFICULT
 
 if TYPE_CHECKING:
     from probe.model import Model
@@ -43,51 +44,75 @@ class Classifier:
 
         return l2_normalized(X) if self.normalizes else X
 
-    def paths(self, X: Any, y: Any, C: Sequence[float], rows: Sequence[np.ndarray | None], tol: float) -> list[Path]:
+    def paths(
+        self, X: Any, y: np.ndarray, C: Sequence[float], rows: Sequence[np.ndarray | None], **options: Any
+    ) -> list[Path]:
         """Fit a path on each of several subsets of the rows; None is all of them.
 
         Parameters
         ----------
-        X : array of shape (n, d)
+        X : array of shape (n, d), or stored features
         y : numpy.ndarray of shape (n,) or (n, k)
+            Multi-label entries that are marked difficult (2) are left out of the fit of their label.
         C : sequence of float
         rows : sequence of (m,) int64 or None
-        tol : float
+        **options
+            Those of the function that fits: tol, memory.
 
         Returns
         -------
         list of Path
         """
+        y, weight = _without_difficult(y)
         if all(one is None for one in rows):
-            return [self._alone(X, y, C, None, tol)] * len(rows)
-        if self.loss != "logistic" or len(rows) == 1:
-            return [self._alone(X, y, C, one, tol) for one in rows]
+            return [self._alone(X, y, C, None, weight, options)] * len(rows)
+        if self.loss != "logistic" or (len(rows) == 1 and "memory" not in options):
+            return [self._alone(X, y, C, one, weight, options) for one in rows]
         from probe.batch import fit_paths
 
         every = np.arange(len(y))
         subsets = [every if one is None else one for one in rows]
-        return list(fit_paths(X, y, C, rows=subsets, tol=tol))
+        return list(fit_paths(X, y, C, rows=subsets, sample_weight=weight, **options))
 
-    def models(self, X: Any, y: Any, C: Sequence[float], rows: Sequence[np.ndarray | None], tol: float) -> list[Model]:
+    def models(
+        self, X: Any, y: np.ndarray, C: Sequence[float], rows: Sequence[np.ndarray | None], **options: Any
+    ) -> list[Model]:
         """Fit one model on each of several subsets of the rows, each at its own C; see `paths`."""
         found: dict[int, Model] = {}
         if all(one is None for one in rows):
             values = sorted(set(C))
-            path = self._alone(X, y, values, None, tol)
+            path = self.paths(X, y, values, [None], **options)[0]
             return [path.model(values.index(c)) for c in C]
         for value in sorted(set(C)):
             mine = [i for i, c in enumerate(C) if c == value]
-            paths = self.paths(X, y, [value], [rows[i] for i in mine], tol)
+            paths = self.paths(X, y, [value], [rows[i] for i in mine], **options)
             found |= {i: path.model(0) for i, path in zip(mine, paths, strict=True)}
         return [found[i] for i in range(len(rows))]
 
-    def _alone(self, X: Any, y: Any, C: Sequence[float], rows: np.ndarray | None, tol: float) -> Path:
+    def _alone(
+        self,
+        X: Any,
+        y: np.ndarray,
+        C: Sequence[float],
+        rows: np.ndarray | None,
+        weight: np.ndarray | None,
+        options: dict[str, Any],
+    ) -> Path:
         from probe.joining import rows_of
         from probe.labels import Loss
         from probe.parts import fitter_of
 
         fit = fitter_of(Loss(self.loss))
-        return fit(X if rows is None else rows_of(X, rows), y if rows is None else y[rows], C, tol=tol)
+        if rows is not None:
+            X, y, weight = rows_of(X, rows), y[rows], None if weight is None else weight[rows]
+        return fit(X, y, C, sample_weight=weight, **options)
+
+
+def _without_difficult(y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Multi-label marks as 0 and 1, and weights that leave out the entries that are neither; None where all are."""
+    if y.ndim != 2 or not (y == DIFFICULT).any():
+        return y, None
+    return (y == 1).astype(np.int64), (y != DIFFICULT).astype(np.float64)
 
 
 LOGISTIC = Classifier("logistic", "logistic", False, C_GRID)

@@ -34,7 +34,11 @@ _QUIET_BYTES = "1 GiB"  # of a task, below which Dask need not say that labels a
 
 
 def fitted(
-    units: Sequence[Sequence[Batch]], device: str | None, scheduler: str | Client, report: Progress
+    units: Sequence[Sequence[Batch]],
+    device: str | None,
+    scheduler: str | Client,
+    report: Progress,
+    memory: float | None = None,
 ) -> Iterator[list[Result]]:
     """Fit batches on a cluster.
 
@@ -47,6 +51,8 @@ def fitted(
     scheduler : str or distributed.Client
         Address of the scheduler, or a client, which is left open.
     report : Progress
+    memory : float or None
+        Bytes that features may take on a worker, see `probe.jobs.fitted`.
 
     Yields
     ------
@@ -72,7 +78,7 @@ def fitted(
             if addresses
             else f"waiting for the first worker of {where}"
         )
-        futures = _submitted(client, tasks, addresses, device)
+        futures = _submitted(client, tasks, addresses, (device, memory))
         try:
             yield from _gathered(client, futures)
         finally:
@@ -86,7 +92,7 @@ def _tasks(units: Sequence[Sequence[Batch]], n_workers: int) -> list[list[Batch]
 
 
 def _submitted(
-    client: Client, tasks: Sequence[Sequence[Batch]], addresses: Sequence[str], device: str | None
+    client: Client, tasks: Sequence[Sequence[Batch]], addresses: Sequence[str], where: tuple[str | None, float | None]
 ) -> dict[Future[Any], str]:
     """The futures of the tasks, with the name of the unit of each."""
     import dask
@@ -102,7 +108,7 @@ def _submitted(
             future = client.submit(
                 _fit,
                 batches,
-                device,
+                where,
                 PROTOCOL_VERSION,
                 key=key,
                 pure=False,
@@ -113,14 +119,14 @@ def _submitted(
     return futures
 
 
-def _fit(batches: Sequence[Batch], device: str | None, protocol_version: int) -> list[Result]:
+def _fit(batches: Sequence[Batch], where: tuple[str | None, float | None], protocol_version: int) -> list[Result]:
     """What a worker does."""
     if protocol_version != PROTOCOL_VERSION:
         raise BadInput(
             f"The client speaks version {protocol_version} of the protocol of sweeps, and a worker {PROTOCOL_VERSION}; install "
             "the same version of featprobe with both."
         )
-    return [result for results in jobs.fitted(batches, device) for result in results]
+    return [result for results in jobs.fitted(batches, *where) for result in results]
 
 
 def _gathered(client: Client, futures: dict[Future[Any], str]) -> Iterator[list[Result]]:

@@ -38,6 +38,8 @@ class Features(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
+    def nbytes(self) -> int: ...
+    @property
     def split(self) -> str: ...
     @property
     def backbone(self) -> str: ...
@@ -162,7 +164,7 @@ def _n_columns(labels: np.ndarray) -> int:
     return labels.shape[1] if labels.ndim == 2 else len(np.unique(labels))
 
 
-def fitted(batches: Sequence[Batch], device: str | None) -> Iterator[list[Result]]:
+def fitted(batches: Sequence[Batch], device: str | None, memory: float | None = None) -> Iterator[list[Result]]:
     """Fit batches of one unit, whose features are loaded once.
 
     Parameters
@@ -170,6 +172,8 @@ def fitted(batches: Sequence[Batch], device: str | None) -> Iterator[list[Result
     batches : sequence of Batch
     device : str or None
         Where to fit; None stays with numpy.
+    memory : float or None
+        Bytes that features may take; those of a unit that take more are read from the store again and again.
 
     Yields
     ------
@@ -178,10 +182,13 @@ def fitted(batches: Sequence[Batch], device: str | None) -> Iterator[list[Result
     """
     started = time.perf_counter()
     source, classifier = batches[0].source, batches[0].jobs[0].protocol.classifier
+    # Together, as they are all needed at once: what is chosen on val is fitted again on both, and then judged.
+    stays = memory is not None and sum(matrix.nbytes for matrix in source.features.values()) > memory
+    how = {"memory": memory, "device": device} if stays else {}
     parts = {}
     for part, matrix in source.features.items():
-        X = classifier.features(matrix.numpy() if device is None else matrix.load(device))
-        parts[part] = Part(X, source.labels.of[part], matrix.ids)
+        X = matrix if stays else classifier.features(matrix.numpy() if device is None else matrix.load(device))
+        parts[part] = Part(X, source.labels.of[part], matrix.ids, how)
     # What is shared is divided, so that the seconds of all records are those that were spent.
     share = (time.perf_counter() - started) / sum(len(batch.jobs) for batch in batches)
     for batch in batches:
@@ -209,6 +216,8 @@ def _fitted(batch: Batch, parts: dict[str, Part], loading_s: float) -> list[Resu
 def _reason(parts: dict[str, Part], error: BadInput) -> tuple[str, str]:
     """The part that cannot be used, and why: with rows as they are stored, where the fit saw a subset of them."""
     for part, data in parts.items():
+        if data.how:
+            continue  # what streams them has said where
         try:
             require_finite(data.X)
         except BadInput as found:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace
+from probe.arrays import like, namespace
 from probe.errors import BadInput
 from probe.path import Path
+from probe.sources import is_dask, is_stored
 
 
 def joined(a: Path, b: Path) -> Path:
@@ -72,19 +73,21 @@ def _per_fit(path: Path) -> list[str]:
     return [f.name for f in fields(path) if f.name not in {"classes", "seconds", "reads", "task", "loss"}]
 
 
-def rows_of(A: Array, rows: np.ndarray) -> Array:
-    """Some rows of an array, where it lives.
+def rows_of(A: Any, rows: np.ndarray) -> Any:
+    """Some rows of an array, where it lives; of features of a store, what will read these rows only.
 
     Parameters
     ----------
-    A : array of shape (n, ...)
+    A : array of shape (n, ...), dask array, or feature matrix of a store
     rows : numpy.ndarray of shape (m,), int64
 
     Returns
     -------
     array of shape (m, ...)
     """
-    if isinstance(A, np.ndarray):
+    if is_stored(A):
+        return A.select(rows)
+    if isinstance(A, np.ndarray) or is_dask(A):
         return A[rows]
     xp = namespace(A)
     return xp.take(A, like(A, rows, xp.int64), axis=0)

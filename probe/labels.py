@@ -103,8 +103,8 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
         Labels of any kind; or 0 and 1 per label, for multi-label data.
     n : int
         Number of rows of X.
-    sample_weight : array-like of shape (n,), optional
-        Not negative, not all zero.
+    sample_weight : array-like of shape (n,), or (n, k) for multi-label data, optional
+        Not negative, not all zero. With (n, k) every label weighs the rows in its own way; 0 leaves an entry out of its fit.
     class_weight : mapping or "balanced", optional
         Weight of each class, multiplied into the sample weights; "balanced" is ``n / (k · count)``.
 
@@ -130,7 +130,7 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
         raise BadInput(
             f"X has {n} rows but y has {len(labels)} labels; they must be of the same samples in the same order."
         )
-    weights = weights_of(sample_weight, n)
+    weights = weights_of(sample_weight, n, labels.shape[1] if labels.ndim == 2 else None)
     if labels.ndim == 2:
         return _multilabel(labels, weights, class_weight)
     _require_classification(labels)
@@ -173,35 +173,39 @@ def _require_classification(labels: np.ndarray) -> None:
             )
 
 
-def weights_of(sample_weight: Any, n: int) -> np.ndarray | None:
+def weights_of(sample_weight: Any, n: int, k: int | None = None) -> np.ndarray | None:
     """Read sample weights.
 
     Parameters
     ----------
-    sample_weight : array-like of shape (n,), number, or None
+    sample_weight : array-like of shape (n,) or (n, k), number, or None
     n : int
+    k : int or None
+        Labels of multi-label data, each of which may weigh the rows in its own way.
 
     Returns
     -------
-    numpy.ndarray of shape (n,), float64, or None where all are one
+    numpy.ndarray of shape (n,) or (k, n), float64, or None where all are one
 
     Raises
     ------
     BadInput
-        When they are not n finite numbers, not negative, and not all zero.
+        When they are not n finite numbers, not negative, and not all zero (for any label).
     """
     if sample_weight is None:
         return None
     w = numbers(sample_weight, "sample_weight")
     if w.ndim == 0:
         w = np.full(n, float(w))
-    if w.shape != (n,):
-        raise BadInput(f"sample_weight has shape {w.shape} but X has {n} rows: sample_weight.shape must be ({n},).")
-    if not np.isfinite(w).all() or (w < 0).any() or not (w > 0).any():
+    if w.shape != (n,) and (k is None or w.shape != (n, k)):
+        wanted = f"({n},)" if k is None else f"({n},) or ({n}, {k})"
+        raise BadInput(f"sample_weight has shape {w.shape} but X has {n} rows: sample_weight.shape must be {wanted}.")
+    if not np.isfinite(w).all() or (w < 0).any() or not (w > 0).any(axis=0).all():
+        of_label = " for any label" if w.ndim == 2 else ""
         raise BadInput(
-            f"Sample weights must be finite, not negative, and not all zero; they run from {w.min()} to {w.max()}."
+            f"Sample weights must be finite, not negative, and not all zero{of_label}; they run from {w.min()} to {w.max()}."
         )
-    return None if (w == 1).all() else w
+    return None if (w == 1).all() else np.ascontiguousarray(w.T)
 
 
 def numbers(given: Any, name: str) -> np.ndarray:
@@ -265,15 +269,19 @@ def _multilabel(labels: np.ndarray, weights: np.ndarray | None, class_weight: An
         raise BadInput(f"y has shape {labels.shape}: no label at all; one column per label is needed.")
     values = np.unique(labels)
     if not np.isin(values, [0, 1]).all():
+        is_marked = np.isin(values, [0, 1, 2]).all()
+        remedy = "pass (n,) class labels for one label per row"
+        marked = "where 2 marks difficult entries (VOC), pass y == 1, with sample_weight=(y != 2) to leave these out"
         raise BadInput(
             f"y of shape {labels.shape} is read as multi-label, which holds 0 and 1 only, but it holds {values[:5].tolist()}; "
-            "pass (n,) class labels for one label per row."
+            f"{f'{marked}; else {remedy}' if is_marked else remedy}."
         )
-    counted = labels if weights is None else labels[weights > 0]
-    count = counted.sum(0)
-    constant = np.flatnonzero((count == 0) | (count == len(counted)))
+    counts = np.broadcast_to(True if weights is None else (np.atleast_2d(weights) > 0).T, labels.shape)
+    count, all_of = (labels * counts).sum(0), counts.sum(0)
+    constant = np.flatnonzero((count == 0) | (count == all_of))
     if len(constant):
-        where = "row" if len(counted) == len(labels) else f"one of the {len(counted)} rows that have weight"
+        n_counted = int(all_of[constant[0]])
+        where = "row" if n_counted == len(labels) else f"one of the {n_counted} rows that have weight"
         raise BadInput(
             f"{len(constant)} of {labels.shape[1]} labels (columns {constant[:5].tolist()}) are the same in every {where}, so "
             "nothing can be learnt about them; drop these columns."

@@ -109,6 +109,11 @@ class LeastSquares:
     def __init__(self, X: Array, labels: Labels, fit_intercept: bool, rotation: Rotation | None = None) -> None:
         if rotation is not None and labels.weights is not None:
             raise BadInput("A rotation found without weights does not diagonalise weighted rows; leave it out.")
+        if labels.weights is not None and labels.weights.ndim == 2:
+            raise BadInput(
+                f"sample_weight has shape {labels.weights.T.shape}, a weight for every label, but ridge classification solves all "
+                "labels with one factorisation of the rows; give (n,) weights, or fit logistic regression (fit_path)."
+            )
         self._X, self._fit_intercept = X, fit_intercept
         self.labels = labels
         self.loss = labels.loss(X, namespace(X).float64)

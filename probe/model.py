@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from probe.arrays import Array, as_matrix, device_of, like, namespace, require_finite, to_numpy
 from probe.errors import BadInput
 from probe.labels import Loss, Task, decode
+from probe.sources import BLOCK_BYTES, can_stay, source_of
 from probe.status import Status
 
 _BLOCK_ENTRIES = 1 << 22
@@ -119,20 +121,31 @@ def linear_scores(X: Any, coef: Array, intercept: Array) -> Array:
     BadInput
         When `X` has another number of columns than the models, or holds NaN or infinity (rows named).
     """
-    A = as_matrix(X)
+    A = X if can_stay(X) else as_matrix(X)
     b, k, d = (int(s) for s in coef.shape)
-    if int(A.shape[1]) != d:
+    if len(A.shape) == 2 and int(A.shape[1]) != d:
         raise BadInput(f"X has {A.shape[1]} features, but the model is expecting {d} features as input.")
+    xp = namespace(coef)
+    flat = xp.permute_dims(xp.reshape(coef, (b * k, d)), (1, 0))
+    parts, n = [xp.zeros((0, b * k), dtype=xp.float64, device=device_of(coef))], 0
+    for where, block in _blocks(A, coef):
+        parts.append(xp.astype(block, xp.float64) @ flat + xp.reshape(intercept, (1, b * k)))
+        if not bool(xp.all(xp.isfinite(parts[-1]))):  # as NaN and infinity anywhere in a row make its scores
+            is_block = can_stay(A)
+            require_finite(block, first=where.start, n_all=int(A.shape[0])) if is_block else require_finite(A)
+        n = where.stop
+    return xp.permute_dims(xp.reshape(xp.concat(parts, axis=0), (n, b, k)), (1, 0, 2))
+
+
+def _blocks(A: Any, coef: Array) -> Iterator[tuple[slice, Array]]:
+    """Rows where the coefficients are; what is stored is read a block at a time and never whole."""
+    if can_stay(A):
+        for where, block in source_of(A, BLOCK_BYTES).blocks():
+            yield where, block if isinstance(coef, np.ndarray) else like(coef, block)
+        return
     if namespace(A) is not namespace(coef) or device_of(A) != device_of(coef):
         A = like(coef, to_numpy(A))
-    xp = namespace(A)
-    flat = xp.reshape(coef, (b * k, d))
-    step = max(1, _BLOCK_ENTRIES // max(d, b * k))
-    parts = [
-        xp.astype(A[a : a + step, :], xp.float64) @ flat.T + xp.reshape(intercept, (1, b * k))
-        for a in range(0, int(A.shape[0]), step)
-    ]
-    scores = xp.concat(parts, axis=0)
-    if not bool(xp.all(xp.isfinite(scores))):  # as NaN and infinity anywhere in a row make its scores
-        require_finite(A)
-    return xp.permute_dims(xp.reshape(scores, (int(A.shape[0]), b, k)), (1, 0, 2))
+    b, k, d = (int(s) for s in coef.shape)
+    n, step = int(A.shape[0]), max(1, _BLOCK_ENTRIES // max(d, b * k))
+    for a in range(0, n, step):
+        yield slice(a, min(a + step, n)), A[a : a + step, :]

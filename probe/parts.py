@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe import metrics
-from probe.arrays import Array, to_numpy
+from probe.arrays import to_numpy
 from probe.errors import BadInput
 from probe.joining import rows_of
 from probe.labels import Loss, numbers
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 class Part:
     """Rows to fit on and rows to score on. Features are gathered when they are used: copies of every split add up."""
 
-    X: Array
+    X: Any
     y: np.ndarray
     weight: np.ndarray | None
     train: np.ndarray
     val: np.ndarray
     rule: Metric
     fitter: Callable[..., Path]
+    memory: Any = None
 
     def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
         weight = None if self.weight is None else self.weight[self.train]
         return self.fitter(rows_of(self.X, self.train), self.y[self.train], C, sample_weight=weight, **options)
 
     def scores(self, path: Path) -> np.ndarray:
-        return select(path, rows_of(self.X, self.val), self.y[self.val], self.rule).scores
+        return select(path, rows_of(self.X, self.val), self.y[self.val], self.rule, memory=self.memory).scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +52,13 @@ class Given:
     y_val: Any
     rule: Metric
     fitter: Callable[..., Path]
+    memory: Any = None
 
     def fit(self, C: np.ndarray, options: dict[str, Any]) -> Path:
         return self.fitter(self.X, self.y, C, **options)
 
     def scores(self, path: Path) -> np.ndarray:
-        return select(path, self.X_val, self.y_val, self.rule).scores
+        return select(path, self.X_val, self.y_val, self.rule, memory=self.memory).scores
 
 
 def fit_all(parts: Sequence[Part | Given], C: np.ndarray, options: dict[str, Any]) -> list[Path]:
@@ -98,19 +100,21 @@ def fitter_of(loss: Loss) -> Callable[..., Path]:
 
 
 def parts_of(
-    X: Array,
+    X: Any,
     y: np.ndarray,
     splits: Iterable[tuple[Any, Any]],
     rule: Metric,
     sample_weight: Any,
     val_weight: Any,
     fitter: Callable[..., Path],
+    memory: Any = None,
 ) -> list[Part]:
     """Check splits and weights, and make a part of every split."""
     n = int(X.shape[0])
     if len(y) != n:
         raise BadInput(f"X has {n} rows but y has {len(y)} labels; they must be of the same samples in the same order.")
-    weight = None if sample_weight is None else _weight(sample_weight, n, "sample_weight")
+    k = int(y.shape[1]) if y.ndim == 2 else None
+    weight = None if sample_weight is None else _weight(sample_weight, n, "sample_weight", k)
     by_val = None if val_weight is None else _weight(val_weight, n, "val_weight")
     parts = []
     for i, (given_train, given_val) in enumerate(splits):
@@ -120,7 +124,7 @@ def parts_of(
                 f"Split {i} has {len(train)} rows to train on and {len(val)} to validate on; both need at least one."
             )
         val, chosen_rule = _weighted(val, None if by_val is None else by_val[val], rule)
-        parts.append(Part(X, y, weight, train, val, chosen_rule, fitter))
+        parts.append(Part(X, y, weight, train, val, chosen_rule, fitter, memory))
     if not parts:
         raise BadInput("There is no split to choose C on; give at least one pair of rows to train and to validate on.")
     return parts
@@ -146,9 +150,13 @@ def _weighted(rows: np.ndarray, weight: np.ndarray | None, rule: Metric) -> tupl
     return np.repeat(rows, weight.astype(np.int64)), rule
 
 
-def _weight(given: Any, n: int, name: str) -> np.ndarray:
+def _weight(given: Any, n: int, name: str, k: int | None = None) -> np.ndarray:
     weight = numbers(given, name)
-    if weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any():
+    if (
+        (weight.shape != (n,) and (k is None or weight.shape != (n, k)))
+        or not np.isfinite(weight).all()
+        or (weight < 0).any()
+    ):
         raise BadInput(
             f"{name} must be {n} finite numbers that are not negative, one per row of X; it has shape {weight.shape}."
         )

@@ -138,7 +138,8 @@ def fit_path(
         Inverse penalties, positive, in any order. Default: the 45 values of Kornblith et al. 2019.
     X_val, y_val : array-like, optional
         Adds `Path.val_scores`, the accuracy at every C.
-    sample_weight : array-like of shape (n,), optional
+    sample_weight : array-like of shape (n,), or (n, k) for multi-label data, optional
+        With (n, k) every label weighs the rows in its own way; 0 leaves an entry out of the fit of its label.
     class_weight : mapping or "balanced", optional
     fit_intercept : bool
     tol : float
@@ -249,7 +250,7 @@ def fitted(
 
     try:
         with said(X_val, y_val, device):
-            return replace(path, val_scores=select(path, X_val, y_val).scores)
+            return replace(path, val_scores=select(path, X_val, y_val, memory=memory).scores)
     except KeyboardInterrupt:
         _interrupt(path, len(grid))
 

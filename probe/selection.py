@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from probe.arrays import Array, as_matrix, to_numpy
 from probe.errors import BadInput
 from probe.labels import Task, decode
 from probe.metrics import PredictionMetric
+from probe.sources import can_stay, streamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,14 @@ class Choice:
     at_edge: bool
 
 
-def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, Any], float] | None = None) -> Choice:
+def select(
+    path: Path,
+    X_val: Any,
+    y_val: Any,
+    metric: Metric | Callable[[Any, Any], float] | None = None,
+    *,
+    memory: float | Literal["auto"] | None = None,
+) -> Choice:
     """Choose the C with the best metric on validation data; on a tie, the strongest penalty (smallest C).
 
     Parameters
@@ -54,6 +62,9 @@ def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, A
         Classes the path has not seen count as mistakes.
     metric : PredictionMetric, ScoreMetric or callable (y_true, y_pred) -> float, optional
         Default: `probe.metrics.accuracy`.
+    memory : float or "auto", optional
+        Bytes that the features may take, as in `fit_path`: more than that is read from the store or the dask array a block at a
+        time, as often as the decision values of all C take more than 64 MB. Default, and "auto": `X_val` is loaded.
 
     Returns
     -------
@@ -66,7 +77,8 @@ def select(path: Path, X_val: Any, y_val: Any, metric: Metric | Callable[[Any, A
         the metric is not finite anywhere.
     """
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
-    X = as_matrix(X_val)
+    allowed = None if isinstance(memory, str) else memory
+    X = as_matrix(X_val) if streamed(X_val, allowed) is None or not can_stay(X_val) else X_val
     y = np.asarray(to_numpy(y_val) if hasattr(y_val, "shape") else y_val)
     if len(y) != int(X.shape[0]):
         raise BadInput(f"X_val has {X.shape[0]} rows but y_val has {len(y)} labels; they must be of the same samples.")

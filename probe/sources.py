@@ -59,6 +59,75 @@ class RowSource:
             yield where, xp.astype(_moved(block, self.example), self.example.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Stored features one after the other, as one feature matrix that is read block by block.
+
+    Attributes
+    ----------
+    parts : tuple of feature matrices
+        Of one width.
+    """
+
+    parts: tuple[Any, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return sum(int(part.shape[0]) for part in self.parts), int(self.parts[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """One that holds what any part holds."""
+        return np.result_type(*(np.dtype(part.dtype) for part in self.parts))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Names of the rows, (n,)."""
+        return np.concatenate([part.ids for part in self.parts])
+
+    def blocks(self, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """(slice, block) over all rows in order."""
+        first = 0
+        for part in self.parts:
+            for where, block in part.blocks(rows):
+                yield slice(first + where.start, first + where.stop), block
+            first += int(part.shape[0])
+
+    def select(self, rows: np.ndarray) -> Joined:
+        """Some rows, whose numbers ascend."""
+        ends = np.cumsum([0, *(int(part.shape[0]) for part in self.parts)])
+        cuts = np.searchsorted(rows, ends)
+        return Joined(
+            tuple(
+                part.select(rows[a:b] - first)
+                for part, first, a, b in zip(self.parts, ends, cuts, cuts[1:], strict=False)
+            )
+        )
+
+    def numpy(self) -> np.ndarray:
+        """All rows in memory."""
+        return np.concatenate([part.numpy() for part in self.parts])
+
+    def load(self, device: Any) -> Any:
+        """All rows as a torch tensor on a device."""
+        import torch
+
+        return torch.cat([part.load(device) for part in self.parts])
+
+
+def concatenated(*parts: Any) -> Any:
+    """Features one after the other: arrays as an array, stored ones as they are."""
+    if any(is_stored(part) for part in parts):
+        return Joined(parts)
+    return namespace(parts[0]).concat(parts, axis=0)
+
+
 def streamed(X: Any, memory: Any, device: Any = None) -> RowSource | None:
     """A source of features that take more than they may; None for those that fit.
 
@@ -115,7 +184,7 @@ def source_of(X: Any, memory: int, device: Any = None) -> RowSource:
     BadInput
         When `X` is not two-dimensional, or as `as_matrix`; a dask array that does not know its length.
     """
-    X = X if _is_stored(X) or _is_dask(X) or _is_plain(X) else as_matrix(X)
+    X = X if can_stay(X) or _is_plain(X) else as_matrix(X)
     if len(X.shape) != 2:
         raise BadInput(f"Rows can be streamed from features of shape (n, d), got shape {tuple(X.shape)}; flatten them.")
     if any(math.isnan(s) for s in X.shape):
@@ -132,12 +201,18 @@ def source_of(X: Any, memory: int, device: Any = None) -> RowSource:
     return RowSource((n, d), dtype, _opener(X), _example(X, d, dtype, device), memory)
 
 
-def _is_stored(X: Any) -> bool:
+def is_stored(X: Any) -> bool:
     """Whether X is a feature matrix of a store, which reads ahead itself."""
     return hasattr(X, "blocks") and hasattr(X, "ids")
 
 
-def _is_dask(X: Any) -> bool:
+def can_stay(X: Any) -> bool:
+    """Whether X is somewhere else than in memory: in a store, or a dask array."""
+    return is_stored(X) or is_dask(X)
+
+
+def is_dask(X: Any) -> bool:
+    """Whether X is a dask array."""
     return hasattr(X, "compute") and hasattr(X, "dask")
 
 
@@ -148,9 +223,9 @@ def _is_plain(X: Any) -> bool:
 
 
 def _opener(X: Any) -> Callable[[int], Iterator[tuple[slice, Any]]]:
-    if _is_stored(X):
+    if is_stored(X):
         return lambda rows: X.blocks(rows)
-    if _is_dask(X):
+    if is_dask(X):
         return lambda rows: _dask_blocks(X)
     return lambda rows: ((slice(a, min(a + rows, len(X))), X[a : a + rows]) for a in range(0, len(X), rows))
 

@@ -17,12 +17,13 @@ import numpy as np
 import featstore
 from probe import jobs as work
 from probe import metrics
-from probe.classifiers import Classifier, named_classifier
+from probe.classifiers import LOGISTIC, Classifier, named_classifier
 from probe.errors import BadInput, DamagedRecord
 from probe.grids import named_grid
 from probe.jobs import Draw, Features, Job, Labels, Source
 from probe.metrics import Metric
 from probe.numbering import absent_classes, common_labels, labels_digest
+from probe.path import NUMBER
 from probe.progress import Progress
 from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
@@ -57,6 +58,7 @@ def sweep(
     dtype: str | None = None,
     tol: float = 1e-6,
     device: str | None = None,
+    memory: float | None = None,
     scheduler: str | Client | None = None,
     progress: bool = True,
 ) -> Results:
@@ -103,6 +105,10 @@ def sweep(
         See `probe.fit_path`.
     device : str, optional
         Where to fit, for example "cuda"; None stays with numpy.
+    memory : float, optional
+        Bytes that the features of a unit (train, val and test) may take. Those of a unit that take more are not loaded but read
+        block by block, again and again, by `fit_path` with this `memory`: the same results, in as few readings as possible.
+        For logistic regression.
     scheduler : str or distributed.Client, optional
         Address of a Dask scheduler, "tcp://host:8786", whose workers fit the units, see `probe.cluster`; None fits here.
     progress : bool
@@ -139,6 +145,7 @@ def sweep(
     if not 0 < tol < 1:
         raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
     draw, chosen = _draw(val, per_class), named_classifier(classifier)
+    _check_memory(memory, chosen)
     protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), float(tol), chosen, widen)
     splits: dict[str, SplitLike | None] = {"train": train, "val": None, "test": test}
     if draw.fraction is None and not isinstance(val, float):
@@ -150,11 +157,11 @@ def sweep(
     report = Progress(len(jobs), "probe", enabled=progress)
     records = _kept(folder, jobs, report)
     missing = [job for job in jobs if job.digest not in records]
-    place = _place(store, sources, which, device) if missing else {}
+    place = _place(store, sources, which, {"device": device, "memory": memory}) if missing else {}
     _announce(report, len(jobs), len(missing), folder, sources)
     report = Progress(len(missing), "probe", enabled=progress)
     try:
-        with closing(_fitted(missing, device, scheduler, report)) as found:
+        with closing(_fitted(missing, device, memory, scheduler, report)) as found:
             for results in found:
                 for record, predictions in results:
                     records[record.digest] = folder.write(replace(record, place=place), predictions)
@@ -169,6 +176,18 @@ def sweep(
     return Results(tuple(records[job.digest] for job in jobs), folder, len(missing), len(jobs) - len(missing))
 
 
+def _check_memory(memory: float | None, classifier: Classifier) -> None:
+    if memory is None:
+        return
+    if isinstance(memory, bool) or not isinstance(memory, NUMBER) or not memory >= 1:
+        raise BadInput(f"memory is {memory!r}, but it must be a number of bytes that features may take, such as 4e9.")
+    if classifier != LOGISTIC:
+        raise BadInput(
+            f"memory is {memory!r}, but only logistic regression reads features block by block; leave memory out to load those "
+            f"of {classifier.name!r}, or use classifier='logistic'."
+        )
+
+
 def _opened(store: Store | str | Path, *, for_others: bool) -> Store:
     """The store; for workers, who may run in another folder, by its absolute path. A URL is one already."""
     store = featstore.open_store(store) if isinstance(store, str | Path) else store
@@ -177,17 +196,21 @@ def _opened(store: Store | str | Path, *, for_others: bool) -> Store:
 
 
 def _fitted(
-    missing: Sequence[Job], device: str | None, scheduler: str | Client | None, report: Progress
+    missing: Sequence[Job],
+    device: str | None,
+    memory: float | None,
+    scheduler: str | Client | None,
+    report: Progress,
 ) -> Generator[list[work.Result], None, None]:
     """Results as they are finished, here or on a cluster; unit by unit, so that each feature matrix is loaded once."""
     units = work.batches_by_unit(missing, _drawer())
     if scheduler is None or not missing:
         for batches in units:
-            yield from work.fitted(batches, device)
+            yield from work.fitted(batches, device, memory)
         return
     from probe import cluster
 
-    yield from cluster.fitted(list(units), device, scheduler, report)
+    yield from cluster.fitted(list(units), device, scheduler, report, memory)
 
 
 def _drawer() -> Callable[[Job], Drawn]:
@@ -249,9 +272,9 @@ def _sources(
     return sources
 
 
-def _place(store: Store, sources: Sequence[Source], which: Mapping[str, Any], device: str | None) -> dict[str, str]:
+def _place(store: Store, sources: Sequence[Source], which: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, str]:
     """What is no part of a result's identity but of the command that computes it again."""
-    said = {"store": store.root, **which, "device": device}
+    said = {"store": store.root, **which, **how}
     if "test" in sources[0].features:
         said["images"] = sources[0].features["test"].samples.content_digest
     if which["backbone"] is not None and not isinstance(which["backbone"], str):

@@ -7,18 +7,19 @@ Several probes (seeds) that differ in their rows only are fitted together and sh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probe import intervals, metrics
-from probe.arrays import namespace, to_numpy
+from probe.arrays import to_numpy
 from probe.classifiers import Classifier
 from probe.intervals import Interval
 from probe.metrics import Metric
 from probe.predictions import Predictions
+from probe.sources import concatenated
 
 if TYPE_CHECKING:
     from probe.model import Model
@@ -36,20 +37,23 @@ class Part:
     Attributes
     ----------
     X : array of shape (n, d)
-        numpy or torch.
+        numpy or torch; or stored features, which are not loaded.
     y : numpy.ndarray of shape (n,), int64
     ids : numpy.ndarray of shape (n,), text
+    how : mapping
+        How stored features are fitted: the options `memory` and `device` of `probe.fit_path`.
     """
 
     X: Any
     y: np.ndarray
     ids: np.ndarray
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, rows: np.ndarray) -> Part:
         """The part that some rows (m,) int64 are."""
         from probe.joining import rows_of
 
-        return Part(rows_of(self.X, rows), self.y[rows], self.ids[rows])
+        return replace(self, X=rows_of(self.X, rows), y=self.y[rows], ids=self.ids[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ def run(
         For each probe the fields of `probe.records.Record` that come out of the fit, and "predictions".
     """
     rows = [one.rows for one in drawn]
-    first = protocol.classifier.paths(train.X, train.y, protocol.C, rows, protocol.tol)
+    first = protocol.classifier.paths(train.X, train.y, protocol.C, rows, tol=protocol.tol, **train.how)
     vals = [_val(train, val, one) for one in drawn]
     paths, choices, sentences = [], [], []
     for path, part, one in zip(first, vals, drawn, strict=True):
@@ -164,11 +168,12 @@ def _chosen(path: Path, train: Part, val: Part, drawn: Drawn, protocol: Protocol
     if not protocol.widen:
         from probe.selection import select
 
-        return path, select(path, val.X, val.y, metric=protocol.metric), ""
+        return path, select(path, val.X, val.y, metric=protocol.metric, memory=val.how.get("memory")), ""
     from probe.validation import widened
 
     fitted = train if drawn.rows is None else train.take(drawn.rows)
-    found = widened(path, fitted.X, fitted.y, X_val=val.X, y_val=val.y, metric=protocol.metric, tol=protocol.tol)
+    options = {"metric": protocol.metric, "tol": protocol.tol, **train.how}
+    found = widened(path, fitted.X, fitted.y, X_val=val.X, y_val=val.y, **options)
     return found.path, found.choice, found.sentence
 
 
@@ -183,12 +188,12 @@ def _refitted(
         rows = [np.sort(np.concatenate(both)) for both in parts]
         whole = [len(one) == n for one in rows]
     else:
-        X, y = namespace(train.X).concat([train.X, val.X], axis=0), np.concatenate([train.y, val.y])
+        X, y = concatenated(train.X, val.X), np.concatenate([train.y, val.y])
         behind = np.arange(n, len(y))
         rows = [behind if one.rows is None else np.concatenate([one.rows, behind]) for one in drawn]
         whole = [one.rows is None for one in drawn]
     chosen = [None if is_whole else one for is_whole, one in zip(whole, rows, strict=True)]
-    return protocol.classifier.models(X, y, C, chosen, protocol.tol)
+    return protocol.classifier.models(X, y, C, chosen, tol=protocol.tol, **train.how)
 
 
 def _of_path(path: Path, choice: Choice, sentence: str) -> dict[str, Any]:

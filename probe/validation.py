@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from probe.joining import joined, reordered
 from probe.parts import Given, Part, fit_all, fitter_of, host, parts_of
 from probe.path import Path, fit_path
 from probe.selection import Choice
+from probe.sources import can_stay, streamed
 from probe.widening import DECADES, Searched, say, search
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ def select_splits(
     val_weight: Any = None,
     widen: bool = False,
     device: Any = None,
+    memory: float | Literal["auto"] | None = None,
     **options: Any,
 ) -> FoldChoice:
     """Choose C by the mean of a metric over splits of the rows; on a tie the strongest penalty.
@@ -151,6 +154,9 @@ def select_splits(
         Whether values beyond the grid are tried while the best one lies at its edge, see `probe.widening.search`.
     device : optional
         Moves `X`, once for all splits, and with it the answers, see `fit_path`.
+    memory : float or "auto", optional
+        As in `fit_path`: features of a store or a dask array that take more bytes are never loaded whole. Folds that are fitted
+        together share every reading of them.
     **options
         Those of `fit`: class_weight, fit_intercept, tol, max_iter, backend.
 
@@ -170,7 +176,16 @@ def select_splits(
     """
     check_backend(options.get("backend", "auto"), device)
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
-    parts = parts_of(as_matrix(X, device), host(y), splits, rule, sample_weight, val_weight, fit)
+    stays = _stays(X, memory, device)
+    if stays:
+        if "memory" not in inspect.signature(fit).parameters:
+            raise BadInput(
+                f"memory is {memory!r}, but {fit.__name__} has no such option: it needs all features loaded. Leave memory out, or "
+                "fit with fit_path or svm_path."
+            )
+        options = {**options, "memory": memory, "device": device}
+    A = X if stays else as_matrix(X, device)
+    parts = parts_of(A, host(y), splits, rule, sample_weight, val_weight, fit, memory)
     grid = np.atleast_1d(np.asarray(host(C), dtype=np.float64))
     paths = fit_all(parts, grid, options)
     paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
@@ -179,6 +194,13 @@ def select_splits(
     return FoldChoice(
         float(found.C[found.index]), found.index, mean, found.at_edge, found.C, scores, tuple(paths), found.sentence
     )
+
+
+def _stays(X: Any, memory: Any, device: Any) -> bool:
+    """Whether features are left where they are, for the functions that fit to load or to stream."""
+    if isinstance(memory, str) and memory == "auto":
+        return can_stay(X)
+    return streamed(X, memory, device) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +247,7 @@ def widen(
     decades : float
         How far beyond the grid, at most.
     **options
-        Those that the path was fitted with: sample_weight, class_weight, fit_intercept, tol, max_iter, device, backend.
+        Those that the path was fitted with: sample_weight, class_weight, fit_intercept, tol, max_iter, device, backend, memory.
 
     Returns
     -------
@@ -278,7 +300,7 @@ def _widened(
     if not decades >= 0:
         raise BadInput(f"decades is {decades}, but how far to look beyond the grid cannot be negative.")
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
-    part = Given(X, y, X_val, y_val, rule, fitter_of(path.loss))
+    part = Given(X, y, X_val, y_val, rule, fitter_of(path.loss), options.get("memory"))
     paths, scores, found = _search([part], [path], options, decades)
     choice = Choice(float(found.C[found.index]), found.index, scores[0], found.at_edge)
     return Widened(paths[0], choice, found.sentence), found

@@ -60,17 +60,16 @@ def features(images: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def write(store: featstore.Store, data: featstore.Split) -> None:
-    """Store the features of a split, as extraction does."""
+def write(store: featstore.Store, data: featstore.Split, given: dict[str, np.ndarray] | None = None) -> None:
+    """Store the features of a split, as extraction does: those of its images, or others (n, d) float32 by unit."""
     digest = data.digest(store.digest_cache)
     key = featstore.PassKey(
         "pooled pixels", "0" * 32, "three", {}, digest.ids_digest, digest.content_digest, len(data), "fp32"
     )
-    images = np.stack([np.asarray(data.samples.read(i)) for i in range(len(data))])
-    arrays = {
-        featstore.ArrayKey(key.digest, unit, "mean", "float32", x.shape[1:]): x for unit, x in features(images).items()
-    }
-    with store.writing(key, data, {"units": list(UNITS)}, durable=False) as session:
+    if given is None:
+        given = features(np.stack([np.asarray(data.samples.read(i)) for i in range(len(data))]))
+    arrays = {featstore.ArrayKey(key.digest, unit, "mean", "float32", x.shape[1:]): x for unit, x in given.items()}
+    with store.writing(key, data, {"units": list(given)}, durable=False) as session:
         session.begin(list(arrays))
         for block in session.missing_blocks():
             session.write(block, {a: x[block.start : block.stop] for a, x in arrays.items()})

@@ -354,3 +354,24 @@ def test_one_column_that_is_constant_everywhere() -> None:
     model = probe.fit(X, y, C=1.0)
     assert np.abs(model.coef).max() < 1e-9
     np.testing.assert_allclose(model.predict_proba(X)[:, 1], 1 / 3, atol=1e-6)
+
+
+def test_labels_weigh_rows_in_their_own_way() -> None:
+    """Weights (n, k) of multi-label data: zero leaves an entry out of the fit of its label and of no other's."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(120, 6))
+    y = (X[:, :3] + rng.normal(size=(120, 3)) > 0).astype(int)
+    weight = (rng.random((120, 3)) > 0.2) * rng.integers(1, 3, (120, 3)).astype(float)
+    path = probe.fit_path(X, y, [0.1, 10.0], sample_weight=weight)
+    for j in range(3):
+        rows = np.repeat(np.arange(120), weight[:, j].astype(int))
+        alone = probe.fit_path(X[rows], y[rows, j], [0.1, 10.0])
+        np.testing.assert_allclose(path.coef[:, j], alone.coef[:, 0], atol=1e-3)
+    for wrong, sentence in (
+        ((X, y[:, 0]), r"must be \(120,\)"),
+        ((X, np.where(weight > 0, y, 2)), "2 marks difficult entries"),
+    ):
+        with pytest.raises(probe.BadInput, match=sentence):
+            probe.fit_path(*wrong, sample_weight=weight)
+    with pytest.raises(probe.BadInput, match="one factorisation"):
+        probe.ridge_path(X, y, sample_weight=weight)

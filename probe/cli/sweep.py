@@ -53,6 +53,12 @@ def add(commands: Any) -> None:
     sub.add_argument("--dtype", choices=("float16", "float32", "bfloat16"), help="where several are stored")
     sub.add_argument("--tol", type=float, help="relative tolerance of every fit's certificate")
     sub.add_argument("--device", help="cpu, cuda, cuda:1, …")
+    sub.add_argument(
+        "--memory",
+        type=float,
+        metavar="BYTES",
+        help="stream features of a unit that take more than this, 4e9 for example",
+    )
     sub.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that fits the units: tcp://host:8786")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy against depth into this file")
     sub.add_argument(

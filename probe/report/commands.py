@@ -51,7 +51,7 @@ def sweep_command(r: Record, folder: Path) -> Again:
     if r.test:
         options.append(("--test", r.test))
     options += [("--units", r.unit), ("--backbone", place.get("backbone", r.backbone))]
-    options += [(f"--{name}", place[name]) for name in ("pool", "dtype", "device") if name in place]
+    options += [(f"--{name}", place[name]) for name in ("pool", "dtype", "device", "memory") if name in place]
     own = GRIDS["svm"] if r.classifier == "svm" else C_GRID
     if (grid := _grid_text(key.get("C", r.grid), own)) is not None:
         options.append(("--C", grid))
