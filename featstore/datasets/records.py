@@ -106,14 +106,14 @@ TWELVE = (
         "voc2007", "PASCAL VOC 2007", (KORNBLITH,),
         {"train": 2_501, "val": 2_510, "trainval": 5_011, "test": 4_952}, 20, "map11", OFFICIAL,
         ("train", "val", "trainval", "test"), variants=("negative", "positive", "ignored"),
-        variant_of="what 'difficult' counts as; the devkit's evaluation ignores it, and fits need 0 and 1",
+        variant_of="what 'difficult' counts as; the devkit's evaluation ignores it, and so do fits here",
         layout="Put there the folder 'VOCdevkit' with 'VOC2007/JPEGImages' and 'VOC2007/ImageSets/Main'.",
         source="It is VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar (900 MB) of "
         "host.robots.ox.ac.uk/pascal/VOC/voc2007.",
         licence="images of Flickr: Flickr's terms", loader="voc:voc2007", is_multi_label=True, can_download=True,
         traps=(
             "'difficult' is absent, present or left out, depending on whose code; other code also reads labels off all boxes",
-            "report on voc2007:test:ignored for the devkit's measure; train and val are fitted, so they stay 'negative'",
+            "report on voc2007:test:ignored for the devkit's measure; in train and val it leaves an image out of the fit of that label",
             "the measure is average precision at 11 recalls, not the area under the curve",
             "predictions cannot be exchanged between models under average precision: test on accuracy instead",
         ),
