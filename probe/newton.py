@@ -110,7 +110,8 @@ def _conjugate_gradients(
     count = np.zeros(len(s.ids), dtype=int)
     pairs: list[tuple[Array, Array]] = []
     lanes = np.arange(len(s.ids))
-    inverse, scaled, value = inverse_of(s), xp.astype(penalty(s), out.dtype), objective(s)
+    inverse, scaled = inverse_of(s), xp.astype(penalty(s), out.dtype)
+    value, mass = objective(s), s.mass()
     r, D = -xp.astype(G, out.dtype), out
     z = inverse(r)
     p, rz = z, dot(r, z)
@@ -126,7 +127,7 @@ def _conjugate_gradients(
         is_open &= curvature > 0
         step = like(p, np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0))[:, None, None]
         D, r = D + step * p, r - step * Hp
-        is_open &= ~_is_enough(s, lanes, D, r, value) & ~(exact[lanes] & (n_products > _EXACT_WITHIN))
+        is_open &= ~_is_enough(s, lanes, D, r, (value, mass)) & ~(exact[lanes] & (n_products > _EXACT_WITHIN))
         if is_open.any():
             z = inverse(r)
             before, rz = rz, dot(r, z)
@@ -151,11 +152,15 @@ def _is_exact(s: State) -> np.ndarray:
     return np.array([p is not None and p.is_whole and not p.is_common for p in s.preconditioners])
 
 
-def _is_enough(s: State, lanes: np.ndarray, D: Array, r: Array, value: np.ndarray) -> np.ndarray:
-    """Whether the rule would be met where the model leads, with twice the gradient that the model predicts."""
+def _is_enough(s: State, lanes: np.ndarray, D: Array, r: Array, here: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Whether the rule would be met where the model leads, with twice the gradient that the model predicts.
+
+    `here` are the objective and ‖R‖₁ of every lane at the point the step starts from.
+    """
     xp = namespace(D)
+    value, mass = here
     T = (s.T if len(lanes) == len(s.ids) else take(s.T, lanes)) + xp.astype(D, xp.float64)
-    point = Point(T, 2.0 * xp.astype(r, xp.float64), value[lanes], s.mass()[lanes], s.problem.l2[lanes], s.ids[lanes])
+    point = Point(T, 2.0 * xp.astype(r, xp.float64), value[lanes], mass[lanes], s.problem.l2[lanes], s.ids[lanes])
     done, _ = s.is_converged(point)
     return done
 

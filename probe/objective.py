@@ -225,9 +225,14 @@ class Bend:
     def __call__(self, Z: Array) -> Array:
         """(L, k, m) → (L, k, m)."""
         xp = namespace(Z)
-        out = self.weight * Z
-        if self.mass is not None:
-            out = out - self.weight * (xp.sum(out, axis=1, keepdims=True) / self.mass)
+        if self.mass is None:
+            return self.weight * Z
+        if isinstance(Z, np.ndarray):  # without an array for the products
+            along = np.einsum("lkm,lkm->lm", self.weight, Z)[:, None, :]
+        else:
+            along = xp.sum(self.weight * Z, axis=1, keepdims=True)
+        out = Z - along / self.mass
+        out *= self.weight
         return out
 
 

@@ -33,6 +33,7 @@ _MOST_SHARED = 6  # lanes up to which fewer pairs each are taken
 _MOST_UNION = 2.5  # rows of all lanes together, in those of a lane, up to which products with all pay
 _WHOLE_SIZE = 192  # coefficients up to which the whole Hessian is inverted at once,
 _WHOLE_SIZE_LATER = 3072  # or when the pairs were not enough,
+_JITTER = 1e-14  # of the diagonal of the whole Hessian, so that rounding does not make it indefinite
 _WHOLE_WORK = 4e10  # if forming it takes no more multiplications than this
 
 
@@ -96,10 +97,13 @@ class _Pairs:
         """What is between the two products with the rows: (·, L k) scores, and the row of each pair among them → (u, L k)."""
         xp = namespace(scores)
         k = int(scores.shape[1]) // L
-        vectors = self.vectors[:, None, :]
-        along = xp.sum(vectors * xp.reshape(xp.take(scores, row_of, axis=0), (-1, L, k)), axis=2)
-        back = vectors * xp.astype(self.solve(xp.astype(along, xp.float64)), scores.dtype)[:, :, None]
-        return grouped_sum(xp.reshape(back, (-1, L * k)), self.group)
+        mine = xp.reshape(xp.take(scores, row_of, axis=0), (-1, L, k))
+        if isinstance(scores, np.ndarray):  # without an array for the products
+            along = np.einsum("mk,mlk->ml", self.vectors, mine)
+        else:
+            along = xp.sum(self.vectors[:, None, :] * mine, axis=2)
+        solved = xp.astype(self.solve(xp.astype(along, xp.float64)), scores.dtype)
+        return grouped_sum(self.vectors, solved, self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +214,15 @@ def whole(A: Array, curvature: Curvature, penalised: np.ndarray, l2: float) -> W
         block = xp.reshape(A64.T @ scaled, (r, k - c, r))
         H[c, :, c:, :] = block
         H[c + 1 :, :, c, :] = xp.permute_dims(block[:, 1:, :], (1, 2, 0))
-    H = xp.reshape(H, (k * r, k * r))
-    diagonal = np.tile(l2 * penalised, k)
-    gauge = like(A, np.tile(1.0 - penalised, k), xp.float64)
-    if k > 1:  # one number added to every intercept: no curvature, and nothing that ever needs it
-        H = H + float(xp.max(xp.abs(H))) / n * gauge[:, None] * gauge[None, :]
-    jitter = 1e-14 * float(xp.max(xp.abs(H))) + 1e-300
-    inverse = spd_inverse(H + xp.eye(k * r, dtype=xp.float64, device=A.device) * like(A, diagonal + jitter, xp.float64))
+    own = to_numpy(xp.linalg.diagonal(xp.reshape(H, (k * r, k * r))))
+    if (
+        k > 1
+    ):  # one vector added to every class has no curvature, which would leave rounding in charge; nothing ever needs it
+        stiff = like(A, np.diag(own.reshape(k, r).max(axis=0)), xp.float64)
+        H = H + stiff[None, :, None, :]
+    # Relative to each entry: columns may be of very different scales, which a Cholesky factor does not mind.
+    diagonal = like(A, np.diag(np.tile(l2 * penalised, k) + _JITTER * own + 1e-300), xp.float64)
+    inverse = spd_inverse(xp.reshape(H, (k * r, k * r)) + diagonal)
     return WholeHessian(l2, xp.astype(inverse, A.dtype))
 
 

@@ -113,7 +113,7 @@ TWELVE = (
         licence="images of Flickr: Flickr's terms", loader="voc:voc2007", is_multi_label=True, can_download=True,
         traps=(
             "'difficult' is absent, present or left out, depending on whose code; other code also reads labels off all boxes",
-            "report on voc2007:test:ignored for the devkit's measure; in train and val it leaves an image out of the fit of that label",
+            "report on voc2007:test:ignored for the devkit's measure; in train and val it leaves the image out of that label's fit",
             "the measure is average precision at 11 recalls, not the area under the curve",
             "predictions cannot be exchanged between models under average precision: test on accuracy instead",
         ),
