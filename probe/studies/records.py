@@ -22,12 +22,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from probe.claims import claim
 from probe.errors import BadInput, DamagedRecord
 from probe.files import write_atomically
 from probe.intervals import Interval
@@ -383,26 +384,9 @@ class StudyFolder:
                     found.append((path.stat().st_mtime, path, said))
         return {path: said for _, path, said in sorted(found, key=lambda one: (-one[0], one[1]))}
 
-    @contextmanager
-    def claim(self, digest: str) -> Iterator[bool]:
-        """Try to be the one that computes a result; yields whether nobody else does. Never waits."""
-        from filelock import FileLock, Timeout
-
-        folder = self.path / "claims"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"'{folder}' cannot be made: {error.strerror or error}.") from error
-        lock = FileLock(folder / f"{digest}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+    def claim(self, digest: str) -> AbstractContextManager[bool]:
+        """Try to be the one that computes a result; gives whether nobody else does. Never waits. See `probe.claims`."""
+        return claim(self.path, digest)
 
     def _failed(self, asked: Mapping[str, Any]) -> Path:
         return self.path / "failed" / f"{digest_of(plain(asked))}.json"
