@@ -24,7 +24,7 @@ import featstore
 import probe
 from probe.cli import main
 from probe.predictions import Predictions
-from probe.records import ResultFolder
+from probe.records import ResultFolder, digest_of
 from probe.report import report_html, write_report
 from probe.report.commands import sweep_command
 from probe.report.confusion import Confusion, worst_mistakes
@@ -185,6 +185,30 @@ def test_a_command_of_a_study_computes_the_number_again_as_it_stands(
     capsys.readouterr()
     assert main(["study", "runs/plan", "--table", "--seed", "1", "--json"]) == 0
     assert [row["seed"] for row in json.loads(capsys.readouterr().out)["results"]] == [1]
+
+
+def test_a_plan_of_another_version_is_said_and_the_report_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out in silence, a reader would look for the command of these results in vain."""
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text(STUDY.replace("[0, 1]", "[0]"))
+    assert main(["study", "plan.toml", "--run", "--no-near", "--quiet"]) == 0
+    (path,) = Path("runs/plan/plans").iterdir()
+    said = json.loads(path.read_text())
+    later = {**said, "format": 2}, {**said, "colour": "blue"}, {**said, "network": [{"spec": "x"}]}
+    for one in later:
+        (path.parent / f"{digest_of(one)[:12]}.json").write_text(json.dumps(one))
+    path.write_text(json.dumps({**said, "seeds": [7]}))
+    capsys.readouterr()
+    assert main(["report", "runs/plan", "-o", "report.html"]) == 0
+    err, page = capsys.readouterr().err, texts(Path("report.html").read_text())
+    for words in ("has format 2 but this version reads format 1", "A study has no colour", "'name' is missing",
+                  "it was changed after it was written"):  # fmt: skip
+        assert words in err
+        assert words in page
+    assert err.count("probe: warning: The plan 'runs/plan/plans/") == 4
+    assert "No plan of this result is among those that this version can read" in page
 
 
 def test_a_study_of_objects_says_what_made_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

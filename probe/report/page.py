@@ -16,6 +16,7 @@ from probe.errors import BadInput, DamagedRecord, ProbeError
 from probe.files import write_atomically
 from probe.predictions import Predictions
 from probe.report import words
+from probe.report.commands import unread_plans
 from probe.report.confusion import Confusion, worst_mistakes
 from probe.report.entries import Entry, Task, entries_of, task_names
 from probe.report.figures import Figure, figures_of
@@ -152,7 +153,11 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
             *(line for entry in entries for line in _short(entry, names[entry.task])),
             *(_failed(failure) for found in studies for failure in found.failed),
         ],
-        "damaged": [*(sentence for found in several for sentence in found.damaged), *pictures.damaged],
+        "damaged": [
+            *(sentence for found in several for sentence in found.damaged),
+            *(sentence for found in studies for sentence in unread_plans(found.folder)),
+            *pictures.damaged,
+        ],
         "cost": _cost(entries, of_studies=bool(studies)),
         "versions": _versions(entries),
         "footer": "Made by probe report. This page is complete: it fetches nothing.",

@@ -376,13 +376,26 @@ class StudyFolder:
 
     def plans(self) -> dict[Path, dict[str, Any]]:
         """The studies that were run here, as plain values by file, the last one first; those that were edited are left out."""
-        found = []
-        for path in (self.path / "plans").glob("*.json"):
-            with suppress(OSError, ValueError):
+        return self._plans()[0]
+
+    def damaged_plans(self) -> list[str]:
+        """A sentence on each plan that is not what was written."""
+        return self._plans()[1]
+
+    def _plans(self) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+        found, damaged = [], []
+        for path in sorted((self.path / "plans").glob("*.json")):
+            try:
                 said = json.loads(path.read_bytes())
-                if digest_of(said)[:12] == path.stem:
-                    found.append((path.stat().st_mtime, path, said))
-        return {path: said for _, path, said in sorted(found, key=lambda one: (-one[0], one[1]))}
+                if digest_of(said)[:12] != path.stem:
+                    raise ValueError("it was changed after it was written")
+                found.append((path.stat().st_mtime, path, said))
+            except (OSError, ValueError, RecursionError) as error:
+                damaged.append(
+                    f"The plan '{path}' is not used ({error}): results that it asked for have no command here, unless another plan "
+                    "asks for them. Running the study again keeps its plan anew."
+                )
+        return {path: said for _, path, said in sorted(found, key=lambda one: (-one[0], one[1]))}, damaged
 
     def claim(self, digest: str) -> AbstractContextManager[bool]:
         """Try to be the one that computes a result; gives whether nobody else does. Never waits. See `probe.claims`."""
