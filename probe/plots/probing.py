@@ -72,7 +72,10 @@ def accuracy_by_depth(
             x, middle, color=style.color, marker=style.marker, linestyle=style.dashes, linewidth=1.8, markersize=6,
             label=str(name),
         )  # fmt: skip
-    _score_axis(ax, table, kind)
+    _score_axis(ax, table, kind, by)
+    of = [plain(table[column].iloc[0]) for column in ("backbone", "test" if kind == "test" else "train")
+          if column in table and table[column].nunique() == 1]  # fmt: skip
+    ax.set_title(" on ".join(of), fontsize=10)
     if has_names:
         _depth_axis(ax, units)
     else:
@@ -147,8 +150,8 @@ def _depth_axis(ax: Axes, units: pandas.DataFrame) -> None:
     ax.set_xlim(-0.3, len(pairs) - 0.7)
 
 
-def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str) -> None:
-    band = "range over seeds" if table.duplicated(["unit", "train", "test", "backbone"]).any() else "95 % interval"
+def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str, by: str) -> None:
+    band = "range over seeds" if table.duplicated([by, "unit"]).any() else "95 % interval"
     ax.set_xlabel(f"{UNITS}; shaded: {band}")
     ax.set_ylabel(f"{kind} {metric_of(table)} (n = {counts_of(table[f'n_{kind}'])})")
     quiet(ax)

@@ -196,19 +196,70 @@ def plain(name: object, most: int = 48) -> str:
     return shortened(name, most).replace("$", r"\$")
 
 
-def new_row(n: int, size: tuple[float, float]) -> list[Axes]:
-    """Axes side by side on a new figure, each of this size in inches."""
+def new_row(n: int, size: tuple[float, float], columns: int | None = None, *, dpi: int = 150) -> list[Axes]:
+    """Axes side by side on a new figure, each of this size in inches; in several rows, where they are more than ``columns``."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(n * size[0], size[1]), dpi=150, layout="constrained")
-    return [*figure.subplots(1, n, squeeze=False)[0]]
+    columns = min(n, columns or n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), dpi=dpi, layout="constrained")
+    axes = [*figure.subplots(rows, columns, squeeze=False).ravel()]
+    for ax in axes[n:]:
+        ax.remove()
+    return axes[:n]
 
 
 def legend(ax: Axes, handles: Sequence[Any], names: Iterable[object], **options: Any) -> None:
-    """A legend whose names are drawn as they are; Matplotlib would leave out those that begin with an underscore."""
+    """A legend whose names are drawn as they are; Matplotlib would leave out those that begin with an underscore.
+
+    With ``loc="best"`` it goes to the right of the axes, where it would cover what is drawn in every place inside.
+    """
     drawn = ax.legend(handles, [str(i) for i in range(len(handles))], frameon=False, **options)
     for text, name in zip(drawn.get_texts(), names, strict=True):
         text.set_text(plain(name))
+    if options.get("loc") != "best":
+        return
+    figure = figure_of(ax)
+    figure.draw_without_rendering()
+    box = drawn.get_window_extent()
+    if not _is_covered(ax, box):
+        return
+    if len(figure.axes) == 1:  # room for it, so that the drawing keeps its width
+        columns = int(options.get("ncols", 1))
+        drawn.set_loc("upper left")
+        drawn.set_bbox_to_anchor((1.0, 1.0))
+        figure.set_figwidth(figure.get_figwidth() + box.width / figure.dpi * (1 if columns == 1 else 1.02))
+    else:
+        drawn.set_frame_on(True)
+        drawn.get_frame().set(alpha=0.85, linewidth=0)
+
+
+def _is_covered(ax: Axes, box: Any) -> bool:
+    """Whether a line, a point or a bar of some axes lies in a box, in pixels; bands may."""
+    from matplotlib.collections import LineCollection, PathCollection
+
+    for line in ax.get_lines():
+        if line.get_transform().transform_path(line.get_path()).intersects_bbox(box, filled=False):
+            return True
+    for found in ax.collections:
+        if isinstance(found, LineCollection):
+            paths = (found.get_transform().transform_path(path) for path in found.get_paths())
+            if any(path.intersects_bbox(box, filled=False) for path in paths):
+                return True
+        elif isinstance(found, PathCollection):
+            at = found.get_offset_transform().transform(found.get_offsets())
+            if any(box.contains(x, y) for x, y in at):
+                return True
+    return any(box.overlaps(patch.get_window_extent()) for patch in ax.patches)
+
+
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """Ticks at round numbers, written out, on a logarithmic axis that shows values from ``low`` to ``high``."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,), numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
 
 def logit_axis(ax: Axes, which: Literal["x", "y"], values: np.ndarray) -> None:
