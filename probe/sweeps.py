@@ -27,6 +27,7 @@ from probe.numbering import absent_classes, common_labels, labels_digest
 from probe.progress import Progress
 from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
+from probe.seeds import checked_seed
 from probe.trial import Drawn, Protocol
 from probe.widening import GridWidened
 
@@ -328,7 +329,10 @@ def _refits(refit: bool | None, draw: Draw) -> bool:
 
 
 def _seeds(seeds: int | Sequence[int], draw: Draw) -> list[int]:
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    given: Any = seeds
+    if isinstance(given, str) or not isinstance(given, int | np.integer | Iterable):
+        raise BadInput(f"seeds is {seeds!r} but must be a number of at least 1, or different seeds.")
+    chosen = [checked_seed(s, "A seed") for s in ([*range(seeds)] if isinstance(seeds, int | np.integer) else seeds)]
     if not chosen or len(set(chosen)) < len(chosen):
         raise BadInput(f"seeds is {seeds!r} but must be a number of at least 1, or different seeds.")
     if len(chosen) > 1 and not draw.is_random:

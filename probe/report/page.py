@@ -31,10 +31,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_TASKS = 40
-"""Tasks with drawings and confusions of their own: the page stays below 5 MB."""
+"""Tasks with drawings and confusions of their own."""
+
+MOST_BYTES = 4_500_000
+"""Of the page: once the table and the tasks before are that large, those that follow have no drawings and images."""
 
 MOST_CLASSES = 25
 """Classes of a confusion matrix that can still be read; of more, the most frequent confusions are listed."""
+
+TAG_BYTES, ROW_BYTES = 20, 250
+"""Around a value, and around a row of the table of results."""
 
 MOST_PAIRS, MOST_IMAGES = 12, 16
 
@@ -127,12 +133,15 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
     by_task = words.by_task(entries)
     names = task_names(by_task)
     ranked = [words.ranked(task, found) for task, found in by_task.items()]
-    shown = ranked[:MOST_TASKS]
-    left_out = f"The first {len(shown)} of {len(ranked)} tasks; the table has all." if len(ranked) > len(shown) else ""
-    pictures = _Pictures(image_of, max(2, min(MOST_IMAGES, MOST_IMAGES_IN_ALL // len(shown))))
-    tasks = [_task(found, names[found.task], f"task-{i}", pictures) for i, found in enumerate(shown, 1)]
+    rows = [_row(entry, names[entry.task]) for entry in entries]
+    short = [line for entry in entries for line in _short(entry, names[entry.task])]
     studies = [found for found in several if isinstance(found, StudyResults)]
     overviews = [study_overview(found, f"study-{i}") for i, found in enumerate(studies)]
+    pictures = _Pictures(image_of, max(2, min(MOST_IMAGES, MOST_IMAGES_IN_ALL // min(MOST_TASKS, len(ranked)))))
+    tasks = _tasks(ranked, names, pictures, MOST_BYTES - ROW_BYTES * len(rows) - _size([rows, short, overviews]))
+    shown = ranked[: len(tasks)]
+    why = f"a page holds {MOST_TASKS} at most, and as many as keep it below 5 MB; the table has all"
+    left_out = f"The first {len(shown)} of {len(ranked)} tasks: {why}." if len(ranked) > len(shown) else ""
     n_models = len({entry.candidate.model for entry in entries})
     folders = ", ".join(str(found.folder.path) for found in several)
     return {
@@ -145,12 +154,12 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
         ],
         "overview": [figure for figures, _ in overviews for figure in figures],
         "columns": [{"name": name, "is_number": is_number} for name, is_number in _COLUMNS],
-        "rows": [_row(entry, names[entry.task]) for entry in entries],
+        "rows": rows,
         "choices": _choices(entries, names),
         "tasks": tasks,
         "tasks_left_out": left_out,
         "short": [
-            *(line for entry in entries for line in _short(entry, names[entry.task])),
+            *short,
             *(_failed(failure) for found in studies for failure in found.failed),
         ],
         "damaged": [
@@ -162,6 +171,29 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
         "versions": _versions(entries),
         "footer": "Made by probe report. This page is complete: it fetches nothing.",
     }
+
+
+def _tasks(
+    ranked: Sequence[words.Ranked], names: Mapping[Task, str], pictures: _Pictures, room: int
+) -> list[dict[str, Any]]:
+    """What is shown of each task, as long as there is room for it, in bytes; of the first in any case."""
+    tasks: list[dict[str, Any]] = []
+    for i, found in enumerate(ranked[:MOST_TASKS], 1):
+        task = _task(found, names[found.task], f"task-{i}", pictures)
+        room -= _size(task)
+        if room < 0 and tasks:
+            break
+        tasks.append(task)
+    return tasks
+
+
+def _size(value: Any) -> int:
+    """About how many bytes of the page are what is shown of something, with the tags around it."""
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    return TAG_BYTES + len(str(value).encode())
 
 
 def _about_all(entries: list[Entry]) -> list[str]:
