@@ -73,7 +73,7 @@ WITH_SEEDS: dict[str, Callable[[Any], Any]] = {
     "rank_correlations": lambda s: probe.rank_correlations(few(), seed=s),
     "source_scatter": lambda s: probe.plots.source_scatter(few(), seed=s),
     "compare": lambda s: probe.compare(said(), said(), seed=s),
-    "compare_all": lambda s: probe.compare_all([said(), said()], seed=s),
+    "compare_all": lambda s: probe.compare_all([said(), said(name="o")], seed=s),
     "bootstrap_difference": lambda s: probe.bootstrap_difference(said(), said(), probe.metrics.accuracy, seed=s),
     "calibration_table": lambda s: probe.calibration_table([said()], seed=s),
     "chosen_classes": lambda s: probe.chosen_classes(FEATURES, np.arange(60) % 3, [0], seed=s),
