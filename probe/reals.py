@@ -74,12 +74,32 @@ def count(value: Any, what: str) -> int:
     return int(value)
 
 
-def several_of(kind: type[T], given: Any, what: str) -> list[T]:
+def one_of(kind: type[T] | tuple[type[T], ...], given: Any, what: str) -> T:
+    """A record of one kind.
+
+    Parameters
+    ----------
+    kind : type, or tuple of types
+    given : object
+    what : str
+        What it is and where it comes from, for errors: "a Study, such as probe.Study.from_toml reads".
+
+    Raises
+    ------
+    BadInput
+        Where it is something else.
+    """
+    if not isinstance(given, kind):
+        raise BadInput(f"This takes {what}, not {type(given).__name__}.")
+    return given
+
+
+def several_of(kind: type[T] | tuple[type[T], ...], given: Any, what: str) -> list[T]:
     """A list of records of one kind.
 
     Parameters
     ----------
-    kind : type
+    kind : type, or tuple of types
     given : iterable of it
     what : str
         What they are and where they come from, for errors: "Comparisons of probe.compare".
@@ -89,7 +109,8 @@ def several_of(kind: type[T], given: Any, what: str) -> list[T]:
     BadInput
         Where it is none, or is empty, or something else is in it.
     """
-    if isinstance(given, (kind, str, bytes)) or not isinstance(given, Iterable):
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(given, (*kinds, str, bytes)) or not isinstance(given, Iterable):
         raise BadInput(f"A list of {what} is needed, not {type(given).__name__}.")
     found = list(given)
     wrong = next((one for one in found if not isinstance(one, kind)), None)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from probe.errors import BadInput
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
 from probe.logits import inverse_logit, logit
+from probe.long_tables import need_table
 
 if TYPE_CHECKING:
     import pandas
@@ -81,7 +82,7 @@ def save(ax: Axes, path: str | Path) -> None:
     BadInput
         On an ending that names no format, or a place that cannot be written.
     """
-    path = Path(path)
+    path = as_path(path, "The file to draw")
     content = io.BytesIO()
     try:
         figure_of(ax).savefig(content, format=path.suffix.lstrip(".").lower() or "png")
@@ -110,6 +111,8 @@ def svg_text(ax: Axes, salt: str) -> str:
 
 def figure_of(ax: Axes) -> Figure:
     """The figure that axes belong to."""
+    if not hasattr(ax, "get_figure"):
+        raise BadInput(f"Axes are drawn, such as the functions of probe.plots return, not {type(ax).__name__}.")
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes that belong to no figure cannot be drawn"
     return figure
@@ -161,6 +164,23 @@ def quiet(ax: Axes) -> None:
     ax.grid(axis="y", color="0.88", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def need_columns(table: Any, columns: Sequence[str]) -> None:
+    """Refuse what is no table with these columns and a row, in one sentence.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    columns : sequence of str
+    """
+    need_table(table)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        known = ", ".join(map(str, table.columns[:12])) or "none"
+        raise BadInput(f"The table lacks the columns {', '.join(missing)}; it has {known}.")
+    if not len(table):
+        raise BadInput("There is nothing to draw: the table has no rows.")
 
 
 def metric_of(table: pandas.DataFrame) -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from probe import metrics, tables
 from probe.errors import BadInput, DamagedRecord, ProbeError
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
 from probe.predictions import Predictions
+from probe.reals import several_of
 from probe.report import words
 from probe.report.commands import unread_plans
 from probe.report.confusion import Confusion, worst_mistakes
@@ -83,7 +84,7 @@ def write_report(
     BadInput
         Where there is no result, or the file cannot be written.
     """
-    out = Path(out)
+    out = as_path(out, "The page to write")
     if out.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"The report is a web page but '{out}' does not end in .html; name it so that browsers open it.")
     write_atomically(out, report_html(results, title=title, image_of=image_of).encode())
@@ -100,7 +101,10 @@ def report_html(
     import jinja2
     from markupsafe import Markup
 
-    several = [results] if isinstance(results, Results | StudyResults) else list(results)
+    several = [results] if isinstance(results, Results | StudyResults) else results
+    several = several_of(
+        (Results, StudyResults), several, "Results, such as probe.load_results and probe.load_study return"
+    )
     entries = [entry for found in several for entry in entries_of(found)]
     if not entries:
         where = ", ".join(f"'{found.folder.path}'" for found in several) or "no folder"
