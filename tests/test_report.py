@@ -493,6 +493,17 @@ def test_the_page_runs_without_errors_and_asks_for_nothing(page: Any) -> None:
     assert page.title == f"Report {EVIL}"
 
 
+def test_the_table_fits_a_page_of_1200_pixels(page: Any) -> None:
+    """Its last column, the way to the commands, was out of sight."""
+    size = page.get_window_size()
+    page.set_window_size(1200, 900)
+    wide, there = page.execute_script(
+        "const d = document.querySelector('.wide'); return [d.scrollWidth, d.clientWidth]"
+    )
+    page.set_window_size(size["width"], size["height"])
+    assert wide <= there
+
+
 def test_a_click_sorts_and_a_second_one_turns_round(page: Any) -> None:
     """Numbers as numbers, largest first; the header says which way."""
     head = page.find_element("css selector", "#table th:nth-child(8) button")
