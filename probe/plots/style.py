@@ -175,12 +175,12 @@ def need_columns(table: Any, columns: Sequence[str]) -> None:
     columns : sequence of str
     """
     need_table(table)
+    if not len(table):
+        raise BadInput("There is nothing to draw: the table has no rows.")
     missing = [column for column in columns if column not in table]
     if missing:
         known = ", ".join(map(str, table.columns[:12])) or "none"
         raise BadInput(f"The table lacks the columns {', '.join(missing)}; it has {known}.")
-    if not len(table):
-        raise BadInput("There is nothing to draw: the table has no rows.")
 
 
 def metric_of(table: pandas.DataFrame) -> str:
