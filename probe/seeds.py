@@ -54,5 +54,5 @@ def checked_draws(n: Any, what: str) -> int:
     is_whole = isinstance(n, numbers.Integral | np.integer) and not isinstance(n, bool | np.bool_)
     if not is_whole or n < 1:
         shown = " ".join(repr(n).split())
-        raise BadInput(f"{what} is {shown[:60]} but must be a whole number from 1.")
+        raise BadInput(f"{what} is {shown[:60]} but must be a whole number, at least one.")
     return int(n)
