@@ -87,6 +87,7 @@ def _tuned(name: str, recipe: dict[str, object], function: str = "full_tune") ->
     return probe.Regime(name, f"finetune.study:{function}", told, images_per_cell=CELLS * EPOCHS * 14_000 * BACKWARD)
 
 
+TRAINED = "mobilenetv1_025"
 STEPS = {"steps": 30, "batch_size": 16, "lr": 0.01}
 SMALL = (
     probe.Regime("logistic"),
@@ -104,10 +105,15 @@ SMALL = (
 
 def small(shared: Path) -> probe.Study:
     """Every network on every set by its probe; the smallest one fine-tuned on two sets, with each augmentation and LP-FT."""
-    trained = {"networks": ("mobilenetv1_025",), "datasets": ("sketch", "bccd_platelets")}
+    trained = {"networks": (TRAINED,), "datasets": ("sketch", "bccd_platelets")}
     regimes = (SMALL[0], *(probe.Regime(r.name, r.function, r.options, **trained) for r in SMALL[1:]))
     return probe.Study(small_study.networks(shared), small_study.datasets(shared), regimes, name="fang2023-small",
                        command="python benchmarks/fang2023.py --small")  # fmt: skip
+
+
+def _draw(found: probe.StudyResults, path: Path) -> None:
+    """The paper's question is asked of each data set; the average over them, as in kornblith2019.py, would hide the answer."""
+    small_study.draw_each(found, path, TRAINED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,9 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = probe.run_study(study, arguments.out / study.name, device=arguments.device, scheduler=arguments.scheduler)
     print(found.text())
     print("\n".join(small_study.correlations(found, "logistic")))
-    small_study.draw(found, arguments.out / f"{study.name}.png", "logistic")
+    _draw(found, arguments.out / f"{study.name}.png")
     if arguments.publish:
-        small_study.publish(found, ("logistic",), study)
+        small_study.publish(found, ("logistic",), study, _draw)
     return 1 if found.failed else 0
 
 

@@ -195,9 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for regime in ("logistic", "svm"):
         print(f"\n{regime}")
         print("\n".join(small_study.correlations(found, regime)))
-    small_study.draw(found, arguments.out / f"{study.name}.png", "logistic")
+    small_study.draw_average(found, arguments.out / f"{study.name}.png")
     if arguments.publish:
-        small_study.publish(found, ("logistic", "svm"), study)
+        small_study.publish(found, ("logistic", "svm"), study, small_study.draw_average)
     return 1 if found.failed else 0
 
 

@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -232,20 +232,43 @@ def summary(found: probe.StudyResults, regimes: Sequence[str], n_cells: int) -> 
     }
 
 
-def publish(found: probe.StudyResults, regimes: Sequence[str], study: probe.Study) -> None:
+def publish(
+    found: probe.StudyResults,
+    regimes: Sequence[str],
+    study: probe.Study,
+    draw: Callable[[probe.StudyResults, Path], None],
+) -> None:
     """Write ``results/NAME.json`` and ``figures/NAME.png`` beside this file."""
     (HERE / "results").mkdir(exist_ok=True)
     name = study.name
     text = json.dumps(summary(found, regimes, len(study.cells)), indent=1, ensure_ascii=False)
     (HERE / "results" / f"{name}.json").write_text(text + "\n")
-    draw(found, HERE / "figures" / f"{name}.png", regimes[0])
+    draw(found, HERE / "figures" / f"{name}.png")
 
 
-def draw(found: probe.StudyResults, path: Path, regime: str) -> None:
-    """The scatter of the average over data sets against the source accuracy."""
+def draw_average(found: probe.StudyResults, path: Path) -> None:
+    """The scatter of the average over data sets against the source accuracy, by logistic regression (Kornblith's Figure 2)."""
+    probe.plots.save(probe.plots.source_scatter(with_source(found), regime="logistic"), path)
+
+
+def draw_each(found: probe.StudyResults, path: Path, trained: str) -> None:
+    """The same scatter for each data set, and beside it one network by regime."""
+    table = with_source(found)
+    datasets = list(dict.fromkeys(table["dataset"]))
+    axes = probe.plots.style.new_row(len(datasets) + 1, (5.2, 4.4), columns=3, dpi=90)
+    for ax, dataset in zip(axes, datasets, strict=False):
+        probe.plots.source_scatter(table, ax, regime="logistic", dataset=dataset)
+    every = found.table(failed=False)
+    several = every[every["model"] == trained].groupby("dataset").filter(lambda rows: rows["regime"].nunique() > 1)
+    if len(several):
+        probe.plots.bars_by_dataset(several, axes[-1])
+    probe.plots.save(axes[0], path)
+
+
+def with_source(found: probe.StudyResults) -> Any:
+    """Logistic regression on the networks that have a source accuracy and all data sets."""
     table = found.table(failed=False)
-    chosen = probe.complete(table[(table["regime"] == regime) & table["source"].notna()])
-    probe.plots.save(probe.plots.source_scatter(chosen, regime=regime), path)
+    return probe.complete(table[(table["regime"] == "logistic") & table["source"].notna()])
 
 
 def _chosen(studies: dict[str, probe.Study], part: str | None) -> dict[str, probe.Study]:

@@ -12,6 +12,8 @@ from probe import metrics
 from probe.errors import BadInput
 from probe.metrics.inputs import scored_codes, softmax
 from probe.predictions import Predictions, need_predictions
+from probe.reals import several_of
+from probe.seeds import checked_draws, checked_seed, generator
 
 if TYPE_CHECKING:
     import pandas
@@ -45,8 +47,10 @@ def calibration_table(predictions: Sequence[Predictions], *, seed: int = 0) -> p
     """
     import pandas
 
-    several = [predictions] if isinstance(predictions, Predictions) else list(predictions or ())
-    need_predictions(*several)
+    checked_seed(seed)
+    several = several_of(
+        Predictions, [predictions] if isinstance(predictions, Predictions) else predictions, "Predictions"
+    )
     rows = []
     for p in several:
         low, high = p.interval()
@@ -134,9 +138,9 @@ def expected_by_chance(confidence: np.ndarray, *, n_bins: int = N_BINS, n_draws:
     float
         Mean over draws in which each sample is right with the probability that the model says.
     """
-    bins, rng = _bins(confidence, n_bins), np.random.default_rng(seed)
+    bins, rng = _bins(confidence, n_bins), generator(seed)
     errors = []
-    for _ in range(n_draws):
+    for _ in range(checked_draws(n_draws, "n_draws")):
         surplus = (rng.random(len(confidence)) < confidence) - confidence
         errors.append(np.abs(np.bincount(bins, weights=surplus, minlength=n_bins)).sum() / len(confidence))
     return float(np.mean(errors))

@@ -19,6 +19,7 @@ from probe.intervals import Interval
 from probe.permutation import N_PERMUTATIONS, difference_per_class, mcnemar, sign_flip, sign_flip_scores
 from probe.predictions import Predictions, need_predictions
 from probe.reals import reals
+from probe.seeds import checked_draws, checked_seed
 
 Measure: TypeAlias = Literal["accuracy", "mean_per_class"] | Callable[[Predictions], np.ndarray]
 """What is compared. A function gives one score per sample, (n,), larger is better: what is compared is the mean."""
@@ -146,6 +147,8 @@ def compare(
     if measure not in ("accuracy", "mean_per_class") and not callable(measure):
         raise BadInput(refuse_measure(measure))
     intervals.z_value(level)
+    checked_seed(seed)
+    checked_draws(n_permutations, "n_permutations")
     need_predictions(a, b)
     a, b = align(a, b)
     if a.name == b.name:
@@ -240,6 +243,7 @@ def label_accuracy(predictions: Predictions) -> np.ndarray:
     -------
     numpy.ndarray of shape (n,), float64
     """
+    need_predictions(predictions)
     right = (predictions.y_true == predictions.y_pred).astype(np.float64)
     mean: np.ndarray = right if right.ndim == 1 else right.mean(axis=1)
     return mean

@@ -69,7 +69,7 @@ def first_at(accuracy: np.ndarray, *, share: float = SHARE, n: Any = None) -> in
     -------
     int
     """
-    if not 0 < share <= 1:
+    if not isinstance(share, int | float) or not 0 < share <= 1:
         raise BadInput(f"share is {share:g} but must be above 0 and at most 1.")
     x = logit(accuracy, n)
     # Odds that are equal on paper, such as those of 0.9 and 0.9 times 9, may differ in the last bits.

@@ -18,6 +18,7 @@ from probe.lines import bootstrap_band, fit_line
 from probe.logits import logit
 from probe.long_tables import Crossed, Scale, crossed, source_of
 from probe.rank_tests import pearson, spearman
+from probe.reals import several_of
 
 if TYPE_CHECKING:
     import pandas
@@ -242,7 +243,7 @@ def correlation_table(correlations: Sequence[Correlation]) -> pandas.DataFrame:
     import pandas
 
     rows: list[dict[str, Any]] = []
-    for c in correlations:
+    for c in several_of(Correlation, correlations, "Correlations of probe.correlate"):
         row: dict[str, Any] = {"dataset": c.dataset, "n_models": c.n_models, "scale": c.scale}
         for name in ("r", "rho", "slope", "normalised_slope"):
             ends = getattr(c, f"{name}_interval")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from probe.arrays import as_matrix, is_on_cpu, require_finite, to_numpy
 from probe.engines import cuml_part
 from probe.errors import BadInput
+from probe.seeds import checked_draws, checked_seed, generator
 
 FIRST_REDUCED_TO = 50
 """Principal components that are kept first, as van der Maaten and Hinton (2008), who kept 30, suppress noise."""
@@ -68,11 +69,21 @@ def chosen_classes(
     BadInput
         Where a class has no row, or fewer than asked for; where X and y have not the same rows.
     """
+    rng = generator(seed)
+    if not hasattr(X, "__len__") or not hasattr(X, "__getitem__") or isinstance(X, str):
+        raise BadInput(f"X must be an array of features, (n, d), but is {type(X).__name__}.")
     labels = np.asarray(to_numpy(y) if hasattr(y, "__array_namespace__") or hasattr(y, "detach") else y)
     if labels.ndim != 1 or len(labels) != len(X):
         raise BadInput(f"X has {len(X)} rows but y has shape {labels.shape}: one label for each row.")
-    if per_class is not None and per_class < 1:
-        raise BadInput(f"per_class is {per_class} but at least one row is drawn of each class.")
+    if per_class is not None:
+        checked_draws(per_class, "per_class, at least one row of each class,")
+    if not isinstance(classes, Iterable) or isinstance(classes, str):
+        raise BadInput(
+            f"classes must be a list of labels of y, such as {[x.item() for x in np.unique(labels)[:3]]}, but is {classes!r}."
+        )
+    classes = list(classes)
+    if any(isinstance(wanted, np.ndarray) and wanted.ndim for wanted in classes):
+        raise BadInput("classes must be a list of labels, but holds arrays: flatten it.")
     places = [np.flatnonzero(labels == wanted) for wanted in classes]
     short = [f"{c} ({len(rows)})" for c, rows in zip(classes, places, strict=True) if len(rows) < (per_class or 1)]
     if short or not places:
@@ -80,7 +91,6 @@ def chosen_classes(
         raise BadInput(
             f"{len(short)} of {len(classes)} classes have fewer than {least} rows: {', '.join(short) or 'none given'}."
         )
-    rng = np.random.default_rng(seed)
     if per_class is not None:
         places = [np.sort(rng.choice(rows, per_class, replace=False)) for rows in places]
     rows = np.concatenate(places)
@@ -124,6 +134,7 @@ def tsne(
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    checked_seed(seed)
     X = as_matrix(X)
     n = int(X.shape[0])
     if y is not None and len(y) != n:

@@ -6,8 +6,28 @@ import contextlib
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from probe.errors import BadInput
+
+
+def as_path(given: Any, what: str = "A file or folder") -> Path:
+    """A path that a caller gives.
+
+    Parameters
+    ----------
+    given : str or os.PathLike
+    what : str
+        What is at it, for errors.
+
+    Raises
+    ------
+    BadInput
+        On anything else.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise BadInput(f"{what} is needed by its path, as text or a pathlib.Path, but is {type(given).__name__}.")
+    return Path(given)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

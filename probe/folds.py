@@ -13,6 +13,7 @@ import numpy as np
 
 from probe.arrays import to_numpy
 from probe.errors import BadInput
+from probe.seeds import checked_seed
 
 NEVER = -1
 """Fold of rows that are always trained on."""
@@ -139,6 +140,7 @@ def among(kept: np.ndarray, n: int, given: list[tuple[np.ndarray, np.ndarray]]) 
 
 def _ranked(y: Any, seed: int, ids: Any) -> tuple[list[np.ndarray], int]:
     """Rows of every class in the order of the hash of their ids."""
+    seed = checked_seed(seed)
     labels = np.asarray(to_numpy(y) if hasattr(y, "shape") else y)
     n = len(labels)
     names = [str(i) for i in range(n)] if ids is None else [str(i) for i in np.asarray(ids)]

@@ -60,6 +60,8 @@ def named_grid(name: str) -> np.ndarray:
     >>> len(named_grid("clip"))
     96
     """
+    if not isinstance(name, str):
+        raise BadInput(f"The name of a grid is text, one of {', '.join(GRIDS)}, but is {type(name).__name__}.")
     if name in GRIDS:
         return GRIDS[name]
     near = difflib.get_close_matches(name, GRIDS, n=1, cutoff=0.5)

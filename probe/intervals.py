@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from probe.errors import BadInput
+from probe.seeds import generator
 
 N_BOOTSTRAP = 10_000
 """Draws of a bootstrap interval: its ends are then good to about 2 % of its width."""
@@ -82,7 +83,7 @@ def mean_per_class(y_true: np.ndarray, right: np.ndarray, *, level: float = 0.95
     _, codes = np.unique(y_true, return_inverse=True)
     n = np.bincount(codes)
     share = np.bincount(codes, weights=right) / n
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     means = np.concatenate([(rng.binomial(n, share, (rows, len(n))) / n).mean(1) for rows in _batches(len(n))])
     return _percentiles(means, level)
 
@@ -150,7 +151,7 @@ def paired_mean_per_class(
     n = np.bincount(codes)
     shares = np.stack([np.bincount(codes, weights=a & ~b), np.bincount(codes, weights=b & ~a)], axis=1) / n[:, None]
     probabilities = np.concatenate([shares, np.maximum(0.0, 1.0 - shares.sum(1, keepdims=True))], axis=1)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     differences = []
     for rows in _batches(len(n)):
         counts = rng.multinomial(n, probabilities, (rows, len(n)))
@@ -174,7 +175,7 @@ def bootstrap_mean(x: np.ndarray, *, level: float = 0.95, seed: int = 0) -> Inte
         Percentiles of `N_BOOTSTRAP` draws.
     """
     z_value(level)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     means = [x[rng.integers(0, len(x), (rows, len(x)))].mean(axis=1) for rows in _batches(len(x))]
     return _percentiles(np.concatenate(means), level)
 

@@ -137,6 +137,12 @@ class Batch:
         return self.jobs[0].source
 
 
+def by_unit(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs of each unit, in order of execution of the units, then by seed."""
+    ordered = sorted(jobs, key=lambda job: (job.source.depth, job.source.unit, job.seed))
+    return [list(group) for _, group in groupby(ordered, key=lambda job: id(job.source))]
+
+
 def batches_by_unit(jobs: Sequence[Job], drawn: Callable[[Job], Drawn]) -> Iterator[list[Batch]]:
     """Group jobs by unit, and the seeds of each unit into batches: the same for the same jobs, wherever they are run.
 
@@ -151,8 +157,7 @@ def batches_by_unit(jobs: Sequence[Job], drawn: Callable[[Job], Drawn]) -> Itera
     list of Batch
         Of one unit, in order of execution of the units.
     """
-    ordered = sorted(jobs, key=lambda job: (job.source.depth, job.source.unit, job.seed))
-    for _, group in groupby(ordered, key=lambda job: id(job.source)):
+    for group in by_unit(jobs):
         members = [(job, drawn(job)) for job in group]
         labels = members[0][0].source.labels.of["train"]
         n_scores = max(one.n_rows(len(labels)) for _, one in members) * _n_columns(labels)

@@ -10,6 +10,7 @@ from probe.errors import BadInput
 from probe.intervals import Interval, z_value
 from probe.rank_tests import pearson
 from probe.reals import pairs, reals
+from probe.seeds import checked_draws, generator
 
 N_DRAWS = 5_000
 """Draws of the band: its ends are then good to about 3 % of its width."""
@@ -144,9 +145,9 @@ def bootstrap_band(
     at = reals(at, "Places on the x axis", finite=True)
     if len(x) < 3 or np.ptp(x) == 0:
         raise BadInput(f"A band needs at least three points with different x, but there are {len(np.unique(x))}.")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     heights: list[np.ndarray] = []
-    wanted = n_draws
+    wanted = n_draws = checked_draws(n_draws, "n_draws")
     while wanted:
         rows = rng.integers(0, len(x), (wanted, len(x)))
         bx, by = x[rows], y[rows]

@@ -14,6 +14,7 @@ from probe.comparison import Comparison, Measure, align, compare
 from probe.errors import BadInput
 from probe.intervals import Interval
 from probe.rank_tests import holm
+from probe.seeds import checked_draws, generator
 
 if TYPE_CHECKING:
     import pandas
@@ -182,8 +183,8 @@ def bootstrap_difference(
     a, b = align(a, b)
     said = [_said(p, metric) for p in (a, b)]
     classes = [np.asarray(p.classes) if p.y_true.dtype.kind == "U" and p.classes else None for p in (a, b)]
-    rng = np.random.default_rng(seed)
-    differences = np.empty(n_draws)
+    rng = generator(seed)
+    differences = np.empty(checked_draws(n_draws, "n_draws"))
     for i in range(n_draws):
         rows = rng.integers(0, len(a), len(a))
         values = [

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import BadInput
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
+from probe.reals import several_of
 from probe.saving import CONVENTION, read_json_object
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def export_optima(results: Results | StudyResults, path: str | Path) -> Optima:
     if not len(found):
         raise BadInput("None of these results has a chosen C, so that there is nothing to export.")
     said = {"format": FORMAT, "convention": CONVENTION, "optima": [_plain(asdict(one)) for one in found.optima]}
-    write_atomically(Path(path), (json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_atomically(as_path(path), (json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     return found
 
 
@@ -161,7 +162,7 @@ def import_optima(path: str | Path) -> Optima:
     BadInput
         Where there is no such file, it says something else, has another convention, or was written by a later version.
     """
-    said = read_json_object(Path(path), "a file of optima")
+    said = read_json_object(as_path(path, "A file of optima"), "a file of optima")
     if not isinstance(said.get("format"), int) or said["format"] > FORMAT:
         raise BadInput(f"'{path}' has format {said.get('format')!r} but this version reads formats up to {FORMAT}.")
     if said.get("convention") != CONVENTION:
@@ -183,8 +184,10 @@ def import_optima(path: str | Path) -> Optima:
 
 def _optima(results: Iterable[Any]) -> Iterable[Optimum]:
     from probe.records import Record
+    from probe.studies.records import StudyRecord
 
-    for record in results:
+    kinds: tuple[type[Any], ...] = (Record, StudyRecord)
+    for record in several_of(kinds, results, "results, such as probe.load_results and probe.load_study return"):
         if isinstance(record, Record):
             yield _of_sweep(record)
         elif "C" in record.chosen:

@@ -10,6 +10,7 @@ import numpy as np
 
 from probe.errors import BadInput
 from probe.reals import count, reals
+from probe.seeds import generator
 
 N_PERMUTATIONS = 100_000
 """Sign flips of a permutation test: as many as SimCLR drew."""
@@ -68,7 +69,7 @@ def sign_flip(
     observed = abs(difference_per_class(codes, right_a, right_b))
     # Sums that are equal on paper may differ in the last bits: those count as equally extreme.
     threshold = observed - 1e-12
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     n_extreme, batch = 0, max(1, 1_000_000 // max(1, len(m)))
     for start in range(0, n_permutations, batch):
         draws = rng.binomial(m, 0.5, (min(batch, n_permutations - start), len(m)))
@@ -101,7 +102,7 @@ def sign_flip_scores(difference: np.ndarray, *, n_permutations: int = N_PERMUTAT
     d = d[d != 0]
     total = float(d.sum())
     threshold = abs(total) - 1e-10 * float(np.abs(d).sum())
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     n_extreme, batch = 0, max(1, 4_000_000 // max(1, len(d)))
     for start in range(0, n_permutations, batch):
         rows = min(batch, n_permutations - start)

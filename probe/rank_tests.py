@@ -10,6 +10,7 @@ import numpy as np
 
 from probe.errors import BadInput
 from probe.reals import pairs, reals
+from probe.seeds import checked_seed, generator
 
 MOST_ENUMERATED = 8
 """Up to so many models every order is tried (8! = 40,320); beyond, orders are drawn."""
@@ -50,6 +51,7 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> tuple[float, flo
         The p-value is exact for up to `MOST_ENUMERATED`, otherwise (1 + # at least as extreme) / (1 + `N_ORDERS`), never 0.
         NaN where either vector is constant.
     """
+    checked_seed(seed)
     x, y = pairs(x, y, "values to correlate")
     a, b = ranks(x), ranks(y)
     rho = pearson(a, b)
@@ -61,7 +63,7 @@ def spearman(x: np.ndarray, y: np.ndarray, *, seed: int = 0) -> tuple[float, flo
     if n <= MOST_ENUMERATED:
         orders = np.array(list(itertools.permutations(range(n))))
         return rho, float((np.abs(b[orders] @ a) >= observed).mean())
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     drawn = rng.permuted(np.broadcast_to(b, (N_ORDERS, n)), axis=1)
     return rho, (1 + int((np.abs(drawn @ a) >= observed).sum())) / (1 + N_ORDERS)
 

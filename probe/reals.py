@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from probe.errors import BadInput
+
+T = TypeVar("T")
 
 
 def reals(values: Any, what: str, *, ndim: int | None = 1, finite: bool = False) -> np.ndarray:
@@ -69,6 +72,51 @@ def count(value: Any, what: str) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral | np.integer) or value < 0:
         raise BadInput(f"{what} must be a whole number from 0 but is {value!r}.")
     return int(value)
+
+
+def one_of(kind: type[T] | tuple[type[T], ...], given: Any, what: str) -> T:
+    """A record of one kind.
+
+    Parameters
+    ----------
+    kind : type, or tuple of types
+    given : object
+    what : str
+        What it is and where it comes from, for errors: "a Study, such as probe.Study.from_toml reads".
+
+    Raises
+    ------
+    BadInput
+        Where it is something else.
+    """
+    if not isinstance(given, kind):
+        raise BadInput(f"This takes {what}, not {type(given).__name__}.")
+    return given
+
+
+def several_of(kind: type[T] | tuple[type[T], ...], given: Any, what: str) -> list[T]:
+    """A list of records of one kind.
+
+    Parameters
+    ----------
+    kind : type, or tuple of types
+    given : iterable of it
+    what : str
+        What they are and where they come from, for errors: "Comparisons of probe.compare".
+
+    Raises
+    ------
+    BadInput
+        Where it is none, or is empty, or something else is in it.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(given, (*kinds, str, bytes)) or not isinstance(given, Iterable):
+        raise BadInput(f"A list of {what} is needed, not {type(given).__name__}.")
+    found = list(given)
+    wrong = next((one for one in found if not isinstance(one, kind)), None)
+    if wrong is not None or any(one is None for one in found):
+        raise BadInput(f"A list of {what} is needed, not of {type(wrong).__name__}.")
+    return found
 
 
 def _are_numbers(given: np.ndarray) -> bool:

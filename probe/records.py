@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probe.errors import BadInput, DamagedRecord
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
 from probe.intervals import Interval
 from probe.predictions import Predictions
 
@@ -189,7 +189,7 @@ class ResultFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "A folder of results")
 
     def __repr__(self) -> str:
         return f"ResultFolder({str(self.path)!r})"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe import tables
 from probe.predictions import Predictions
+from probe.reals import one_of
 from probe.records import Record, ResultFolder
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def table(source: str | Path | Results | Sequence[Record]) -> pandas.DataFrame:
     records = load_results(source) if isinstance(source, str | Path) else source
     import pandas
 
+    one_of((Results, list, tuple), records, "Results of probe.sweep, or the folder of some")
     return pandas.DataFrame([row(record) for record in records])
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from probe.arrays import to_numpy
 from probe.errors import BadInput, DamagedRecord
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
 from probe.labels import Loss, Task
 from probe.model import Model
 from probe.status import Status
@@ -183,7 +183,7 @@ def _fitted(model: Model | LinearProbe) -> Model:
 
 
 def _base(path: str | Path) -> Path:
-    path = Path(path)
+    path = as_path(path, "A saved probe")
     return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ import numpy as np
 import featstore
 from probe import jobs as work
 from probe import metrics
+from probe.claims import in_turns
 from probe.classifiers import LOGISTIC, Classifier, named_classifier
 from probe.errors import BadInput, DamagedRecord
 from probe.grids import named_grid
@@ -27,6 +28,7 @@ from probe.path import NUMBER
 from probe.progress import Progress
 from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
+from probe.seeds import checked_seed
 from probe.trial import Drawn, Protocol
 from probe.widening import GridWidened
 
@@ -76,7 +78,8 @@ def sweep(
     val : str, Split, float or None
         A stored split; or the fraction of train to hold out, stratified, by id, anew for each seed; None holds out 0.2.
     out : str or Path
-        Folder of the records. Several processes may share one.
+        Folder of the records. Several processes may share one: what another one is fitting is waited for, or fitted here once
+        that process was ended.
     units : "all" or sequence of str
         "all" is every stored unit but the network's own classifier, "head".
     C : sequence of float or str, optional
@@ -160,11 +163,14 @@ def sweep(
     place = _place(store, sources, which, {"device": device, "memory": memory}) if missing else {}
     _announce(report, len(jobs), len(missing), folder, sources)
     report = Progress(len(missing), "probe", enabled=progress)
+    fitted: list[Record] = []
     try:
-        with closing(_fitted(missing, device, memory, scheduler, report)) as found:
+        there = _There(folder, records, report)
+        with closing(_fitted(missing, there, (device, memory), scheduler)) as found:
             for results in found:
                 for record, predictions in results:
-                    records[record.digest] = folder.write(replace(record, place=place), predictions)
+                    fitted.append(folder.write(replace(record, place=place), predictions))
+                    records[record.digest] = fitted[-1]
                     report.finished(_words(record))
     except KeyboardInterrupt:
         n_kept = sum(job.digest in records for job in jobs)
@@ -172,8 +178,8 @@ def sweep(
             f"interrupted; {n_kept} of {len(jobs)} results are kept in {folder.path}, the same call goes on there."
         )
         raise
-    _warn_widened([records[job.digest] for job in missing])
-    return Results(tuple(records[job.digest] for job in jobs), folder, len(missing), len(jobs) - len(missing))
+    _warn_widened(fitted)
+    return Results(tuple(records[job.digest] for job in jobs), folder, len(fitted), len(jobs) - len(fitted))
 
 
 def _check_memory(memory: float | None, classifier: Classifier) -> None:
@@ -197,20 +203,48 @@ def _opened(store: Store | str | Path, *, for_others: bool) -> Store:
 
 def _fitted(
     missing: Sequence[Job],
-    device: str | None,
-    memory: float | None,
+    there: _There,
+    where: tuple[str | None, float | None],
     scheduler: str | Client | None,
-    report: Progress,
 ) -> Generator[list[work.Result], None, None]:
     """Results as they are finished, here or on a cluster; unit by unit, so that each feature matrix is loaded once."""
-    units = work.batches_by_unit(missing, _drawer())
-    if scheduler is None or not missing:
-        for batches in units:
-            yield from work.fitted(batches, device, memory)
-        return
-    from probe import cluster
+    drawn = _drawer()
+    for job in missing:
+        drawn(job)  # what cannot be drawn is said before anything is claimed
+    groups = work.by_unit(missing) if scheduler is None else [missing]
+    with closing(in_turns(groups, there.folder.path, there, there.waits)) as turns:
+        for jobs in turns:
+            units = work.batches_by_unit(jobs, drawn)
+            if scheduler is None:
+                for batches in units:
+                    yield from work.fitted(batches, *where)
+                continue
+            from probe import cluster
 
-    yield from cluster.fitted(list(units), device, scheduler, report, memory)
+            device, memory = where
+            yield from cluster.fitted(list(units), device, scheduler, there.report, memory)
+
+
+@dataclass(frozen=True, eq=False)
+class _There:
+    """Whether the result of a job is there; what other processes finish meanwhile is put into ``records``."""
+
+    folder: ResultFolder
+    records: dict[str, Record]
+    report: Progress
+
+    def __call__(self, job: Job) -> bool:
+        if job.digest not in self.records:
+            with suppress(DamagedRecord):  # said when the sweep began, and computed again
+                record = self.folder.read(job.digest)
+                if record is not None:
+                    self.records[job.digest] = record
+                    self.report.finished(f"{_words(record)}, by another process")
+        return job.digest in self.records
+
+    def waits(self, n: int) -> None:
+        one = "1 result that another process is fitting"
+        self.report.say(f"waiting for {one if n == 1 else f'{n} results that other processes are fitting'}")
 
 
 def _drawer() -> Callable[[Job], Drawn]:
@@ -319,7 +353,10 @@ def _refits(refit: bool | None, draw: Draw) -> bool:
 
 
 def _seeds(seeds: int | Sequence[int], draw: Draw) -> list[int]:
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
+    given: Any = seeds
+    if isinstance(given, str) or not isinstance(given, int | np.integer | Iterable):
+        raise BadInput(f"seeds is {seeds!r} but must be a number of at least 1, or different seeds.")
+    chosen = [checked_seed(s, "A seed") for s in ([*range(seeds)] if isinstance(seeds, int | np.integer) else seeds)]
     if not chosen or len(set(chosen)) < len(chosen):
         raise BadInput(f"seeds is {seeds!r} but must be a number of at least 1, or different seeds.")
     if len(chosen) > 1 and not draw.is_random:

@@ -18,8 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from probe.errors import DamagedRecord
-from probe.files import write_atomically
+from probe.errors import BadInput, DamagedRecord
+from probe.files import as_path, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,11 @@ def keep_thumbnails(folder: str | Path, split: Images, content: str | None = Non
     ...     path.parent.name, path.suffix
     ('thumbnails', '.zip')
     """
-    path = path_of(folder, split.digest().content_digest if content is None else content)
+    if not all(hasattr(split, name) for name in ("digest", "ids", "image")):
+        raise BadInput(
+            f"Thumbnails are kept of a split, such as featstore.load_split gives, not of {type(split).__name__}."
+        )
+    path = path_of(as_path(folder), split.digest().content_digest if content is None else content)
     if path.exists():
         return path
     ids = [str(name) for name in split.ids]

@@ -65,6 +65,32 @@ def test_what_does_not_fit_together_is_refused(call: Callable[[], Any], message:
         call()
 
 
+WITH_SEEDS: dict[str, Callable[[Any], Any]] = {
+    "bootstrap_band": lambda s: probe.bootstrap_band(np.arange(3.0), np.arange(3.0), [1.0], seed=s),
+    "spearman": lambda s: spearman(np.arange(3.0), np.arange(3.0), seed=s),
+    "sign_flip_scores": lambda s: sign_flip_scores([0.1, 0.2], seed=s),
+    "correlate": lambda s: probe.correlate(few(), seed=s),
+    "rank_correlations": lambda s: probe.rank_correlations(few(), seed=s),
+    "source_scatter": lambda s: probe.plots.source_scatter(few(), seed=s),
+    "compare": lambda s: probe.compare(said(), said(), seed=s),
+    "compare_all": lambda s: probe.compare_all([said(), said(name="o")], seed=s),
+    "bootstrap_difference": lambda s: probe.bootstrap_difference(said(), said(), probe.metrics.accuracy, seed=s),
+    "calibration_table": lambda s: probe.calibration_table([said()], seed=s),
+    "chosen_classes": lambda s: probe.chosen_classes(FEATURES, np.arange(60) % 3, [0], seed=s),
+    "tsne": lambda s: probe.tsne(FEATURES, seed=s),
+    "select_holdout": lambda s: probe.select_holdout(FEATURES, np.arange(60) % 3, [1.0], seed=s),
+    "select_kfold": lambda s: probe.select_kfold(FEATURES, np.arange(60) % 3, [1.0], seed=s),
+}
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 0.5, None, True], ids=repr)
+@pytest.mark.parametrize("name", WITH_SEEDS)
+def test_a_seed_is_a_whole_number(name: str, seed: Any) -> None:
+    """Whether a call draws or computes exactly is its own affair: what is no seed is refused by both."""
+    with pytest.raises(probe.BadInput, match=r"seed is .* but must be a whole number from 0"):
+        WITH_SEEDS[name](seed)
+
+
 def few(**columns: Any) -> pd.DataFrame:
     rows = [
         {"model": m, "dataset": d, "accuracy": 0.5 + 0.05 * i + 0.02 * j, "n": 100, "source": 0.5 + 0.1 * i}
@@ -140,12 +166,46 @@ FEATURES = np.random.default_rng(0).normal(size=(60, 5))
         (lambda: probe.bootstrap_difference(said(), "b", probe.metrics.accuracy), "not str"),
         (lambda: probe.comparison_text([]), "at least one"),
         (lambda: probe.comparison_table([0.5]), "Comparisons of probe.compare"),
-        (lambda: probe.calibration_table([1]), "not int"),
+        (lambda: probe.calibration_table([1]), "not of int"),
         (lambda: probe.reliability(None), "not NoneType"),
         (lambda: probe.history_table(["a"]), "rows with step, epoch and val"),
         (lambda: probe.speed_up(None, "a", "b"), "not NoneType"),
         (lambda: probe.chosen_classes(FEATURES, [0, 1, 2], [0]), r"60 rows but y has shape \(3,\)"),
         (lambda: probe.chosen_classes(FEATURES, np.zeros(60), [0], per_class=0), "at least one row"),
+        (lambda: probe.chosen_classes(FEATURES, np.zeros(60), None), "classes must be a list of labels of y"),
+        (lambda: probe.chosen_classes(None, np.zeros(60), [0]), "X must be an array of features"),
+        (lambda: probe.chosen_classes(FEATURES, np.zeros(60), [0], per_class="many"), "per_class.* is 'many'"),
+        (lambda: probe.correlation_table([1]), "Correlations of probe.correlate is needed, not of int"),
+        (lambda: probe.correlation_table(None), "Correlations of probe.correlate is needed, not NoneType"),
+        (lambda: probe.plots.differences([0.1]), "Comparisons of probe.compare is needed, not of float"),
+        (lambda: probe.import_optima(None), "A file of optima is needed by its path"),
+        (lambda: probe.export_optima([1], "x.json"), "not of int"),
+        (lambda: probe.export_optima(None, "x.json"), "not NoneType"),
+        (lambda: probe.load_model(None), "A saved probe is needed by its path"),
+        (lambda: probe.load_study(None), "The folder of a study is needed by its path"),
+        (lambda: probe.load_results(3), "A folder of results is needed by its path"),
+        (lambda: probe.write_report(None, "a.html"), "not NoneType"),
+        (lambda: probe.write_report([1], "a.html"), "not of int"),
+        (lambda: probe.write_report([], None), "The page to write is needed by its path"),
+        (lambda: probe.plan_study(None, "x"), "takes a Study.*not NoneType"),
+        (lambda: probe.run_study("plan.toml", "x"), "takes a Study.*not str"),
+        (lambda: probe.keep_thumbnails("x", None), "not of NoneType"),
+        (lambda: probe.results.table(None), "not NoneType"),
+        (lambda: probe.named_grid(None), "name of a grid is text"),
+        (lambda: probe.plots.accuracy_by_depth(None), "data frame is needed"),
+        (lambda: probe.plots.accuracy_by_depth(few()), "lacks the columns unit, depth"),
+        (lambda: probe.plots.accuracy_by_C(few()), "lacks the columns C, val_score"),
+        (lambda: probe.plots.unit_map(None), "data frame is needed"),
+        (lambda: probe.plots.embedding_scatter(None), "takes an Embedding"),
+        (lambda: probe.plots.save(None, "x.png"), "not NoneType"),
+        (lambda: probe.Study.from_toml(None), "plan of a study is needed by its path"),
+        (lambda: probe.label_accuracy([1]), "not list"),
+        (lambda: probe.calibration_table(5), "Predictions is needed, not int"),
+        (lambda: probe.compare(said(), said(), n_permutations="many"), "n_permutations is 'many'"),
+        (lambda: probe.bootstrap_band(np.arange(3.0), np.arange(3.0), [1.0], n_draws=None), "n_draws is None"),
+        (lambda: probe.find_leaks(None), "labels must be a mapping of splits"),
+        (lambda: probe.find_leaks({"train": np.zeros(2), "test": np.zeros(2)}, {"train": []}), "contents lacks test"),
+        (lambda: probe.find_leaks({}, closeness="near"), "closeness of near-duplicates is near"),
         (lambda: probe.tsne(np.full((60, 5), math.nan)), "NaN"),
         (lambda: probe.tsne(np.ones((60, 5))), "rows are the same"),
     ],

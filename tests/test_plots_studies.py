@@ -124,6 +124,32 @@ def test_bars_are_means_of_log_odds_over_models(tmp_path: Path) -> None:
         plots.bars_by_dataset(table.assign(accuracy=np.nan))
 
 
+def test_only_bars_that_are_there_take_room() -> None:
+    """Regimes that ran on one data set of many left gaps on all others; and a mean of one model is not a mean of all."""
+    table = study(d=3, regimes=("logistic", "tuned", "scratch"))
+    alone = table[(table["regime"] == "logistic") | ((table["dataset"] == "set1") & (table["model"] == "net0"))]
+    places = plots.bar_places(alone)
+    centres = sorted(round(p.get_x() + p.get_width() / 2, 6) for p in plots.bars_by_dataset(alone).patches)
+    assert centres == sorted(round(place, 6) for place in places.values())
+    width = 0.8 / 3
+    assert places["set1", "logistic"] - places["set0", "logistic"] == pytest.approx(width + 0.2)
+    assert places["set1", "tuned"] - places["set1", "logistic"] == pytest.approx(width)
+    assert "mean of 1 to " in plots.bars_by_dataset(alone).get_ylabel()
+
+
+def test_a_legend_covers_no_line() -> None:
+    """Where lines fill the axes there is no room inside: the legend goes beside them, and the drawing keeps its width."""
+    C = np.logspace(-3, 3, 30)
+    lines = [{"unit": f"unit {i}", "seed": 0, "C": c, "val_score": 0.2 + 0.1 * i + 0.05 * np.sin(i + np.log(c)), "n_val": 50,
+              "metric": "accuracy", "is_chosen": c == C[9]} for i in range(8) for c in C]  # fmt: skip
+    ax = plots.accuracy_by_C(pd.DataFrame(lines))
+    ax.figure.draw_without_rendering()
+    assert ax.get_legend().get_window_extent().x0 > ax.get_window_extent().x1
+    few = plots.accuracy_by_C(pd.DataFrame(lines[:30]))
+    few.figure.draw_without_rendering()
+    assert few.get_window_extent().width == pytest.approx(ax.get_window_extent().width, rel=0.05)
+
+
 # ------------------------------------------------------------------------------------- few-shot, convergence, unit map
 
 

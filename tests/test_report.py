@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ import featstore
 import probe
 from probe.cli import main
 from probe.predictions import Predictions
-from probe.records import ResultFolder
+from probe.records import ResultFolder, digest_of
+from probe.report import page as page_of_report
 from probe.report import report_html, write_report
 from probe.report.commands import sweep_command
 from probe.report.confusion import Confusion, worst_mistakes
@@ -187,6 +189,30 @@ def test_a_command_of_a_study_computes_the_number_again_as_it_stands(
     assert [row["seed"] for row in json.loads(capsys.readouterr().out)["results"]] == [1]
 
 
+def test_a_plan_of_another_version_is_said_and_the_report_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left out in silence, a reader would look for the command of these results in vain."""
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text(STUDY.replace("[0, 1]", "[0]"))
+    assert main(["study", "plan.toml", "--run", "--no-near", "--quiet"]) == 0
+    (path,) = Path("runs/plan/plans").iterdir()
+    said = json.loads(path.read_text())
+    later = {**said, "format": 2}, {**said, "colour": "blue"}, {**said, "network": [{"spec": "x"}]}
+    for one in later:
+        (path.parent / f"{digest_of(one)[:12]}.json").write_text(json.dumps(one))
+    path.write_text(json.dumps({**said, "seeds": [7]}))
+    capsys.readouterr()
+    assert main(["report", "runs/plan", "-o", "report.html"]) == 0
+    err, page = capsys.readouterr().err, texts(Path("report.html").read_text())
+    for words in ("has format 2 but this version reads format 1", "A study has no colour", "'name' is missing",
+                  "it was changed after it was written"):  # fmt: skip
+        assert words in err
+        assert words in page
+    assert err.count("probe: warning: The plan 'runs/plan/plans/") == 4
+    assert "No plan of this result is among those that this version can read" in page
+
+
 def test_a_study_of_objects_says_what_made_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No file can name a split that was made in Python; a command that failed would be worse than the program that made it."""
     split = featstore.load_split("digits:train")
@@ -295,19 +321,50 @@ def test_images_are_of_the_rows_that_are_wrong(folder: Path) -> None:
     assert page.count("data:image/jpeg;base64,") == len(asked)
 
 
-def test_a_thousand_results_stay_below_five_megabytes(folder: Path, tmp_path: Path) -> None:
-    """The issue's bound; many networks, units and tasks, each of which may want drawings."""
-    results, out = load_results(folder / "results"), ResultFolder(tmp_path / "many")
-    records = [r for r in results if r.per_class is None]
-    for i in range(1000):
-        model, task, unit = i // 40, i // 8 % 5, i % 8
-        base = records[i % len(records)]
-        names: dict[str, Any] = {"backbone": f"timm:some_network_{model}.a1_in1k", "test": f"task{task}:test"}
-        record = dataclasses.replace(base, key={**base.key, "i": i}, unit=f"layer{unit}", depth=unit, **names)
-        out.write(record, results.predictions(base))
-    path = write_report(load_results(tmp_path / "many"), tmp_path / "report.html")
+def many(folder: Path, n: int, n_tasks: int) -> Results:
+    """So many results under names of their own; the predictions behind them are those of a few."""
+    results = load_results(folder / "results")
+    whole = [r for r in results if r.per_class is None]
+    records = []
+    for i in range(n):
+        base, place = (
+            whole[i % len(whole)],
+            {"backbone": f"timm:some_network_{i // 40}.a1_in1k", "test": f"task{i % n_tasks}:test"},
+        )
+        key = {**base.key, "i": i}
+        records.append(dataclasses.replace(base, key=key, unit=f"layer{i % 8}", depth=i % 8, **place))  # type: ignore[arg-type]
+    return Results(tuple(records), results.folder, 0, n)
+
+
+def noise(split: str, sample: str) -> Image.Image:
+    """The largest thumbnail there is: nothing in it can be compressed."""
+    pixels = np.random.default_rng(zlib.crc32(sample.encode())).integers(0, 256, (96, 96, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def test_a_thousand_results_with_images_stay_below_five_megabytes(folder: Path, tmp_path: Path) -> None:
+    """The issue's bound; many networks, units and tasks, each of which may want drawings and thumbnails."""
+    path = write_report(many(folder, 1000, 5), tmp_path / "report.html", image_of=noise)
     assert path.stat().st_size < 5_000_000
-    assert path.read_text().count("<details><summary>") >= 1000
+    page = path.read_text()
+    assert page.count("<details><summary>") >= 1000
+    assert page.count("data:image/jpeg") == 5 * 16
+
+
+def test_tasks_for_which_there_is_no_room_are_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that grew with the number of tasks would pass the bound; the table has every result, whatever is left out."""
+    results = many(folder, 16, 4)
+    whole = report_html(results, image_of=noise)
+    monkeypatch.setattr(page_of_report, "MOST_BYTES", len(whole.encode()) // 2)
+    part = report_html(results, image_of=noise)
+    n = part.count("<article>")
+    assert 1 <= n < whole.count("<article>") == 4
+    assert len(part.encode()) < len(whole.encode()) * 0.75
+    assert (
+        f"The first {n} of 4 tasks: a page holds 40 at most, and as many as keep it below 5 MB; the table has all."
+        in part
+    )
+    assert part.count("<details><summary>") - n == whole.count("<details><summary>") - 4 == 16
 
 
 def test_nothing_to_report_and_a_file_that_is_no_page_are_said(folder: Path, tmp_path: Path) -> None:
@@ -434,6 +491,17 @@ def test_the_page_runs_without_errors_and_asks_for_nothing(page: Any) -> None:
     assert [url for url in urls if not url.startswith(("file:///", "data:"))] == []
     assert len([url for url in urls if url.startswith("file:")]) == 1
     assert page.title == f"Report {EVIL}"
+
+
+def test_the_table_fits_a_page_of_1200_pixels(page: Any) -> None:
+    """Its last column, the way to the commands, was out of sight."""
+    size = page.get_window_size()
+    page.set_window_size(1200, 900)
+    wide, there = page.execute_script(
+        "const d = document.querySelector('.wide'); return [d.scrollWidth, d.clientWidth]"
+    )
+    page.set_window_size(size["width"], size["height"])
+    assert wide <= there
 
 
 def test_a_click_sorts_and_a_second_one_turns_round(page: Any) -> None:

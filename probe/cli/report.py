@@ -54,17 +54,21 @@ def command(
 ) -> int:
     """Write the page; say where it is and how large."""
     from probe.report import write_report
+    from probe.report.commands import unread_plans
+    from probe.studies.results import StudyResults
 
     found = [_loaded(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
     path = write_report(found, out, image_of=_image_of(data_root) if images else None, **options)
     n, size = sum(map(len, found)), path.stat().st_size
     damaged = [sentence for results in found for sentence in results.damaged]
+    plans = [sentence for one in found if isinstance(one, StudyResults) for sentence in unread_plans(one.folder)]
     if as_json:
-        output.print_json({"path": str(path), "bytes": size, "n_results": n, "damaged": damaged})
+        output.print_json({"path": str(path), "bytes": size, "n_results": n, "damaged": damaged, "plans": plans})
     else:
         print(f"{path}: {n:,} results, {size / 1e6:.1f} MB")
-    for sentence in damaged:
-        print(f"probe: error: {sentence}", file=sys.stderr)
+    for kind, sentences in (("warning", plans), ("error", damaged)):
+        for sentence in sentences:
+            print(f"probe: {kind}: {sentence}", file=sys.stderr)
     return 1 if damaged else 0
 
 

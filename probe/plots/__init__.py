@@ -19,7 +19,7 @@ from probe.plots.planes import embedding_scatter
 from probe.plots.probing import accuracy_by_C, accuracy_by_depth
 from probe.plots.style import STYLES, Style, caption, save, spread, svg_text
 from probe.plots.training import convergence_curves, few_shot_curves
-from probe.plots.transfer import bars_by_dataset, source_scatter
+from probe.plots.transfer import bar_places, bars_by_dataset, source_scatter
 from probe.plots.units import unit_map
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Style",
     "accuracy_by_C",
     "accuracy_by_depth",
+    "bar_places",
     "bars_by_dataset",
     "caption",
     "convergence_curves",

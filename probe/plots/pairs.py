@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from probe import tables
 from probe.calibration import reliability
+from probe.comparison import Comparison
 from probe.errors import BadInput
 from probe.plots.style import STYLES, legend, new_axes, plain, quiet
 from probe.rank_tests import holm
+from probe.reals import several_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from probe.comparison import Comparison
     from probe.predictions import Predictions
 
 
@@ -34,6 +35,7 @@ def differences(comparisons: Sequence[Comparison], ax: Axes | None = None) -> Ax
         Filled points are significant after Holm's correction over all pairs drawn; the grey bar around 0 holds the differences
         that could not have been told from chance.
     """
+    comparisons = several_of(Comparison, comparisons, "Comparisons of probe.compare")
     measures = list(dict.fromkeys(c.measure for c in comparisons))
     if len(measures) != 1:
         raise BadInput(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probe.embedding import Embedding
 from probe.plots.style import legend, new_axes, shortened, styles
+from probe.reals import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from probe.embedding import Embedding
 
 
 def embedding_scatter(embedding: Embedding, ax: Axes | None = None, *, names: Mapping[Any, str] | None = None) -> Axes:
@@ -32,6 +32,7 @@ def embedding_scatter(embedding: Embedding, ax: Axes | None = None, *, names: Ma
     matplotlib.axes.Axes
         Without ticks: the units of t-SNE mean nothing.
     """
+    one_of(Embedding, embedding, "an Embedding of probe.tsne")
     labels = np.zeros(len(embedding.points), int) if embedding.y is None else embedding.y
     # Numbers in their order, names in the order in which they were chosen.
     classes = np.unique(labels).tolist() if labels.dtype.kind in "iu" else list(dict.fromkeys(labels.tolist()))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probe.errors import BadInput
-from probe.plots.style import counts_of, legend, metric_of, new_axes, plain, quiet, spread, styles
+from probe.plots.style import counts_of, legend, metric_of, need_columns, new_axes, plain, quiet, spread, styles
 
 if TYPE_CHECKING:
     import pandas
@@ -54,8 +53,9 @@ def accuracy_by_depth(
     Over several seeds the line is their mean and the band runs from the lowest to the highest. Lines of networks with other units
     share an axis of relative depth, from the first unit (0) to the last (1), without names.
     """
-    if not len(table):
-        raise BadInput("There is nothing to draw: the table has no rows.")
+    need_columns(
+        table, ["unit", "depth", "d", "metric", "train", "test", "test_score", "n_test", *([by] if by else [])]
+    )
     ax = new_axes((7.5, 4.6)) if ax is None else ax
     kind = "test" if table["test_score"].notna().any() else "val"
     by = by or ("test" if kind == "test" else "train")
@@ -72,7 +72,10 @@ def accuracy_by_depth(
             x, middle, color=style.color, marker=style.marker, linestyle=style.dashes, linewidth=1.8, markersize=6,
             label=str(name),
         )  # fmt: skip
-    _score_axis(ax, table, kind)
+    _score_axis(ax, table, kind, by)
+    of = [plain(table[column].iloc[0]) for column in ("backbone", "test" if kind == "test" else "train")
+          if column in table and table[column].nunique() == 1]  # fmt: skip
+    ax.set_title(" on ".join(of), fontsize=10)
     if has_names:
         _depth_axis(ax, units)
     else:
@@ -102,8 +105,7 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     -------
     matplotlib.axes.Axes
     """
-    if not len(paths):
-        raise BadInput("There is nothing to draw: the table has no rows.")
+    need_columns(paths, ["C", "val_score", "is_chosen", "metric", "n_val", by])
     ax = new_axes((7.5, 4.6)) if ax is None else ax
     handles: list[Any] = []
     for (name, rows), style in zip(paths.groupby(by, sort=False), styles(paths[by].nunique()), strict=True):
@@ -147,8 +149,8 @@ def _depth_axis(ax: Axes, units: pandas.DataFrame) -> None:
     ax.set_xlim(-0.3, len(pairs) - 0.7)
 
 
-def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str) -> None:
-    band = "range over seeds" if table.duplicated(["unit", "train", "test", "backbone"]).any() else "95 % interval"
+def _score_axis(ax: Axes, table: pandas.DataFrame, kind: str, by: str) -> None:
+    band = "range over seeds" if table.duplicated([by, "unit"]).any() else "95 % interval"
     ax.set_xlabel(f"{UNITS}; shaded: {band}")
     ax.set_ylabel(f"{kind} {metric_of(table)} (n = {counts_of(table[f'n_{kind}'])})")
     quiet(ax)

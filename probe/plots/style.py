@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from probe.errors import BadInput
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
 from probe.logits import inverse_logit, logit
+from probe.long_tables import need_table
 
 if TYPE_CHECKING:
     import pandas
@@ -81,7 +82,7 @@ def save(ax: Axes, path: str | Path) -> None:
     BadInput
         On an ending that names no format, or a place that cannot be written.
     """
-    path = Path(path)
+    path = as_path(path, "The file to draw")
     content = io.BytesIO()
     try:
         figure_of(ax).savefig(content, format=path.suffix.lstrip(".").lower() or "png")
@@ -110,6 +111,8 @@ def svg_text(ax: Axes, salt: str) -> str:
 
 def figure_of(ax: Axes) -> Figure:
     """The figure that axes belong to."""
+    if not hasattr(ax, "get_figure"):
+        raise BadInput(f"Axes are drawn, such as the functions of probe.plots return, not {type(ax).__name__}.")
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes that belong to no figure cannot be drawn"
     return figure
@@ -163,6 +166,23 @@ def quiet(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def need_columns(table: Any, columns: Sequence[str]) -> None:
+    """Refuse what is no table with these columns and a row, in one sentence.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    columns : sequence of str
+    """
+    need_table(table)
+    if not len(table):
+        raise BadInput("There is nothing to draw: the table has no rows.")
+    missing = [column for column in columns if column not in table]
+    if missing:
+        known = ", ".join(map(str, table.columns[:12])) or "none"
+        raise BadInput(f"The table lacks the columns {', '.join(missing)}; it has {known}.")
+
+
 def metric_of(table: pandas.DataFrame) -> str:
     """The metrics of a table in words."""
     return " / ".join(str(m).replace("_", " ") for m in table["metric"].unique())
@@ -196,19 +216,70 @@ def plain(name: object, most: int = 48) -> str:
     return shortened(name, most).replace("$", r"\$")
 
 
-def new_row(n: int, size: tuple[float, float]) -> list[Axes]:
-    """Axes side by side on a new figure, each of this size in inches."""
+def new_row(n: int, size: tuple[float, float], columns: int | None = None, *, dpi: int = 150) -> list[Axes]:
+    """Axes side by side on a new figure, each of this size in inches; in several rows, where they are more than ``columns``."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(n * size[0], size[1]), dpi=150, layout="constrained")
-    return [*figure.subplots(1, n, squeeze=False)[0]]
+    columns = min(n, columns or n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), dpi=dpi, layout="constrained")
+    axes = [*figure.subplots(rows, columns, squeeze=False).ravel()]
+    for ax in axes[n:]:
+        ax.remove()
+    return axes[:n]
 
 
 def legend(ax: Axes, handles: Sequence[Any], names: Iterable[object], **options: Any) -> None:
-    """A legend whose names are drawn as they are; Matplotlib would leave out those that begin with an underscore."""
+    """A legend whose names are drawn as they are; Matplotlib would leave out those that begin with an underscore.
+
+    With ``loc="best"`` it goes to the right of the axes, where it would cover what is drawn in every place inside.
+    """
     drawn = ax.legend(handles, [str(i) for i in range(len(handles))], frameon=False, **options)
     for text, name in zip(drawn.get_texts(), names, strict=True):
         text.set_text(plain(name))
+    if options.get("loc") != "best":
+        return
+    figure = figure_of(ax)
+    figure.draw_without_rendering()
+    box = drawn.get_window_extent()
+    if not _is_covered(ax, box):
+        return
+    if len(figure.axes) == 1:  # room for it, so that the drawing keeps its width
+        columns = int(options.get("ncols", 1))
+        drawn.set_loc("upper left")
+        drawn.set_bbox_to_anchor((1.0, 1.0))
+        figure.set_figwidth(figure.get_figwidth() + box.width / figure.dpi * (1 if columns == 1 else 1.02))
+    else:
+        drawn.set_frame_on(True)
+        drawn.get_frame().set(alpha=0.85, linewidth=0)
+
+
+def _is_covered(ax: Axes, box: Any) -> bool:
+    """Whether a line, a point or a bar of some axes lies in a box, in pixels; bands may."""
+    from matplotlib.collections import LineCollection, PathCollection
+
+    for line in ax.get_lines():
+        if line.get_transform().transform_path(line.get_path()).intersects_bbox(box, filled=False):
+            return True
+    for found in ax.collections:
+        if isinstance(found, LineCollection):
+            paths = (found.get_transform().transform_path(path) for path in found.get_paths())
+            if any(path.intersects_bbox(box, filled=False) for path in paths):
+                return True
+        elif isinstance(found, PathCollection):
+            at = found.get_offset_transform().transform(found.get_offsets())
+            if any(box.contains(x, y) for x, y in at):
+                return True
+    return any(box.overlaps(patch.get_window_extent()) for patch in ax.patches)
+
+
+def log_axis(axis: Any, low: float, high: float) -> None:
+    """Ticks at round numbers, written out, on a logarithmic axis that shows values from ``low`` to ``high``."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,), numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
 
 
 def logit_axis(ax: Axes, which: Literal["x", "y"], values: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from probe.convergence import SHARE, converged_at
 from probe.errors import BadInput
 from probe.few_shot import few_shot_means
 from probe.long_tables import checked
-from probe.plots.style import counts_of, legend, logit_axis, new_axes, plain, quiet, styles
+from probe.plots.style import counts_of, legend, log_axis, logit_axis, new_axes, plain, quiet, styles
 
 if TYPE_CHECKING:
     import pandas
@@ -56,8 +56,8 @@ def few_shot_curves(table: pandas.DataFrame, ax: Axes | None = None, *, dataset:
     over = f"{n_subsets[0]}" if len(n_subsets) == 1 else f"{n_subsets[0]} to {n_subsets[-1]}"
     bars_are = f"; bars: ± 1 standard error over {over} subsets" if n_subsets[-1] > 1 else "; one subset"
     ax.set_xlabel(f"training samples per class (log scale){bars_are}")
-    _accuracy_words(ax, means, lines, handles)
     _totals(ax, means)
+    _accuracy_words(ax, means, lines, handles)
     return ax
 
 
@@ -119,6 +119,7 @@ def convergence_curves(
             ax.plot([at[x]], _inside([at["accuracy"]]), **look, **outline)
         lines.append((tuple(at[key] for key in keys), rows))
     ax.set_xscale("log")
+    log_axis(ax.xaxis, *ax.get_xlim())
     logit_axis(ax, "y", _inside(table[table[x] > 0]["accuracy"]))
     ax.set_xlabel(f"training {x}s (log scale); outlined: first at {SHARE:.0%} of the best odds".replace("%", " %"))
     _accuracy_words(ax, table, lines, handles)
@@ -168,4 +169,5 @@ def _totals(ax: Axes, means: pandas.DataFrame) -> None:
     if np.ptp(k) > 1e-9 * k.max():
         return
     top = ax.secondary_xaxis("top", functions=(lambda x: x * k[0], lambda x: x / k[0]))
+    log_axis(top.xaxis, *(k[0] * end for end in ax.get_xlim()))
     top.set_xlabel("training samples", fontsize=9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from probe.errors import BadInput
 from probe.intervals import wilson
 from probe.logits import inverse_logit, logit
 from probe.long_tables import Crossed, Scale, checked
-from probe.plots.style import STYLES, label_points, legend, logit_axis, new_axes, plain, quiet, styles
+from probe.plots.style import STYLES, figure_of, label_points, legend, logit_axis, new_axes, plain, quiet, styles
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 MOST_LABELLED = 25
 """Models whose names fit beside their points."""
+
+CHARACTER_INCHES = 0.068
+"""Of the names below bars."""
+
+WIDENED = 1.18
+"""Axes are so much wider once the figure is laid out: 0.92 of it instead of 0.775."""
 
 LINE, TIED = STYLES[0].color, STYLES[2].color
 
@@ -84,6 +90,7 @@ def source_scatter(
     back = inverse_logit if scale == "logit" else np.asarray
     low, high = _bars(data, y, dataset, scale)
     line = _line(ax, x, y, found, back, seed)
+    bars = np.stack(np.broadcast_arrays(back(x)[:, None], back(np.linspace(low, high, 25, axis=1))), axis=-1)
     is_tied = np.array([name in (tied or ()) for name in data.models])
     for filled, rows in ((False, ~is_tied), (True, is_tied)):
         ax.errorbar(
@@ -93,9 +100,12 @@ def source_scatter(
     if scale == "logit":
         logit_axis(ax, "x", back(x))
         logit_axis(ax, "y", np.stack([back(low), back(high)]))
+    else:  # not around the band, which a few models leave wide open
+        margin = 0.07 * max(float(np.ptp([low, high])), 0.01)
+        ax.set_ylim(float(low.min()) - margin, float(high.max()) + margin)
     _words(ax, data, found, dataset, has_tied=bool(is_tied.any()), has_bars=bool((low < y).any()))
     if len(x) <= MOST_LABELLED:
-        label_points(ax, back(x), back(y), data.models, avoid=line)
+        label_points(ax, back(x), back(y), data.models, avoid=np.concatenate([line, bars.reshape(-1, 2)]))
     return ax
 
 
@@ -140,7 +150,7 @@ def _words(ax: Axes, data: Crossed, found: Correlation, dataset: str | None, *, 
         j = data.datasets.index(dataset)
         n = "" if np.isnan(data.n[j]) else f", n = {int(data.n[j]):,}"
         metric = (data.metrics[j] or "accuracy").replace("_", " ")
-        ax.set_ylabel(f"{metric} ({unit}{n})" + ("; bars: 95 % interval" if has_bars else ""))
+        ax.set_ylabel(f"{metric} ({unit}{n})" + (";\nbars: 95 % interval" if has_bars else ""))
         ax.set_title(f"{plain(dataset)}\n{_numbers(found)}", fontsize=10)
     ax.set_xlabel(f"accuracy on the source task ({unit}); {m} model{'s' * (m != 1)}")
     quiet(ax)
@@ -153,7 +163,7 @@ def _numbers(c: Correlation) -> str:
     if np.isnan(c.r) or c.n_models < 3:
         return "too few models for a correlation" if c.n_models < 3 else "no correlation can be computed"
     low, high = (tables.signed(end) for end in c.r_interval)
-    return f"r = {tables.signed(c.r)} [{low}, {high}], ρ = {tables.signed(c.rho)}"
+    return f"r = {tables.signed(c.r)} (95 % interval {low} to {high}), ρ = {tables.signed(c.rho)}"
 
 
 def bars_by_dataset(
@@ -187,15 +197,17 @@ def bars_by_dataset(
     datasets, regimes = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(map(str, table["regime"])))
     cells = _cells(table)
     shown = {d: v for d, v in (references or {}).items() if d in datasets}
-    ax = new_axes((max(5.0, 1.6 + 0.9 * len(datasets) * max(1, len(regimes) / 2)), 4.4)) if ax is None else ax
+    places, centres = _places(cells, datasets, regimes)
+    inches = 0.9 * max(1, len(regimes) / 2)
+    ax = new_axes((max(5.0, 1.6 + inches * (centres[-1] - centres[0] + 1)), 4.4)) if ax is None else ax
     logit_axis(ax, "y", np.concatenate([*map(inverse_logit, cells.values()), np.array([*shown.values()], dtype=float)]))
     floor = ax.get_ylim()[0]
     width, handles = 0.8 / len(regimes), dict[str, Any]()
-    for k, (regime, style) in enumerate(zip(regimes, styles(len(regimes)), strict=True)):
-        for j, dataset in enumerate(datasets):
+    for regime, style in zip(regimes, styles(len(regimes)), strict=True):
+        for dataset in datasets:
             if (dataset, regime) not in cells:
                 continue
-            x, place = cells[dataset, regime], j + (k - (len(regimes) - 1) / 2) * width
+            x, place = cells[dataset, regime], places[dataset, regime]
             error = x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else 0.0
             middle, low, high = inverse_logit([x.mean(), x.mean() - error, x.mean() + error])
             handles[regime] = ax.bar(
@@ -209,9 +221,11 @@ def bars_by_dataset(
                 across = place + width * np.linspace(-0.3, 0.3, len(x))
                 ax.scatter(across, inverse_logit(x), s=9, color="white", edgecolor="black", linewidth=0.6, zorder=3)
     for dataset, value in shown.items():
-        j = datasets.index(dataset)
-        handles["reference"] = ax.hlines(value, j - 0.45, j + 0.45, color="black", linestyle=(0, (3, 2)))
-    _bar_words(ax, table, datasets)
+        here = [place for (name, _), place in places.items() if name == dataset]
+        ends = min(here) - width / 2 - 0.05, max(here) + width / 2 + 0.05
+        handles["reference"] = ax.hlines(value, *ends, color="black", linestyle=(0, (3, 2)))
+    ax.set_xlim(-0.6, max(places.values()) + width / 2 + 0.2)
+    _bar_words(ax, table, datasets, centres, [len(x) for x in cells.values()])
     if len(handles) > 1:
         legend(
             ax,
@@ -219,10 +233,16 @@ def bars_by_dataset(
             handles,
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
-            ncols=min(5, len(handles)),
+            ncols=_columns(ax, [plain(name) for name in handles]),
             fontsize=8.5,
         )
     return ax
+
+
+def _columns(ax: Axes, names: Sequence[str]) -> int:
+    """How many names of a legend fit side by side above axes."""
+    inches = figure_of(ax).get_figwidth() * ax.get_position().width * WIDENED
+    return max(1, min(len(names), int(inches / (0.55 + 0.078 * max(map(len, names))))))
 
 
 def _cells(table: pandas.DataFrame) -> dict[tuple[Any, str], np.ndarray]:
@@ -234,15 +254,56 @@ def _cells(table: pandas.DataFrame) -> dict[tuple[Any, str], np.ndarray]:
     return out
 
 
-def _bar_words(ax: Axes, table: pandas.DataFrame, datasets: list[Any]) -> None:
+def bar_places(table: pandas.DataFrame) -> dict[tuple[Any, str], float]:
+    """Where on the horizontal axis `bars_by_dataset` draws the bar of each data set and regime.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As there.
+
+    Returns
+    -------
+    dict of (data set, regime) to float
+    """
+    table = checked(table, ("model", "dataset", "accuracy"))
+    table = table.assign(regime=table.get("regime", "")).loc[table["accuracy"].notna()]
+    regimes = list(dict.fromkeys(map(str, table["regime"])))
+    there = {(d, str(r)) for d, r in zip(table["dataset"], table["regime"], strict=True)}
+    return _places(there, list(dict.fromkeys(table["dataset"])), regimes)[0]
+
+
+def _places(
+    there: Container[tuple[Any, str]], datasets: Sequence[Any], regimes: Sequence[str]
+) -> tuple[dict[tuple[Any, str], float], list[float]]:
+    """Places of the bars, and the middle of each data set: only what is there takes room, a whole group that of 1."""
+    width, left = 0.8 / len(regimes), -0.5
+    places: dict[tuple[Any, str], float] = {}
+    centres: list[float] = []
+    for dataset in datasets:
+        own = [regime for regime in regimes if (dataset, regime) in there]
+        centres.append(left + 0.1 + len(own) * width / 2)
+        places |= {(dataset, regime): left + 0.1 + (i + 0.5) * width for i, regime in enumerate(own)}
+        left += len(own) * width + 0.2
+    return places, centres
+
+
+def _bar_words(ax: Axes, table: pandas.DataFrame, datasets: list[Any], centres: list[float], sizes: list[int]) -> None:
     n = table.dropna(subset="n").groupby("dataset")["n"].first()
-    labels = [f"{plain(d, 24)}" + (f"\nn = {int(n[d]):,}" if d in n.index else "") for d in datasets]
-    ax.set_xticks(range(len(datasets)), labels, fontsize=8)
-    if sum(max(len(part) for part in label.split("\n")) + 2 for label in labels) > 13 * len(datasets):
+    metrics = table.groupby("dataset")["metric"].first().to_dict() if "metric" in table else {}
+    others = {d: f"{plain(m).replace('_', ' ')}, " for d, m in metrics.items() if m not in ("", "accuracy")}
+    labels = [f"{plain(d, 24)}\n{others.get(d, '')}" + (f"n = {int(n[d]):,}" if d in n.index else "") for d in datasets]
+    labels = [label.rstrip(", \n") for label in labels]
+    ax.set_xticks(centres, labels, fontsize=8)
+    longest = [max(map(len, label.split("\n"))) for label in labels]
+    inches = figure_of(ax).get_figwidth() * ax.get_position().width * WIDENED / float(np.ptp(ax.get_xlim()))
+    beside = zip(longest, longest[1:], np.diff(centres), strict=False)
+    if any((a + b + 2) / 2 * CHARACTER_INCHES > inches * apart for a, b, apart in beside):
         for text in ax.get_xticklabels():
             text.set(rotation=30, ha="right", rotation_mode="anchor")
-    ax.set_xlim(-0.6, len(datasets) - 0.4)
-    m = table["model"].nunique()
-    whose = f"mean of {m} models ± 1 standard error" if m > 1 else "1 model"
+    low, m = min(sizes), max(sizes)
+    many = f"{m}" if low == m else f"{low} to {m}"
+    is_one = table["model"].nunique() == 1
+    whose = plain(table["model"].iloc[0]) if is_one else f"mean of {many} model{'s' * (m > 1)} ± 1 standard error"
     ax.set_ylabel(f"accuracy (logit scale)\n{whose}")
     quiet(ax)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probe.errors import BadInput
+from probe.long_tables import need_table
 from probe.plots.style import STYLES, legend, new_axes, plain, styles
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def unit_map(table: pandas.DataFrame, picks: pandas.DataFrame | None = None, ax:
         (table, ("scenario", "unit", "depth", "test_accuracy")),
         (picks, ("scenario", "method", "unit")),
     ):
+        if frame is not None or columns[-1] != "unit":
+            need_table(frame)
         missing = [] if frame is None else [c for c in columns if c not in frame]
         if missing:
             raise BadInput(f"A table lacks the columns {', '.join(missing)}; it needs {', '.join(columns)}.")

@@ -79,6 +79,26 @@ def sweep_command(r: Record, folder: Path) -> Again:
     return Again(shlex.join([*words, "--out", beside(folder)]), remark)
 
 
+def unread_plans(folder: StudyFolder) -> list[str]:
+    """A sentence on each plan that is kept in a study's folder and cannot be used: of a later version, edited or damaged."""
+    return _plans(folder)[1]
+
+
+def _plans(folder: StudyFolder) -> tuple[list[tuple[Path, Study, bool]], list[str]]:
+    """The plans of a folder, the last one first, with whether each can be run; and what is wrong with the others."""
+    found, unread = [], folder.damaged_plans()
+    for path, said in folder.plans().items():
+        try:
+            found.append((path, Study.from_json(said), is_runnable(said)))
+        except (BadInput, TypeError, AttributeError) as error:
+            unread.append(
+                f"The plan '{path}' was written by another version of this library, which this one cannot read: {error} Results "
+                "that it asked for have no command here, unless another plan asks for them; make the report with the version that "
+                "wrote it."
+            )
+    return found, unread
+
+
 class StudyCommands:
     """The commands of the results in a study's folder, by the plans that are kept there.
 
@@ -90,22 +110,20 @@ class StudyCommands:
     def __init__(self, folder: StudyFolder) -> None:
         self._folder = folder.path
         self._plans: dict[str, tuple[Path, Study, bool]] = {}
-        for path, said in folder.plans().items():
-            try:
-                study = Study.from_json(said)
-            except BadInput:  # of a later version
-                continue
-            is_whole = is_runnable(said)
-            for cell in study.cells:
-                self._plans.setdefault(digest_of(plain(cell.asked)), (path, study, is_whole))
+        plans, unread = _plans(folder)
+        self._is_unread = bool(unread)
+        for plan in plans:
+            for cell in plan[1].cells:
+                self._plans.setdefault(digest_of(plain(cell.asked)), plan)
 
     def of(self, r: StudyRecord) -> Again:
         """How a record is computed again, into a folder beside this one."""
         asked = next((asked for asked in r.labels if digest_of(plain(asked)) in self._plans), None)
         if asked is None:
+            lost = "is among those that this version can read; see below" if self._is_unread else "was kept"
             return Again(
                 "",
-                "No plan of this result was kept; `probe study PLAN.toml --run` with the plan it came from keeps it.",
+                f"No plan of this result {lost}; `probe study PLAN.toml --run` with the plan it came from keeps it.",
             )
         path, study, is_whole = self._plans[digest_of(plain(asked))]
         if not is_whole:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from probe import metrics, tables
 from probe.errors import BadInput, DamagedRecord, ProbeError
-from probe.files import write_atomically
+from probe.files import as_path, write_atomically
 from probe.predictions import Predictions
+from probe.reals import several_of
 from probe.report import words
+from probe.report.commands import unread_plans
 from probe.report.confusion import Confusion, worst_mistakes
 from probe.report.entries import Entry, Task, entries_of, task_names
 from probe.report.figures import Figure, figures_of
@@ -30,10 +32,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST_TASKS = 40
-"""Tasks with drawings and confusions of their own: the page stays below 5 MB."""
+"""Tasks with drawings and confusions of their own."""
+
+MOST_BYTES = 4_500_000
+"""Of the page: once the table and the tasks before are that large, those that follow have no drawings and images."""
 
 MOST_CLASSES = 25
 """Classes of a confusion matrix that can still be read; of more, the most frequent confusions are listed."""
+
+TAG_BYTES, ROW_BYTES = 20, 250
+"""Around a value, and around a row of the table of results."""
 
 MOST_PAIRS, MOST_IMAGES = 12, 16
 
@@ -76,7 +84,7 @@ def write_report(
     BadInput
         Where there is no result, or the file cannot be written.
     """
-    out = Path(out)
+    out = as_path(out, "The page to write")
     if out.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"The report is a web page but '{out}' does not end in .html; name it so that browsers open it.")
     write_atomically(out, report_html(results, title=title, image_of=image_of).encode())
@@ -93,7 +101,10 @@ def report_html(
     import jinja2
     from markupsafe import Markup
 
-    several = [results] if isinstance(results, Results | StudyResults) else list(results)
+    several = [results] if isinstance(results, Results | StudyResults) else results
+    several = several_of(
+        (Results, StudyResults), several, "Results, such as probe.load_results and probe.load_study return"
+    )
     entries = [entry for found in several for entry in entries_of(found)]
     if not entries:
         where = ", ".join(f"'{found.folder.path}'" for found in several) or "no folder"
@@ -126,12 +137,15 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
     by_task = words.by_task(entries)
     names = task_names(by_task)
     ranked = [words.ranked(task, found) for task, found in by_task.items()]
-    shown = ranked[:MOST_TASKS]
-    left_out = f"The first {len(shown)} of {len(ranked)} tasks; the table has all." if len(ranked) > len(shown) else ""
-    pictures = _Pictures(image_of, max(2, min(MOST_IMAGES, MOST_IMAGES_IN_ALL // len(shown))))
-    tasks = [_task(found, names[found.task], f"task-{i}", pictures) for i, found in enumerate(shown, 1)]
+    rows = [_row(entry, names[entry.task]) for entry in entries]
+    short = [line for entry in entries for line in _short(entry, names[entry.task])]
     studies = [found for found in several if isinstance(found, StudyResults)]
     overviews = [study_overview(found, f"study-{i}") for i, found in enumerate(studies)]
+    pictures = _Pictures(image_of, max(2, min(MOST_IMAGES, MOST_IMAGES_IN_ALL // min(MOST_TASKS, len(ranked)))))
+    tasks = _tasks(ranked, names, pictures, MOST_BYTES - ROW_BYTES * len(rows) - _size([rows, short, overviews]))
+    shown = ranked[: len(tasks)]
+    why = f"a page holds {MOST_TASKS} at most, and as many as keep it below 5 MB; the table has all"
+    left_out = f"The first {len(shown)} of {len(ranked)} tasks: {why}." if len(ranked) > len(shown) else ""
     n_models = len({entry.candidate.model for entry in entries})
     folders = ", ".join(str(found.folder.path) for found in several)
     return {
@@ -144,19 +158,46 @@ def _content(entries: list[Entry], several: Sequence[Results | StudyResults], im
         ],
         "overview": [figure for figures, _ in overviews for figure in figures],
         "columns": [{"name": name, "is_number": is_number} for name, is_number in _COLUMNS],
-        "rows": [_row(entry, names[entry.task]) for entry in entries],
+        "rows": rows,
         "choices": _choices(entries, names),
         "tasks": tasks,
         "tasks_left_out": left_out,
         "short": [
-            *(line for entry in entries for line in _short(entry, names[entry.task])),
+            *short,
             *(_failed(failure) for found in studies for failure in found.failed),
         ],
-        "damaged": [*(sentence for found in several for sentence in found.damaged), *pictures.damaged],
+        "damaged": [
+            *(sentence for found in several for sentence in found.damaged),
+            *(sentence for found in studies for sentence in unread_plans(found.folder)),
+            *pictures.damaged,
+        ],
         "cost": _cost(entries, of_studies=bool(studies)),
         "versions": _versions(entries),
         "footer": "Made by probe report. This page is complete: it fetches nothing.",
     }
+
+
+def _tasks(
+    ranked: Sequence[words.Ranked], names: Mapping[Task, str], pictures: _Pictures, room: int
+) -> list[dict[str, Any]]:
+    """What is shown of each task, as long as there is room for it, in bytes; of the first in any case."""
+    tasks: list[dict[str, Any]] = []
+    for i, found in enumerate(ranked[:MOST_TASKS], 1):
+        task = _task(found, names[found.task], f"task-{i}", pictures)
+        room -= _size(task)
+        if room < 0 and tasks:
+            break
+        tasks.append(task)
+    return tasks
+
+
+def _size(value: Any) -> int:
+    """About how many bytes of the page are what is shown of something, with the tags around it."""
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    return TAG_BYTES + len(str(value).encode())
 
 
 def _about_all(entries: list[Entry]) -> list[str]:

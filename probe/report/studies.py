@@ -97,13 +97,11 @@ def _model_names(rows: pandas.DataFrame) -> Callable[[float, float], str]:
 
 
 def _bar_names(rows: pandas.DataFrame) -> Callable[[float, float], str]:
-    """Data set and regime of a point, by its place; bars of a data set stand around its whole number."""
-    datasets, regimes = list(dict.fromkeys(rows["dataset"])), list(dict.fromkeys(rows["regime"]))
-    width = 0.8 / len(regimes)
+    """Data set and regime of a point, by its place."""
+    places = plots.bar_places(rows)
 
     def name(x: float, y: float) -> str:
-        j = min(max(round(x), 0), len(datasets) - 1)
-        k = min(max(round((x - j) / width + (len(regimes) - 1) / 2), 0), len(regimes) - 1)
-        return f"{datasets[j]}, {regimes[k]}"
+        dataset, regime = min(places, key=lambda bar: abs(places[bar] - x))
+        return f"{dataset}, {regime}"
 
     return name

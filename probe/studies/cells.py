@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe import metrics
 from probe.errors import BadInput
+from probe.files import as_path
 from probe.intervals import Interval
 from probe.predictions import Predictions
 
@@ -388,7 +389,7 @@ class Study:
         """
         from probe.studies.written import read_toml
 
-        return read_toml(Path(path))
+        return read_toml(as_path(path, "The plan of a study"))
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Study:

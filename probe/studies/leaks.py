@@ -119,7 +119,15 @@ def find_leaks(
     BadInput
         Where the closeness is not between 0 and 1, or rows are not as many as labels.
     """
-    if not 0 <= closeness <= 1:
+    for what, mapping in (("labels", labels), ("contents", contents), ("features", features), ("ids", ids)):
+        if not isinstance(mapping, Mapping) and (mapping is not None or what == "labels"):
+            raise BadInput(
+                f"{what} must be a mapping of splits, such as 'train', to arrays, but is {type(mapping).__name__}."
+            )
+        lacking = [split for split in labels if mapping is not None and split not in mapping]
+        if lacking:
+            raise BadInput(f"{what} lacks {', '.join(map(str, lacking))}, of which there are labels; give all or none.")
+    if not isinstance(closeness, int | float) or not 0 <= closeness <= 1:
         raise BadInput(f"The closeness of near-duplicates is {closeness}; it is a share, between 0 and 1.")
     for what, given in (("contents", contents), ("features", features), ("ids", ids)):
         for split, rows in (given or {}).items():

@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from probe import tables
+from probe.files import as_path
+from probe.reals import one_of
 from probe.studies.cells import Cell, Study
 from probe.studies.records import Failure, Labelled, StudyFolder, StudyRecord, failure_lines
 
@@ -170,7 +172,8 @@ def plan_study(study: Study, folder: str | Path) -> StudyPlan:
     folder : str or Path
         Where its results are, or will be.
     """
-    kept = StudyFolder(Path(folder))
+    one_of(Study, study, "a Study, such as probe.Study.from_toml reads")
+    kept = StudyFolder(as_path(folder, "The folder of a study"))
     records, _ = kept.records()
     there = Labelled(records)
     failures = {failure.names: failure for failure in kept.failures()}

@@ -22,12 +22,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from probe.claims import claim
 from probe.errors import BadInput, DamagedRecord
 from probe.files import write_atomically
 from probe.intervals import Interval
@@ -375,34 +376,30 @@ class StudyFolder:
 
     def plans(self) -> dict[Path, dict[str, Any]]:
         """The studies that were run here, as plain values by file, the last one first; those that were edited are left out."""
-        found = []
-        for path in (self.path / "plans").glob("*.json"):
-            with suppress(OSError, ValueError):
+        return self._plans()[0]
+
+    def damaged_plans(self) -> list[str]:
+        """A sentence on each plan that is not what was written."""
+        return self._plans()[1]
+
+    def _plans(self) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+        found, damaged = [], []
+        for path in sorted((self.path / "plans").glob("*.json")):
+            try:
                 said = json.loads(path.read_bytes())
-                if digest_of(said)[:12] == path.stem:
-                    found.append((path.stat().st_mtime, path, said))
-        return {path: said for _, path, said in sorted(found, key=lambda one: (-one[0], one[1]))}
+                if digest_of(said)[:12] != path.stem:
+                    raise ValueError("it was changed after it was written")
+                found.append((path.stat().st_mtime, path, said))
+            except (OSError, ValueError, RecursionError) as error:
+                damaged.append(
+                    f"The plan '{path}' is not used ({error}): results that it asked for have no command here, unless another plan "
+                    "asks for them. Running the study again keeps its plan anew."
+                )
+        return {path: said for _, path, said in sorted(found, key=lambda one: (-one[0], one[1]))}, damaged
 
-    @contextmanager
-    def claim(self, digest: str) -> Iterator[bool]:
-        """Try to be the one that computes a result; yields whether nobody else does. Never waits."""
-        from filelock import FileLock, Timeout
-
-        folder = self.path / "claims"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"'{folder}' cannot be made: {error.strerror or error}.") from error
-        lock = FileLock(folder / f"{digest}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+    def claim(self, digest: str) -> AbstractContextManager[bool]:
+        """Try to be the one that computes a result; gives whether nobody else does. Never waits. See `probe.claims`."""
+        return claim(self.path, digest)
 
     def _failed(self, asked: Mapping[str, Any]) -> Path:
         return self.path / "failed" / f"{digest_of(plain(asked))}.json"

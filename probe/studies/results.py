@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe import tables
 from probe.errors import BadInput, MissingExtra
+from probe.files import as_path
 from probe.predictions import Predictions
 from probe.studies.records import Failure, Labelled, StudyFolder, StudyRecord, failure_lines, names_of
 
@@ -134,7 +135,7 @@ class StudyResults:
 
         from probe.files import write_atomically
 
-        path, table = Path(path), self.table()
+        path, table = as_path(path, "The file to write"), self.table()
         if path.suffix == ".csv":
             content = table.to_csv(index=False).encode()
         elif path.suffix == ".parquet":
@@ -174,7 +175,7 @@ def load_study(folder: str | Path, study: Study | None = None) -> StudyResults:
     BadInput
         Where there is no such folder.
     """
-    kept = StudyFolder(Path(folder))
+    kept = StudyFolder(as_path(folder, "The folder of a study"))
     if not any((kept.path / name).is_dir() for name in ("records", "failed")):
         raise BadInput(f"There are no results of a study in '{kept.path}'; `probe study PLAN.toml --run` makes some.")
     records, damaged = kept.records()

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import BadInput, DamagedRecord, ProbeError
+from probe.files import as_path
 from probe.progress import Progress
+from probe.reals import one_of
 from probe.records import digest_of
 from probe.studies.cells import Cell, Outcome, Study, Unnamed, plain
 from probe.studies.plan import plan_study
@@ -86,8 +88,9 @@ def run_study(
     """
     from probe.studies.probing import Place
 
+    one_of(Study, study, "a Study, such as probe.Study.from_toml reads")
     refuse_objects(study)
-    kept = StudyFolder(Path(folder))
+    kept = StudyFolder(as_path(folder, "The folder of a study"))
     root = None if data_root is None else Path(data_root)
     place = Place(kept.path, device, root, progress=False, near=near)
     made = plan_study(study, folder)

@@ -10,6 +10,9 @@ from typing import Any
 from probe.errors import BadInput
 from probe.studies.cells import Dataset, Network, Regime, Study, Unnamed, plain
 
+FORMAT = 1
+"""Version of a study as plain values; not written while it is the first."""
+
 _SIDES: Mapping[str, type[Any]] = {"network": Network, "dataset": Dataset, "regime": Regime}
 _OBJECTS = ("spec", "train", "val", "test")
 """What may be an object in Python."""
@@ -50,7 +53,12 @@ def read_json(path: Path) -> Study:
 
 def study_of(said: Mapping[str, Any]) -> Study:
     """See `Study.from_json`."""
-    unknown = set(said) - {*_SIDES, "name", "seeds", "command"}
+    if said.get("format", FORMAT) != FORMAT:
+        raise BadInput(
+            f"The study has format {said['format']!r} but this version reads format {FORMAT}; read it with the newer version "
+            "that wrote it."
+        )
+    unknown = set(said) - {*_SIDES, "name", "seeds", "command", "format"}
     if unknown:
         raise BadInput(
             f"A study has no {', '.join(sorted(unknown))}; it has name, seeds, [[network]], [[dataset]], [[regime]]."
@@ -90,7 +98,7 @@ def is_runnable(said: Mapping[str, Any]) -> bool:
         for one in said.get(side, ()):
             if any(isinstance(one.get(name), Mapping) for name in _OBJECTS):
                 return False
-            if side == "regime" and ("__main__:" in one["function"] or "<locals>" in one["function"]):
+            if side == "regime" and (any(lost in one.get("function", "") for lost in ("__main__:", "<locals>"))):
                 return False
     return True
 
