@@ -20,6 +20,7 @@ from finetune.examples import logits_of
 from finetune.feeding import FeedPlan, in_words
 from finetune.feeds import Feed, MemoryFeed, StoreFeed
 from finetune.files import write_atomically
+from finetune.folding import folded_units
 from finetune.folder import RunFolder
 from finetune.keeping import KeepLast
 from finetune.loop import Trained
@@ -180,21 +181,25 @@ class Steps:
         asked, network = self.asked, network_for(self.backbone, self.asked)
         units = candidate.units if asked.head_rows is not None else tuple(dict.fromkeys((*candidate.units, "head")))
         source, out = self.plan.source(candidate.first), self.folder / candidate.name
-        if source is None:
+        if self.plan.kind == "images":
             return tune_images(asked, self.backbone, out, regime="tune_unit", units=units, network=network)
         identity = asked.identity("tune_unit", network_identity(self.backbone), asked.image_identity())
         identity |= {"units": list(units), "fed": {"from": source, "dtype": self.plan.dtype}}
         frozen = [] if asked.recipe.bn_scale else batch_norm_scales(network.module)
         parts = network.parts(units, frozen=frozen)
-        self._used |= {(source, "train"), (source, "val")}
+        if source is not None:
+            self._used |= {(source, "train"), (source, "val")}
 
         def work(folder: RunFolder) -> Run:
-            suffix = network.to(asked.device).suffix(self.plan.entry(source))
+            is_exact = asked.recipe.precision in ("float32", "tf32")  # merged weights would be rounded to half precision
+            merged = folded_units(network.to(asked.device), parts) if is_exact else {}
+            suffix = network.suffix(self.plan.entry(source), instead=merged)
             run = carry_out(asked, folder, suffix, self._feed.load(source), parts=parts)
             self._note_inputs()
             return run
 
-        return run_of(asked, out, identity, what=f"{' and '.join(units)}, fed with the output of {source}", work=work)
+        fed = "images" if source is None else f"the output of {source}"
+        return run_of(asked, out, identity, what=f"{' and '.join(units)}, fed with {fed}", work=work)
 
     # --- criteria ------------------------------------------------------------------------------------------------
 
