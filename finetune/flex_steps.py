@@ -20,8 +20,8 @@ from finetune.examples import logits_of
 from finetune.feeding import FeedPlan, in_words
 from finetune.feeds import Feed, MemoryFeed, StoreFeed
 from finetune.files import write_atomically
-from finetune.folding import folded_units
 from finetune.folder import RunFolder
+from finetune.folding import folded_units
 from finetune.keeping import KeepLast
 from finetune.loop import Trained
 from finetune.progress import say
@@ -191,7 +191,10 @@ class Steps:
             self._used |= {(source, "train"), (source, "val")}
 
         def work(folder: RunFolder) -> Run:
-            is_exact = asked.recipe.precision in ("float32", "tf32")  # merged weights would be rounded to half precision
+            is_exact = asked.recipe.precision in (
+                "float32",
+                "tf32",
+            )  # merged weights would be rounded to half precision
             merged = folded_units(network.to(asked.device), parts) if is_exact else {}
             suffix = network.suffix(self.plan.entry(source), instead=merged)
             run = carry_out(asked, folder, suffix, self._feed.load(source), parts=parts)

@@ -35,7 +35,9 @@ def folded_units(network: TargetNetwork, moving: Parts) -> dict[str, nn.Module]:
     found = {}
     for name in network.chain.names if network.chain.reason is None else ():
         unit = network.chain.unit(name)
-        is_frozen = not modules & {id(m) for m in unit.modules()} and not parameters & {id(p) for p in unit.parameters()}
+        is_frozen = not modules & {id(m) for m in unit.modules()} and not parameters & {
+            id(p) for p in unit.parameters()
+        }
         if is_frozen and isinstance(unit, fx.GraphModule) and (merged := folded(unit)) is not None:
             found[name] = merged
     return found

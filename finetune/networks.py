@@ -206,9 +206,7 @@ def last_units(target: TargetNetwork, n_units: int) -> tuple[str, ...]:
     return tuple(having[-n_units:])
 
 
-def _spans(
-    chain: Chain, first: str, last: str, instead: Mapping[str, nn.Module]
-) -> list[Callable[[Tensor], Tensor]]:
+def _spans(chain: Chain, first: str, last: str, instead: Mapping[str, nn.Module]) -> list[Callable[[Tensor], Tensor]]:
     """The units of a chain from one to another, as calls one after another: some replaced, the rest as long as it goes."""
     names = chain.names[chain.index(first) : chain.index(last) + 1]
     found: list[Callable[[Tensor], Tensor]] = []
