@@ -59,7 +59,7 @@ def folded(unit: fx.GraphModule) -> nn.Module | None:
         before = _convolution_before(unit, node)
         if before is not None:
             conv, norm = unit.get_submodule(str(before.target)), unit.get_submodule(str(node.target))
-            unit.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var]
+            unit.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var, arg-type]
             node.replace_all_uses_with(before)
             unit.graph.erase_node(node)
     if len(unit.graph.nodes) == n_before:

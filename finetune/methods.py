@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from finetune.algorithms import Method
 from finetune.baselines import Baseline, problem_with
-from finetune.errors import BadInput
+from finetune.errors import BadInput, Diverged
 from finetune.flex import Flex, flex_tune
 from finetune.progress import say
 from finetune.recipe import Recipe
@@ -61,7 +61,7 @@ class Comparison:
     flexes : tuple of Flex
         The same, in full.
     left_out : mapping of str to str
-        Baselines that the network cannot be trained by -> why.
+        Baselines that the network cannot be trained by, and what diverged -> why.
     """
 
     table: tuple[MethodRow, ...]
@@ -130,6 +130,8 @@ def compare_methods(
     ------
     BadInput
         No method, one that does not exist, or what `flex_tune` refuses.
+    Diverged
+        All of them did; single ones are left out.
     """
     out, known = Path(out), (get_args(Method), get_args(Baseline))
     _refuse_unknown({"methods": (methods, known[0]), "baselines": (baselines or (), known[1])})
@@ -141,17 +143,24 @@ def compare_methods(
             say(f"{problem} It is left out.")
     if options.get("feed") == "disk":
         options = {"store": out / "features", **options}
-    found = []
+    found, left_out = list[Flex](), dict(left_out)
     for method in (*methods, *fixed):
         is_baseline = method in known[1]
         unfit = set() if method == "flex" else {"units", "pairs", "others"} if is_baseline else {"others"}
         unfit |= {"pairs"} if method == "probe" else set()
         own = {name: value for name, value in options.items() if name not in unfit}
-        made = flex_tune(
-            backbone, train, val, recipe=recipe, out=out / folder_of(method), method=method,  # type: ignore[arg-type]
-            candidates=out / "candidates", **own,
-        )  # fmt: skip
+        try:
+            made = flex_tune(
+                backbone, train, val, recipe=recipe, out=out / folder_of(method), method=method,  # type: ignore[arg-type]
+                candidates=out / "candidates", **own,
+            )  # fmt: skip
+        except Diverged as error:
+            left_out[method], last = str(error), error
+            say(f"{method} is left out: {error}")
+            continue
         found.append(made)
+    if not found:
+        raise last
     return Comparison(tuple(_row(flex) for flex in found), tuple(found), left_out)
 
 

@@ -77,6 +77,8 @@ def print_flex(found: Flex, as_json: bool) -> None:
     for row in found.table:
         mark = "* " if row.candidate == found.unit else "  "
         trained = ("",) * 3 if row.val is None else (f"{row.val:.4f}", f"{row.epochs:.1f}", f"{row.seconds:.1f}")
+        if row.diverged is not None:
+            trained = ("diverged", f"step {row.diverged['step']}", "")
         score = "" if row.score is None else f"{row.score:.4f}"
         rows.append((mark + row.candidate, score, *trained, row.fed_from or "images"))
     print_rows(rows)
