@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
-    from finetune.methods import Comparison, MethodRow, compare_methods
+    from finetune.methods import Comparison, MethodRow, compare_methods, draw_methods
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
     from finetune.recipe import Recipe
@@ -86,6 +86,7 @@ __all__ = [
     "TableRow",
     "attach",
     "compare_methods",
+    "draw_methods",
     "export_onnx",
     "export_torchscript",
     "flex_of",
@@ -121,7 +122,7 @@ _HOMES = {
     "predict": "predicting",
     **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
     "Cost": "cost",
-    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
+    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods", "draw_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
     **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),
