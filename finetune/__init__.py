@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Diverged,
         FinetuneError,
         MissingExtra,
+        NotFinite,
         OutOfMemory,
         RunBusy,
         RunWrite,
@@ -73,6 +74,7 @@ __all__ = [
     "MacroF1AtThresholds",
     "MethodRow",
     "MissingExtra",
+    "NotFinite",
     "OutOfMemory",
     "Recipe",
     "Retrieval",
@@ -109,7 +111,8 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
+    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "NotFinite", "OutOfMemory", "RunBusy",
+        "RunWrite",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("attach", "export_onnx", "export_torchscript", "probe_layer"), "attaching"),

@@ -290,6 +290,9 @@ def _prepared(
         raise BadInput(
             "a probe reads the output of one unit, so 'probe' cannot rank pairs; use flex, fast, faster or rgn."
         )
+    if recipe.auxiliary is not None and method != "ft-all":
+        raise BadInput("an auxiliary head is for trainings of the whole network, and single units are tuned here; set "
+                       "auxiliary=None.")  # fmt: skip
     if feed in ("memory", "images") and store is not None:
         raise BadInput(f"a store was given and feed is '{feed}', which does not use it; give one of the two.")
     with_test = asked_for(train, val, recipe, **options)

@@ -265,6 +265,7 @@ def test_half_precision_is_near(
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unit": ({"units": ["conv3"]}, r"no unit 'conv3'; the nearest names are conv2, conv1"),
+    "auxiliary": ({"recipe": replace(RECIPE, auxiliary=finetune.Auxiliary("conv2"))}, "single units are tuned here"),
     "pair": ({"pairs": [("conv1", "conv1")]}, "is not a pair of two different units"),
     "method": ({"method": "slow"}, "no method 'slow'.* flex, fast, faster, rgn, probe"),
     "feed": ({"feed": "tape"}, "is 'tape'; it is one of memory, disk, images"),
