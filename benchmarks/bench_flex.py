@@ -28,8 +28,7 @@ after the first step no two candidates have an activation in common; and ft-all 
 has f = 0.9, 18.9, 18.9, 18.9, 18.9, 2.1, 0.0 million products, so the S_ℓ add up to 3.54 F: steps of all candidates with
 ft-all are 13.5 F against 10.1 F, evaluations 8 F against 4.5 F. **At best 1.34 and 1.76 of plain, 2.38 and 1.76 of the
 peer's loop**; 2.5 of plain would need 5.4 F for the steps, and ft-all with the first two units alone take 7.0 F. In ResNet-20
-each stage has a third of the operations. A half of 2.5 cannot be had by feeding: it would take fewer operations per
-convolution, in fed candidates only.
+each stage has a third of the operations.
 
 ``bound`` is the ratio that follows from these counts for exactly the steps and evaluations that were done, with reading and
 storing for nothing. Measured ratios may lie above it: it counts convolutions and matrices only. Activations, poolings and
@@ -50,8 +49,7 @@ the shortest of two):
 
 By candidate, plain / fed of the clock (counted): conv1 0.6 (1.0), conv2 1.2 (1.0), conv3 1.0 (1.2), conv4 1.2 (1.7), conv5 2.5
 (3.0), penultimate 6.9 (27: Adam's step on two million weights is most of it), head 46; fine units of ResNet-20 0.9 and 1.0
-for the first two, 2.1 to 4.1 for those of its middle, 3.9 to 5.0 for layer3, head 80. Those of one epoch of ft-all and one
-unit: fast 1.40, faster 1.36 on the 7 units, 1.06 and 1.05 on ResNet-20, 1.04 and 1.28 on its fine units (processor time).
+for the first two, 2.1 to 4.1 for those of its middle, 3.9 to 5.0 for layer3, head 80. Whole methods: fast 1.40, faster 1.36 on the 7 units, 1.06 and 1.05 on ResNet-20, 1.04 and 1.28 on its fine units (processor time).
 The validation scores of all three ways were equal, candidate by candidate. The target of 2.5 is met by no network here against
 plain; without ft-all the fine ResNet-20 had 2.4 of plain and 3.8 of the peer's loop by a busy clock, where 1.6 and 2.4 are
 counted.
