@@ -48,11 +48,11 @@ the shortest of two):
     ======================  ===========  =======  ===========  =======  ==================
 
 By candidate, plain / fed of the clock (counted): conv1 0.6 (1.0), conv2 1.2 (1.0), conv3 1.0 (1.2), conv4 1.2 (1.7), conv5 2.5
-(3.0), penultimate 6.9 (27: Adam's step on two million weights is most of it), head 46; fine units of ResNet-20 0.9 and 1.0
-for the first two, 2.1 to 4.1 for those of its middle, 3.9 to 5.0 for layer3, head 80. Whole methods: fast 1.40, faster 1.36 on the 7 units, 1.06 and 1.05 on ResNet-20, 1.04 and 1.28 on its fine units (processor time).
-The validation scores of all three ways were equal, candidate by candidate. The target of 2.5 is met by no network here against
-plain; without ft-all the fine ResNet-20 had 2.4 of plain and 3.8 of the peer's loop by a busy clock, where 1.6 and 2.4 are
-counted.
+(3.0), penultimate 6.9 (27: what its optimiser does to two million weights is not counted), head 46; fine units of ResNet-20
+0.9 and 1.0 for the first two, 2.1 to 4.1 for those of its middle, 3.9 to 5.0 for layer3, head 80. Whole methods, processor
+time: fast 1.40 and faster 1.36 on the 7 units, 1.06 and 1.05 on ResNet-20, 1.04 and 1.28 on its fine units. The validation
+scores of all three ways were equal, candidate by candidate. The target of 2.5 is met by no network here against plain;
+without ft-all the fine ResNet-20 had 2.4 of plain and 3.8 of the peer's loop by a busy clock, where 1.6 and 2.4 are counted.
 """
 
 from __future__ import annotations
