@@ -24,13 +24,14 @@ if TYPE_CHECKING:
         Diverged,
         FinetuneError,
         MissingExtra,
+        NotFinite,
         OutOfMemory,
         RunBusy,
         RunWrite,
     )
     from finetune.flex import Flex, TableRow, flex_of, flex_plan, flex_tune
     from finetune.keeping import KeepBest, KeepLast, StopEarly
-    from finetune.methods import Comparison, MethodRow, compare_methods
+    from finetune.methods import Comparison, MethodRow, compare_methods, draw_methods
     from finetune.optimizers import SGD, Adam, AdamW
     from finetune.predicting import predict
     from finetune.recipe import Recipe
@@ -73,6 +74,7 @@ __all__ = [
     "MacroF1AtThresholds",
     "MethodRow",
     "MissingExtra",
+    "NotFinite",
     "OutOfMemory",
     "Recipe",
     "Retrieval",
@@ -86,6 +88,7 @@ __all__ = [
     "TableRow",
     "attach",
     "compare_methods",
+    "draw_methods",
     "export_onnx",
     "export_torchscript",
     "flex_of",
@@ -108,7 +111,8 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "OutOfMemory", "RunBusy", "RunWrite",
+    "BadInput", "CorruptRun", "DifferentRun", "Diverged", "FinetuneError", "MissingExtra", "NotFinite", "OutOfMemory", "RunBusy",
+        "RunWrite",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(("attach", "export_onnx", "export_torchscript", "probe_layer"), "attaching"),
@@ -121,7 +125,7 @@ _HOMES = {
     "predict": "predicting",
     **dict.fromkeys(("Flex", "TableRow", "flex_of", "flex_plan", "flex_tune"), "flex"),
     "Cost": "cost",
-    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods"), "methods"),
+    **dict.fromkeys(("Comparison", "MethodRow", "compare_methods", "draw_methods"), "methods"),
     "Recipe": "recipe",
     "Row": "checkpoint",
     **dict.fromkeys(("Colour", "Geometry", "ImageToImage"), "adapters"),

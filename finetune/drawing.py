@@ -23,13 +23,14 @@ def draw_choice(
     path: Path,
     *,
     caption: Sequence[str] = (),
+    on: str = "test",
 ) -> None:
-    """Above, the map of validation accuracy with what each method picks; below, each method's accuracy on test.
+    """Above, the map of validation scores with what each method picks; below, each method's accuracy on test.
 
     Parameters
     ----------
     candidates : mapping of str to mapping of str to float
-        Scenario -> candidate -> validation accuracy; the same candidates for each.
+        Scenario -> candidate -> validation score; the same candidates for each.
     picks : mapping of str to mapping of str to str
         Scenario -> method -> candidate.
     tested : mapping of str to mapping of str to (float, float, float)
@@ -38,6 +39,8 @@ def draw_choice(
         A png, replaced as a whole.
     caption : sequence of str
         Sentences below.
+    on : str
+        The split of ``tested``.
     """
     import io
 
@@ -55,6 +58,7 @@ def draw_choice(
     for place, (scenario, methods) in enumerate(tested.items()):
         ax = figure.add_subplot(grid[1, place], sharex=first, sharey=first)
         _draw_tested(ax, scenario, methods, choosing=picks[scenario], has_names=first is None)
+        ax.set_xlabel(f"{on} accuracy, 95 % interval", fontsize=9)
         first = first or ax
     figure.text(0.02, 0.02, "\n".join(lines), fontsize=7.5, color=_INK, va="bottom")
     drawn = io.BytesIO()
@@ -77,8 +81,8 @@ def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Ma
             label = method if row == 0 else None
             ax.plot(at, row + 0.22, _MARKS[place % len(_MARKS)], color=_THEIRS, markersize=6, label=label, linestyle="")
     ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(scenarios)), scenarios)
-    ax.set_title("Validation accuracy of every candidate, and what each method picks", fontsize=11, loc="left")
+    ax.set_yticks(range(len(scenarios)), [textwrap.fill(scenario, 17) for scenario in scenarios])
+    ax.set_title("Validation score of every candidate, and what each method picks", fontsize=11, loc="left")
     ax.legend(
         ncols=len(methods), fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), handletextpad=0.2
     )
@@ -104,7 +108,6 @@ def _draw_tested(
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0, labelleft=has_names)
     ax.set_title(scenario, fontsize=10)
-    ax.set_xlabel("test accuracy, 95 % interval", fontsize=9)
     ax.grid(axis="x", color=_FAINT, linewidth=0.3)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)

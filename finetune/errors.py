@@ -8,6 +8,7 @@
     ├── CorruptRun                   a file of a run is damaged or of a newer format
     ├── RunBusy                      another process is writing the same run
     ├── RunWrite                     the run's folder cannot be written: full disk, read-only
+    ├── NotFinite                    logits that are NaN or infinite, which no metric can rank
     ├── Diverged                     the loss or a weight became NaN or infinite: step, rate, last good state
     ├── OutOfMemory                  the device's memory did not suffice: what to lower
     └── MissingExtra                 an optional library is not installed: which extra has it
@@ -79,8 +80,12 @@ class RunWrite(FinetuneError):
     """The folder of a run cannot be written."""
 
 
+class NotFinite(FinetuneError):
+    """Logits that are NaN or infinite: no metric can rank the network that gives them."""
+
+
 class Diverged(FinetuneError):
-    """The loss or a weight became NaN or infinite.
+    """The loss, a weight or the logits of validation images became NaN or infinite.
 
     Attributes
     ----------

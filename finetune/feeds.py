@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from finetune.networks import TargetNetwork
     from finetune.task import Asked
 
-BLOCK_ROWS = 256
-"""Images that pass the network at once."""
+BLOCK_ROWS = 64
+"""Images that pass the network at once; on a CPU, more than what its caches hold takes longer per image."""
 
 Load = Callable[[str], Examples]
 

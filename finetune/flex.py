@@ -52,6 +52,9 @@ class TableRow:
         Of its training.
     fed_from : str or None
         The unit whose stored output it was fed with; None are images.
+    diverged : mapping or None
+        Where its training diverged, so that it is ruled out: ``"step"``, ``"lr"`` and the ``"message"``, which says where
+        its last good state is.
     """
 
     candidate: str
@@ -61,6 +64,7 @@ class TableRow:
     epochs: float | None
     seconds: float | None
     fed_from: str | None
+    diverged: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,10 @@ def flex_tune(
         Splits, recipe, units or feed that do not fit together.
     OutOfMemory
         Memory or disk does not suffice for what would be stored; before anything is trained.
-    DifferentRun, Diverged, RunWrite, RunBusy, CorruptRun
+    Diverged
+        Every candidate did, or ft-all, which the proxies of ``"fast"`` and ``"faster"`` are made from. Single ones that do
+        are said on stderr, ruled out, and marked in the table.
+    DifferentRun, RunWrite, RunBusy, CorruptRun
         See `finetune.errors`.
     """
     from finetune.flex_steps import Steps
@@ -283,6 +290,9 @@ def _prepared(
         raise BadInput(
             "a probe reads the output of one unit, so 'probe' cannot rank pairs; use flex, fast, faster or rgn."
         )
+    if recipe.auxiliary is not None and method != "ft-all":
+        raise BadInput("an auxiliary head is for trainings of the whole network, and single units are tuned here; set "
+                       "auxiliary=None.")  # fmt: skip
     if feed in ("memory", "images") and store is not None:
         raise BadInput(f"a store was given and feed is '{feed}', which does not use it; give one of the two.")
     with_test = asked_for(train, val, recipe, **options)

@@ -16,11 +16,13 @@ from finetune.algorithms import ALL, Choice
 from finetune.baselines import Baseline
 from finetune.candidates import Candidate
 from finetune.cost import Cost, Spent, cost_of, training_passes
+from finetune.errors import Diverged
 from finetune.examples import logits_of
 from finetune.feeding import FeedPlan, in_words
 from finetune.feeds import Feed, MemoryFeed, StoreFeed
 from finetune.files import write_atomically
 from finetune.folder import RunFolder
+from finetune.folding import folded_units
 from finetune.keeping import KeepLast
 from finetune.loop import Trained
 from finetune.progress import say
@@ -96,12 +98,15 @@ class Steps:
     store: str | Path | Store
     options: Options
     runs: dict[str, Run] = field(default_factory=dict, init=False)
+    diverged: dict[str, Diverged] = field(default_factory=dict, init=False)
     _selection: Spent = field(default_factory=Spent, init=False)
     _used: set[tuple[str, str]] = field(default_factory=set, init=False)  # stored outputs, (unit, split)
 
     def carry_out(self, folder: RunFolder) -> Run:
         """Choose, look at the test split, write the outcome as a run."""
         chosen = self._choice()
+        if chosen.chosen is None:
+            raise self._nothing_left()
         run = self.runs[chosen.chosen]
         predictions, scores, seconds = self._predicted(run, str(folder.path))
         n_test = len(self.asked_with_test.splits["test"]) if "test" in scores else 0
@@ -132,7 +137,8 @@ class Steps:
         if self.method == "fast":
             return algorithms.fast(names, tuned, lambda name: self._proxy(by_name[name], ALL))
         if self.method == "faster":
-            self._one_epoch()
+            if self._judged(ONE_EPOCH, self._one_epoch) is None:
+                return Choice(None, None, {}, {})
             return algorithms.by_score(names, tuned, lambda name: self._proxy(by_name[name], ONE_EPOCH))
         return algorithms.by_score(names, tuned, self._scores([by_name[name] for name in names]).__getitem__)
 
@@ -142,22 +148,48 @@ class Steps:
 
     # --- trainings -----------------------------------------------------------------------------------------------
 
-    def _tuned(self, candidate: Candidate) -> float:
-        """Validation score of a candidate after its training."""
-        if candidate.name not in self.runs:
-            if candidate.regime is not None:
-                self.runs[candidate.name] = self._other(candidate)
-            elif candidate.is_part:
-                self.runs[candidate.name] = self._part(candidate)
-            else:
-                self.runs[ALL] = self._whole(self.asked, ALL)
-        return self.runs[candidate.name].scores["val"]
+    def _tuned(self, candidate: Candidate) -> float | None:
+        """Validation score of a candidate after its training; None where it diverged."""
+        if candidate.regime is not None:
+            return self._judged(candidate.name, lambda: self._other(candidate))
+        if candidate.is_part:
+            return self._judged(candidate.name, lambda: self._part(candidate))
+        return self._judged(ALL, lambda: self._whole(self.asked, ALL))
+
+    def _judged(self, name: str, training: Callable[[], Run]) -> float | None:
+        """Validation score after a training, done once; where it diverges that is said and kept, and the search goes on."""
+        if name not in self.runs and name not in self.diverged:
+            try:
+                self.runs[name] = training()
+            except Diverged as error:
+                self.diverged[name] = error
+                say(f"candidate {name} diverged and is ruled out: {error}")
+        return self.runs[name].scores["val"] if name in self.runs else None
+
+    def _nothing_left(self) -> Diverged:
+        """The error of a search in which nothing can be chosen."""
+        (name, first), *others = self.diverged.items()
+        if self.method in get_args(Baseline):
+            return first
+        seen = f"{name} at step {first.step}, learning rate {first.lr:.6g}"
+        if not others and name in (ALL, ONE_EPOCH):
+            why = (
+                f"'{self.method}' makes its proxies from ft-all, which diverged ({seen}): lower the learning rate, or "
+            )
+            return Diverged(f"{why}choose by 'flex', 'rgn' or 'probe'.", step=first.step, lr=first.lr)
+        n = len(self.diverged)
+        return Diverged(
+            f"all {n} candidates diverged ({seen}), so there is nothing to choose: lower the learning rate or warm up. "
+            f"The last good state of each is in {self.folder}.",
+            step=first.step,
+            lr=first.lr,
+        )
 
     def _whole(self, asked: Asked, name: str) -> Run:
         network = network_for(self.backbone, asked)
         return tune_images(asked, self.backbone, self.folder / name, regime="full_tune", units=None, network=network)
 
-    def _one_epoch(self) -> None:
+    def _one_epoch(self) -> Run:
         """Line 1 of Algorithm 3: a training of one epoch by the recipe, kept as it ends."""
         recipe = self.asked.recipe
         n_steps = recipe.steps_per_epoch(len(self.asked.splits["train"]))
@@ -165,7 +197,7 @@ class Steps:
             recipe, steps=None, epochs=1, keep=KeepLast(), evaluate_every=None,
             warmup_steps=min(recipe.warmup_steps, n_steps - 1),
         )  # fmt: skip
-        self.runs[ONE_EPOCH] = self._whole(replace(self.asked, recipe=short), ONE_EPOCH)
+        return self._whole(replace(self.asked, recipe=short), ONE_EPOCH)
 
     def _other(self, candidate: Candidate) -> Run:
         assert candidate.regime is not None
@@ -180,21 +212,28 @@ class Steps:
         asked, network = self.asked, network_for(self.backbone, self.asked)
         units = candidate.units if asked.head_rows is not None else tuple(dict.fromkeys((*candidate.units, "head")))
         source, out = self.plan.source(candidate.first), self.folder / candidate.name
-        if source is None:
+        if self.plan.kind == "images":
             return tune_images(asked, self.backbone, out, regime="tune_unit", units=units, network=network)
         identity = asked.identity("tune_unit", network_identity(self.backbone), asked.image_identity())
         identity |= {"units": list(units), "fed": {"from": source, "dtype": self.plan.dtype}}
         frozen = [] if asked.recipe.bn_scale else batch_norm_scales(network.module)
         parts = network.parts(units, frozen=frozen)
-        self._used |= {(source, "train"), (source, "val")}
+        if source is not None:
+            self._used |= {(source, "train"), (source, "val")}
 
         def work(folder: RunFolder) -> Run:
-            suffix = network.to(asked.device).suffix(self.plan.entry(source))
+            is_exact = asked.recipe.precision in (
+                "float32",
+                "tf32",
+            )  # merged weights would be rounded to half precision
+            merged = folded_units(network.to(asked.device), parts) if is_exact else {}
+            suffix = network.suffix(self.plan.entry(source), instead=merged)
             run = carry_out(asked, folder, suffix, self._feed.load(source), parts=parts)
             self._note_inputs()
             return run
 
-        return run_of(asked, out, identity, what=f"{' and '.join(units)}, fed with the output of {source}", work=work)
+        fed = "images" if source is None else f"the output of {source}"
+        return run_of(asked, out, identity, what=f"{' and '.join(units)}, fed with {fed}", work=work)
 
     # --- criteria ------------------------------------------------------------------------------------------------
 
@@ -273,7 +312,7 @@ class Steps:
         return predictions, scores, time.monotonic() - began
 
     def _row(self, candidate: Candidate, choice: Choice) -> dict[str, Any]:
-        run = self.runs.get(candidate.name)
+        run, error = self.runs.get(candidate.name), self.diverged.get(candidate.name)
         return {
             "candidate": candidate.name,
             "units": list(candidate.units),
@@ -282,6 +321,7 @@ class Steps:
             "epochs": None if run is None else run.history[-1].epoch,
             "seconds": None if run is None else run.seconds,
             "fed_from": self.plan.source(candidate.first) if candidate.is_part else None,
+            "diverged": None if error is None else {"step": error.step, "lr": error.lr, "message": str(error)},
         }
 
     def _cost(self, choice: Choice, tested: Spent) -> Cost:

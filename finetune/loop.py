@@ -21,7 +21,7 @@ import numpy as np
 from finetune.ahead import ahead
 from finetune.checkpoint import Checkpoint, Position, Row
 from finetune.devices import memory_errors_explained
-from finetune.errors import BadInput, Diverged
+from finetune.errors import BadInput, Diverged, NotFinite
 from finetune.examples import Examples, batch_rows
 from finetune.recipe import Recipe
 from finetune.stepping import stepper
@@ -99,7 +99,7 @@ def train(
     BadInput
         The recipe does not fit the data, or a part that does not exist.
     Diverged
-        A loss or a weight that is NaN or infinite; the checkpoint keeps the last good state.
+        A loss, a weight or validation logits that are NaN or infinite; the checkpoint keeps the last good state.
     DifferentRun
         The checkpoint belongs to another training.
     OutOfMemory
@@ -150,7 +150,11 @@ def train(
                 raise _diverged(f"a weight is NaN or infinite after step {at.step}", at.step, lr, checkpoint)
             if is_row:
                 at.seconds = time.monotonic() - started
-                _add_row(at, moving, recipe, evaluate, lr=lr, epoch=at.step / per_epoch)
+                try:
+                    _add_row(at, moving, recipe, evaluate, lr=lr, epoch=at.step / per_epoch)
+                except NotFinite as error:
+                    what = f"after step {at.step} {str(error).partition(',')[0]}"
+                    raise _diverged(what, at.step, lr, checkpoint) from error
                 if report is not None:
                     report(at.history[-1], n_steps)
             if is_saved or at.stopped is not None:
@@ -195,7 +199,7 @@ def _add_row(
             score = float(evaluate())
         if not math.isfinite(score):
             raise BadInput(
-                f"the validation score after step {at.step} is {score}; which cannot rank weights: use another metric."
+                f"the validation score after step {at.step} is {score}, which cannot rank weights; use another metric."
             )
     at.history.append(Row(at.step, epoch, at.seconds, lr, at.loss_sum / at.n_losses, score))
     at.loss_sum, at.n_losses = 0.0, 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from finetune.algorithms import Method
 from finetune.baselines import Baseline, problem_with
-from finetune.errors import BadInput
+from finetune.errors import BadInput, Diverged
 from finetune.flex import Flex, flex_tune
 from finetune.progress import say
 from finetune.recipe import Recipe
@@ -61,7 +61,7 @@ class Comparison:
     flexes : tuple of Flex
         The same, in full.
     left_out : mapping of str to str
-        Baselines that the network cannot be trained by -> why.
+        Baselines that the network cannot be trained by, and what diverged -> why.
     """
 
     table: tuple[MethodRow, ...]
@@ -130,6 +130,8 @@ def compare_methods(
     ------
     BadInput
         No method, one that does not exist, or what `flex_tune` refuses.
+    Diverged
+        All of them did; single ones are left out.
     """
     out, known = Path(out), (get_args(Method), get_args(Baseline))
     _refuse_unknown({"methods": (methods, known[0]), "baselines": (baselines or (), known[1])})
@@ -141,18 +143,65 @@ def compare_methods(
             say(f"{problem} It is left out.")
     if options.get("feed") == "disk":
         options = {"store": out / "features", **options}
-    found = []
+    found, left_out = list[Flex](), dict(left_out)
     for method in (*methods, *fixed):
         is_baseline = method in known[1]
         unfit = set() if method == "flex" else {"units", "pairs", "others"} if is_baseline else {"others"}
         unfit |= {"pairs"} if method == "probe" else set()
         own = {name: value for name, value in options.items() if name not in unfit}
-        made = flex_tune(
-            backbone, train, val, recipe=recipe, out=out / folder_of(method), method=method,  # type: ignore[arg-type]
-            candidates=out / "candidates", **own,
-        )  # fmt: skip
+        try:
+            made = flex_tune(
+                backbone, train, val, recipe=recipe, out=out / folder_of(method), method=method,  # type: ignore[arg-type]
+                candidates=out / "candidates", **own,
+            )  # fmt: skip
+        except Diverged as error:
+            left_out[method], last = str(error), error
+            say(f"{method} is left out: {error}")
+            continue
         found.append(made)
+    if not found:
+        raise last
     return Comparison(tuple(_row(flex) for flex in found), tuple(found), left_out)
+
+
+def draw_methods(compared: Comparison, path: str | Path, *, title: str = "val") -> None:
+    """Draw a comparison: validation scores of every candidate with what each method picks, and each method's accuracy.
+
+    Parameters
+    ----------
+    compared : Comparison
+        Accuracies are those on test with their 95 % intervals, on val where there is no test split.
+    path : str or Path
+        A png, replaced as a whole.
+    title : str
+        What the candidates were tuned to, in a few words.
+
+    Raises
+    ------
+    BadInput
+        Images with several labels, of which no share is right, or a name that does not end in ``.png``.
+    """
+    from finetune.drawing import draw_choice
+
+    where = "test" if compared.table[0].test is not None else "val"
+    said = {flex.method: flex.best.predictions[where] for flex in compared.flexes}
+    problems = [] if Path(path).suffix == ".png" else [f"{path} is no name of a png; give one that ends in .png."]
+    if any(found.y_true.ndim > 1 for found in said.values()):
+        problems.append("images have several labels each, so there is no accuracy to draw; the table has the metric.")
+    if problems:
+        raise BadInput.of("this figure", problems)
+    scores: dict[str, float] = {}
+    for flex in reversed(compared.flexes):  # flex itself comes first and knows most, so that its order stands
+        own = {row.candidate: row.val for row in flex.table if row.val is not None}
+        scores = {**own, **{name: value for name, value in scores.items() if name not in own}}
+    picks = {flex.method: flex.unit for flex in compared.flexes if flex.method in get_args(Method)}
+    tested = {method: (found.accuracy(), *found.interval()) for method, found in said.items()}
+    by_unit: dict[str, list[str]] = {}
+    for method, unit in picks.items():
+        by_unit.setdefault(unit, []).append(method)
+    caption = ["; ".join(f"'{unit}' is the choice of {', '.join(names)}" for unit, names in by_unit.items()) + "."]
+    caption += [f"{name} is left out: {why.partition(':')[0]}." for name, why in compared.left_out.items()]
+    draw_choice({title: scores}, {title: picks}, {title: tested}, Path(path), caption=caption, on=where)
 
 
 def folder_of(method: str) -> str:

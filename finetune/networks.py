@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,13 +67,15 @@ class TargetNetwork:
         self.chain.to(device)
         return self
 
-    def suffix(self, first: str) -> nn.Module:
+    def suffix(self, first: str, *, instead: Mapping[str, nn.Module] | None = None) -> nn.Module:
         """The network from the input of a unit on: ``(b, …)`` to logits; tensors and their names are `module`'s.
 
         Parameters
         ----------
         first : str
             Name of the unit; the first one takes images.
+        instead : mapping of str to nn.Module, or None
+            What runs in the place of units after ``first``: see `finetune.folding`. It is no part of the module's tensors.
 
         Raises
         ------
@@ -86,6 +90,8 @@ class TargetNetwork:
                 return self.module  # nothing is cut
             raise BadInput(f"a part of {self.backbone.name} cannot be run alone: {self.chain.reason}")
         chain, backbone, whole, is_in_place = self.chain, self.backbone, self.module, self.is_in_place
+        last = chain.names[-1] if is_in_place else "penultimate"
+        spans = [] if first == "head" and not is_in_place else _spans(chain, first, last, instead or {})
 
         class Suffix(nn.Module):
             def __init__(self) -> None:
@@ -95,10 +101,11 @@ class TargetNetwork:
                 self._buffers = whole._buffers
 
             def forward(self, x: Tensor) -> Tensor:
+                for run in spans:
+                    x = run(x)
                 if is_in_place:
-                    return chain.run(x, first)
-                features = x if first == "head" else chain.run(x, first, "penultimate")
-                logits: Tensor = whole.head(pooled(backbone, features))  # type: ignore[operator]
+                    return x
+                logits: Tensor = whole.head(pooled(backbone, x))  # type: ignore[operator]
                 return logits
 
         return Suffix().train(self.module.training)
@@ -197,6 +204,19 @@ def last_units(target: TargetNetwork, n_units: int) -> tuple[str, ...]:
             f"{', '.join(having)}."
         )
     return tuple(having[-n_units:])
+
+
+def _spans(chain: Chain, first: str, last: str, instead: Mapping[str, nn.Module]) -> list[Callable[[Tensor], Tensor]]:
+    """The units of a chain from one to another, as calls one after another: some replaced, the rest as long as it goes."""
+    names = chain.names[chain.index(first) : chain.index(last) + 1]
+    found: list[Callable[[Tensor], Tensor]] = []
+    for is_replaced, group in itertools.groupby(names, key=lambda name: name != first and name in instead):
+        own = list(group)
+        if is_replaced:
+            found += [instead[name] for name in own]
+        else:
+            found.append(functools.partial(chain.run, first=own[0], last=own[-1]))
+    return found
 
 
 def _owners(target: TargetNetwork) -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from finetune.errors import BadInput
+from finetune.errors import NotFinite
 
 if TYPE_CHECKING:
     from probe import metrics as probe_metrics
@@ -100,15 +100,15 @@ def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settle
 
     Raises
     ------
-    BadInput
+    NotFinite
         Logits that are not numbers.
     """
     from probe import metrics
 
     if not np.isfinite(logits).all():
         n = int((~np.isfinite(logits)).any(1).sum())
-        raise BadInput(
-            f"the logits of {n} of {len(logits)} images are NaN or infinite; which cannot rank weights: lower the "
+        raise NotFinite(
+            f"the logits of {n} of {len(logits)} images are NaN or infinite, which cannot rank weights; lower the "
             "learning rate."
         )
     if isinstance(metric, MacroF1AtThresholds):

@@ -328,3 +328,18 @@ def test_names_of_the_networks_classes_choose_rows(head: list[str], tmp_path: Pa
     assert main([*head, "--head-classes", str(classes)]) == 0
     identity = finetune.open_run(tmp_path / "run").identity
     assert identity["head_rows"] == [9 - i for i in range(10)]
+
+
+def test_a_comparison_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A png beside the table; refused as wrong usage where nothing is compared or the name is no png's."""
+    common = ["flex", "featstore:digits_net", "--train", "digits:train+blur(1.0)", "--val", "0.3", "--head-rows", "0-9",
+              "--lr", "1e-3", "--epochs", "1", "--quiet", "--out", str(tmp_path / "run")]  # fmt: skip
+    drawn = tmp_path / "methods.png"
+    assert main([*common, "--method", "compare", "--plot", str(drawn)]) == 0
+    assert f"drawn in {drawn}" in capsys.readouterr().out
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    for wrong in (["--plot", str(drawn)], ["--method", "compare", "--plot", "methods.svg"]):
+        with pytest.raises(SystemExit) as left:
+            main([*common, *wrong])
+        assert left.value.code == 2
+        assert "--plot draws what --method compare finds" in capsys.readouterr().err

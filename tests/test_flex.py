@@ -265,6 +265,7 @@ def test_half_precision_is_near(
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unit": ({"units": ["conv3"]}, r"no unit 'conv3'; the nearest names are conv2, conv1"),
+    "auxiliary": ({"recipe": replace(RECIPE, auxiliary=finetune.Auxiliary("conv2"))}, "single units are tuned here"),
     "pair": ({"pairs": [("conv1", "conv1")]}, "is not a pair of two different units"),
     "method": ({"method": "slow"}, "no method 'slow'.* flex, fast, faster, rgn, probe"),
     "feed": ({"feed": "tape"}, "is 'tape'; it is one of memory, disk, images"),
@@ -331,3 +332,33 @@ def test_augmentation_falls_back_to_images_and_says_so(
     found = flex(backbone, digits, tmp_path / "run", recipe=recipe, units=["head"])
     assert "the recipe augments images" in found.best.details["feed"]
     assert found.cost.stored_bytes == 0
+
+
+def test_what_diverges_is_ruled_out_and_the_search_goes_on(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a learning rate that only single units survive: ft-all is marked with step and rate, its last good state stays on
+    disk, the best of the others is chosen, alone or among all methods; an error only where nothing is left."""
+    recipe = Recipe(lr=1e30, epochs=2, batch_size=64, keep=KeepBest())
+    found = flex(backbone, digits, tmp_path / "flex", recipe=recipe)
+    rows = {row.candidate: row for row in found.table}
+    assert rows["all"].diverged is not None
+    assert rows["all"].val is rows["all"].epochs is None
+    assert (rows["all"].diverged["step"], rows["all"].diverged["lr"]) == (2, pytest.approx(9.62e29, rel=1e-3))
+    assert "candidate all diverged and is ruled out: the loss of step 2 is nan" in capsys.readouterr().err
+    assert (tmp_path / "flex" / "candidates" / "all" / "checkpoint.safetensors").is_file()
+    vals = {name: row.val for name, row in rows.items() if row.diverged is None}
+    assert set(vals) == set(UNITS)
+    assert found.unit == max(vals, key=lambda name: vals[name] or 0.0)
+    assert finetune.flex_of(finetune.open_run(tmp_path / "flex")).to_json() == found.to_json()
+
+    shared = {"recipe": recipe, "head_rows": ROWS, "progress": False}
+    compared = finetune.compare_methods(
+        backbone, digits["train"], digits["val"], out=tmp_path / "all", methods=["flex", "fast", "faster"],
+        baselines=["ft-fc (1)", "ft-all"], **shared,
+    )  # fmt: skip
+    assert [row.method for row in compared.table] == ["flex", "ft-fc (1)"]
+    assert "'fast' makes its proxies from ft-all, which diverged" in compared.left_out["fast"]
+    assert set(compared.left_out) == {"fast", "faster", "ft-all"}
+    with pytest.raises(finetune.Diverged, match=r"all 5 candidates diverged \(conv1 at step 2"):
+        flex(backbone, digits, tmp_path / "none", recipe=replace(recipe, lr=3e38))

@@ -158,6 +158,24 @@ def test_scales_and_shifts_begin_as_the_network(plain: Any, digits: dict[str, fe
         tune(finetune.tune_scale_shift, without, digits, tmp_path / "b")
 
 
+def test_a_weakly_regularised_probe_is_not_driven_to_chance_by_dropout(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probe is fitted without the network's dropout of one half, whose noise its large weights would multiply: switched
+    off, and said, the tuned network keeps what the probe could; asked for, it loses most of that, which is said too."""
+    options = {"C": (1e4,), "progress": True, "test": None}
+    kept = tune(finetune.probe_then_tune, backbone, digits, tmp_path / "off", **options)
+    said = capsys.readouterr().err
+    assert "the dropout in front of the head of" in said
+    assert kept.recipe.dropout == 0.0
+    assert kept.scores["val"] > kept.details["probe"]["val"] - 0.02
+    lost = tune(
+        finetune.probe_then_tune, backbone, digits, tmp_path / "on", recipe=replace(RECIPE, dropout=0.5), **options
+    )
+    assert lost.scores["val"] < kept.scores["val"] - 0.3
+    assert f"below the {lost.details['probe']['val']:.4f} of the probe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("n_classes", [10, 2])
 def test_probe_then_tune_begins_as_the_probe(
     plain: Any, digits: dict[str, featstore.Split], tmp_path: Path, n_classes: int

@@ -91,6 +91,16 @@ def test_a_training_that_diverges_keeps_its_last_good_state(
         finetune.open_run(tmp_path / "run")
 
 
+def test_validation_logits_that_are_no_numbers_are_a_divergence(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """One step leaves weights that are huge and finite: no loss sees that any more, and the evaluation after it must not
+    call it bad input, which nothing would rule out."""
+    wild = replace(RECIPE, lr=1e38, epochs=1, batch_size=1000, schedule=Constant())
+    with pytest.raises(finetune.Diverged, match=r"after step 1 the logits of \d+ of \d+ images are NaN.*rate 1e\+38"):
+        tune(finetune.full_tune, backbone, digits, tmp_path / "run", recipe=wild, test=None)
+
+
 def test_lack_of_memory_in_a_forward_pass_says_what_to_lower(
     backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,8 @@ def add(commands: Any) -> None:
                         help="where inputs of units are: in memory, on disk, or computed from images in every step; else "
                         "disk with --store, and memory without")  # fmt: skip
     parser.add_argument("--dtype", choices=tuple(ITEM_BYTES), help="of stored inputs; else float32")
+    parser.add_argument("--plot", type=Path, metavar="FILE",
+                        help=f"with --method {_EVERY}: draw what each method picks and its accuracy into this png")  # fmt: skip
     add_recipe(parser)
     parser.set_defaults(command=flex, fail=parser.error)
 
@@ -53,7 +55,9 @@ def flex(fail: Callable[[str], None], out: Path, *, as_json: bool = False, **opt
     """Load network and splits, choose and tune, print every candidate, the choice and what it cost."""
     import finetune
 
-    recipe = take_recipe(options, fail)
+    recipe, plot = take_recipe(options, fail), options.pop("plot", None)
+    if plot is not None and (options.get("method") != _EVERY or plot.suffix != ".png"):
+        fail(f"--plot draws what --method {_EVERY} finds, into a file whose name ends in .png")
     backbone, train, val = take_data(options)
     assert val is not None  # the command requires it
     if "adapter" in options:
@@ -62,7 +66,10 @@ def flex(fail: Callable[[str], None], out: Path, *, as_json: bool = False, **opt
     if options.get("method") == _EVERY:
         del options["method"]
         compared = finetune.compare_methods(backbone, train, val, recipe=recipe, out=out, **options)
-        print(json.dumps(compared.to_json(), indent=1) if as_json else f"{compared}\nwritten to {out}")
+        if plot is not None:
+            finetune.draw_methods(compared, plot, title=train.name.partition("#")[0])
+        drawn = "" if plot is None else f", drawn in {plot}"
+        print(json.dumps(compared.to_json(), indent=1) if as_json else f"{compared}\nwritten to {out}{drawn}")
         return 0
     print_flex(finetune.flex_tune(backbone, train, val, recipe=recipe, out=out, **options), as_json)
     return 0
@@ -77,6 +84,8 @@ def print_flex(found: Flex, as_json: bool) -> None:
     for row in found.table:
         mark = "* " if row.candidate == found.unit else "  "
         trained = ("",) * 3 if row.val is None else (f"{row.val:.4f}", f"{row.epochs:.1f}", f"{row.seconds:.1f}")
+        if row.diverged is not None:
+            trained = ("diverged", f"step {row.diverged['step']}", "")
         score = "" if row.score is None else f"{row.score:.4f}"
         rows.append((mark + row.candidate, score, *trained, row.fed_from or "images"))
     print_rows(rows)

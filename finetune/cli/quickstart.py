@@ -8,8 +8,9 @@ shifts, everything.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,8 @@ def command(out: Path = Path("runs/finetune-quickstart"), *, as_json: bool = Fal
     started = time.perf_counter()
     backbone = featstore.load_backbone(NETWORK)
     n_before = _n_finished(out)
-    findings = [tune_shift(backbone, shift, out / shift) for shift in SHIFTS]
+    with _one_thread():
+        findings = [tune_shift(backbone, shift, out / shift) for shift in SHIFTS]
     figure = out / FIGURE
     draw(findings, figure)
     n_trained, seconds = _n_finished(out) - n_before, time.perf_counter() - started
@@ -116,6 +118,20 @@ def command(out: Path = Path("runs/finetune-quickstart"), *, as_json: bool = Fal
     done = f"{n_trained} networks were tuned" if n_trained else "nothing had to be tuned again"
     print(f"Figure: {figure}\nIn {seconds:.0f} s: {done}.")
     return 0
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch: images of 8 × 8 pixels are too little work for two, which would mostly wait for each other;
+    beside a busy process, without end."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def tune_shift(backbone: Backbone, shift: str, out: Path) -> Finding:
