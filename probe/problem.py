@@ -80,7 +80,7 @@ class RotatedProblem:
         loss, R = self._part(active, R)
         curvature, l2 = loss.curvature(R, lane), float(self.l2[lane or 0])
         built = preconditioner.build(
-            active.candidates(), curvature, spectrum, self.penalised, l2, is_hard, self.rows.n,
+            active.candidates, curvature, spectrum, self.penalised, l2, is_hard, self.rows.n,
             1 if lane is None else len(self.l2),
         )  # fmt: skip
         return replace(built, is_common=lane is None)

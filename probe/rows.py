@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -109,6 +110,7 @@ class Active:
         """The same for some of the lanes."""
         return self if self.A.ndim == 2 else replace(self, A=take(self.A, lanes))
 
+    @cached_property
     def candidates(self) -> Candidates:
         """The rows as the preconditioner chooses among them; rotated when they are needed."""
         return Candidates(self.A, self.embed)
@@ -141,6 +143,21 @@ class Candidates:
         """All rows, (n, r)."""
         return self.A if self.embed is None else namespace(self.A).astype(self.A, self.embed.dtype) @ self.embed.T
 
+    @cached_property
+    def products(self) -> np.ndarray | None:
+        """``x_ij x_il`` of every row for j ≤ l, (r (r + 1) / 2, n), float64, in the order of ``numpy.triu_indices``.
+
+        None on an accelerator, and where they would take more than 64 MB. With them the sums of x xᵀ over the rows, under any
+        number of weights, are one product of matrices.
+        """
+        n, r = self.shape
+        if not isinstance(self.example, np.ndarray) or 4 * n * r * (r + 1) > _PRODUCT_BYTES:
+            return None
+        columns = self.every().T.astype(np.float64)
+        first, second = np.triu_indices(r)
+        both: np.ndarray = columns[first] * columns[second]
+        return both
+
     def reach(self, inverse_diagonal: Array) -> Array:
         """``x_iᵀ D⁻¹ x_i`` of every row, in pieces that fit the cache: a stored square of A would double the memory."""
         xp = namespace(self.example)
@@ -162,6 +179,7 @@ def _rows_at_once(on_cpu: int, example: Array) -> int:
 
 _ACCELERATOR_ENTRIES = 1 << 25  # 128 MB of float32
 _BLOCK_ROWS = 1024
+_PRODUCT_BYTES = 1 << 26
 _MOST_ACTIVE = 0.7  # of the rows: beyond this, gathering them costs more than it saves
 
 
@@ -227,7 +245,11 @@ class Shared:
 
     def stiff(self, lane: int) -> tuple[Active, np.ndarray]:
         """All rows, the same for every lane."""
-        return Active(self.A), self.spectrum
+        return self._all, self.spectrum
+
+    @cached_property
+    def _all(self) -> Active:
+        return Active(self.A)
 
 
 @dataclass(frozen=True, eq=False)
