@@ -55,7 +55,7 @@ class Predictions:
     name: str = ""
 
     def __post_init__(self) -> None:
-        ids = np.asarray(self.ids).astype(np.str_)
+        ids = np.atleast_1d(np.asarray(self.ids).astype(np.str_))
         y_true, y_pred = _labels(self.y_true, "y_true"), _labels(self.y_pred, "y_pred")
         problems = []
         if ids.ndim != 1 or not len(ids):
