@@ -144,7 +144,8 @@ def compare(
     predictions can be exchanged sample by sample. For accuracy only the samples matter that one alone is right on, and
     the permutation test is the exact binomial (McNemar) test. Variation between training runs is not in it.
     """
-    measure = getattr(measure, "name", measure)  # a metric of probe.metrics goes by its name
+    if hasattr(measure, "higher_is_better"):  # a metric of probe.metrics goes by its name
+        measure = measure.name
     if not callable(measure) and not (isinstance(measure, str) and measure in ("accuracy", "mean_per_class")):
         raise BadInput(refuse_measure(measure))
     intervals.z_value(level)
@@ -263,7 +264,9 @@ def refuse_measure(measure: Any) -> str:
             "(SimCLR, Appendix B.8). Compare accuracy instead (measure=probe.label_accuracy where samples have several "
             "labels), or look at probe.bootstrap_difference(a, b, metric), an interval."
         )
-    return f"measure is {shown(measure)} but must be 'accuracy', 'mean_per_class' or a function of Predictions. {_NO_MEAN}"
+    return (
+        f"measure is {shown(measure)} but must be 'accuracy', 'mean_per_class' or a function of Predictions. {_NO_MEAN}"
+    )
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:

@@ -286,7 +286,9 @@ def read_table(path: str | Path) -> pandas.DataFrame:
     import pandas
 
     try:
-        table = pandas.read_csv(as_path(path, "The table"), dtype={"model": str, "dataset": str, "regime": str, "metric": str})
+        table = pandas.read_csv(
+            as_path(path, "The table"), dtype={"model": str, "dataset": str, "regime": str, "metric": str}
+        )
     except OSError as error:
         raise BadInput(f"The table '{path}' cannot be read: {error.strerror or error}.") from error
     except (ValueError, pandas.errors.ParserError) as error:

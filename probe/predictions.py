@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from probe import intervals
+from probe.chosen import shown
 from probe.errors import BadInput
 from probe.files import write_atomically
 from probe.intervals import Interval
@@ -68,6 +70,8 @@ class Predictions:
         names, counts = np.unique(ids, return_counts=True)
         if len(names) < len(ids):
             problems.append(f"{int((counts > 1).sum())} ids occur more than once (first: '{names[counts > 1][0]}')")
+        if isinstance(self.classes, str | bytes) or not isinstance(self.classes, Iterable):
+            problems.append(f"classes must be a list of names but are {shown(self.classes)}")
         if problems:
             raise BadInput(
                 f"These are not predictions: {'; '.join(problems)}. Give one label of each kind per unique id."

@@ -160,6 +160,8 @@ def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> l
     list of float
         In the order of ``values``; the order of heights is kept.
     """
+    values = reals(values, "heights").tolist()
+    gap, low, high = reals([gap, low, high], "gap, low and high").tolist()
     order = sorted(range(len(values)), key=lambda i: values[i])
     placed: list[float] = []
     for i in order:
@@ -211,7 +213,9 @@ def references_of(references: Any) -> Mapping[Any, float]:
         Where it is no mapping, or a score no number.
     """
     given = {} if references is None else a_mapping(references, "references", "{name: score}")
-    return {name: reals(value, f"The reference of '{name}'", ndim=0, finite=True).item() for name, value in given.items()}
+    return {
+        name: reals(value, f"The reference of '{name}'", ndim=0, finite=True).item() for name, value in given.items()
+    }
 
 
 def metric_of(table: pandas.DataFrame) -> str:
