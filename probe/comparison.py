@@ -145,7 +145,7 @@ def compare(
     the permutation test is the exact binomial (McNemar) test. Variation between training runs is not in it.
     """
     if hasattr(measure, "higher_is_better"):  # a metric of probe.metrics goes by its name
-        measure = measure.name
+        measure = getattr(measure, "name", measure)
     if not callable(measure) and not (isinstance(measure, str) and measure in ("accuracy", "mean_per_class")):
         raise BadInput(refuse_measure(measure))
     intervals.z_value(level)

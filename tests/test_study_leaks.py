@@ -161,7 +161,7 @@ def test_a_class_that_train_lacks_is_named_whatever_its_number(tmp_path: Path) -
     found = probe.run_study(asked, tmp_path / "out", progress=False)
     (record,) = found.records
     assert record.leaks["absent"]["train"] == ["dark"]
-    page = probe.write_report(tmp_path / "out", tmp_path / "page.html").read_text(encoding="utf-8")
+    page = probe.write_report([found], tmp_path / "page.html").read_text(encoding="utf-8")
     assert "train has no image of 1 class (dark), which no probe or head can learn" in page
     assert "that train lacks" not in page
 

@@ -319,7 +319,8 @@ class Study:
         a_name(self.name, "The name of a study")
         a_name(self.command, "The command of a study")
         problems = []
-        for what, kind in (("networks", Network), ("datasets", Dataset), ("regimes", Regime)):
+        sides: dict[str, type[Any]] = {"networks": Network, "datasets": Dataset, "regimes": Regime}
+        for what, kind in sides.items():
             found = tuple(several_of(kind, getattr(self, what), f"probe.{kind.__name__}, as {what},"))
             object.__setattr__(self, what, found)
             names = [one.name for one in found]

@@ -11,7 +11,9 @@ from probe.errors import BadInput
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return False
+    return int(value) >= least
 
 
 def _is_object(value: Any) -> bool:
