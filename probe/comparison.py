@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from probe import intervals, tables
+from probe.chosen import shown
 from probe.errors import BadInput
 from probe.intervals import Interval
 from probe.permutation import N_PERMUTATIONS, difference_per_class, mcnemar, sign_flip, sign_flip_scores
@@ -143,8 +144,9 @@ def compare(
     predictions can be exchanged sample by sample. For accuracy only the samples matter that one alone is right on, and
     the permutation test is the exact binomial (McNemar) test. Variation between training runs is not in it.
     """
-    measure = getattr(measure, "name", measure)  # a metric of probe.metrics goes by its name
-    if measure not in ("accuracy", "mean_per_class") and not callable(measure):
+    if hasattr(measure, "higher_is_better"):  # a metric of probe.metrics goes by its name
+        measure = getattr(measure, "name", measure)
+    if not callable(measure) and not (isinstance(measure, str) and measure in ("accuracy", "mean_per_class")):
         raise BadInput(refuse_measure(measure))
     intervals.z_value(level)
     checked_seed(seed)
@@ -254,7 +256,7 @@ _NO_MEAN = "A measure that is no mean over samples has an interval with probe.bo
 
 def refuse_measure(measure: Any) -> str:
     """Say why a measure cannot be tested by exchanging predictions, and what to do instead."""
-    name = str(getattr(measure, "name", measure))
+    name = measure if isinstance(measure, str) else str(getattr(measure, "name", type(measure).__name__))
     if name.startswith(("map", "average_precision", "roc_auc", "ap")):
         return (
             f"{name} cannot be tested by exchanging two models' predictions sample by sample: it ranks all samples by their "
@@ -262,7 +264,9 @@ def refuse_measure(measure: Any) -> str:
             "(SimCLR, Appendix B.8). Compare accuracy instead (measure=probe.label_accuracy where samples have several "
             "labels), or look at probe.bootstrap_difference(a, b, metric), an interval."
         )
-    return f"measure is {measure!r} but must be 'accuracy', 'mean_per_class' or a function of Predictions. {_NO_MEAN}"
+    return (
+        f"measure is {shown(measure)} but must be 'accuracy', 'mean_per_class' or a function of Predictions. {_NO_MEAN}"
+    )
 
 
 def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:

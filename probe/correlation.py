@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe import lines, tables
+from probe.chosen import one_word
 from probe.errors import BadInput
 from probe.few_models import what_few_models_show
 from probe.intervals import Interval
@@ -297,4 +298,4 @@ def rank_correlations(
 
 
 def _on(source: np.ndarray, scale: Scale) -> np.ndarray:
-    return logit(source) if scale == "logit" else source
+    return logit(source) if one_word(scale, ("logit", "plain"), "scale") == "logit" else source

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probe.chosen import a_name
 from probe.errors import BadInput
 from probe.logits import logit
 from probe.long_tables import checked
@@ -86,7 +87,7 @@ def crossings(table: pandas.DataFrame, a: str, b: str) -> pandas.DataFrame:
     means = few_shot_means(checked(table, ("dataset", "regime", "per_class", "accuracy")))
     known = list(dict.fromkeys(map(str, means["regime"])))
     for name in (a, b):
-        if name not in known:
+        if a_name(name, "A regime") not in known:
             raise BadInput(f"The table has no regime '{name}'; there are {', '.join(known)}.")
     keys = [column for column in ("model", "dataset") if column in means]
     columns = [*keys, "leader_before", "leader_after", "below", "above", "per_class", "is_clear"]

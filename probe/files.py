@@ -27,6 +27,8 @@ def as_path(given: Any, what: str = "A file or folder") -> Path:
     """
     if not isinstance(given, str | os.PathLike):
         raise BadInput(f"{what} is needed by its path, as text or a pathlib.Path, but is {type(given).__name__}.")
+    if isinstance(given, str) and (not given or "\0" in given):
+        raise BadInput(f"{what} is needed by its path, but {given!r} names none.")
     return Path(given)
 
 

@@ -35,8 +35,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from probe.chosen import a_mapping, a_name, one_word
 from probe.errors import BadInput
+from probe.files import as_path
 from probe.logits import logit
+from probe.reals import reals
 
 if TYPE_CHECKING:
     import pandas
@@ -69,8 +72,7 @@ class Crossed:
 
     def on(self, scale: Scale) -> np.ndarray:
         """Return the values on a scale, (m, d)."""
-        if scale not in ("logit", "plain"):
-            raise BadInput(f"scale is {scale!r} but must be 'logit' or 'plain'.")
+        one_word(scale, ("logit", "plain"), "scale")
         return logit(self.accuracy, self.n[None, :]) if scale == "logit" else self.accuracy
 
 
@@ -118,6 +120,7 @@ def crossed(table: pandas.DataFrame, *, regime: str | None = None) -> Crossed:
 def of_regime(table: pandas.DataFrame, regime: str | None) -> pandas.DataFrame:
     """Take the rows of one regime, after checking the columns; ``None`` where there is only one."""
     table = checked(table, ("model", "dataset", "accuracy"))
+    regime = None if regime is None else a_name(regime, "regime")
     if "regime" not in table:
         if regime is not None:
             raise BadInput(f"The table has no column 'regime', so that '{regime}' cannot be found in it.")
@@ -196,6 +199,8 @@ def source_of(table: pandas.DataFrame, models: Iterable[str], source: Mapping[st
         source = dict(
             zip(models, _one_each(table, "source", models, float("nan"), "but it has one", "model"), strict=True)
         )
+    given = a_mapping(source, "source", "{model: accuracy}")
+    source = {name: reals(given[name], f"source of '{name}'", ndim=0).item() for name in models if name in given}
     missing = [name for name in models if name not in source or not np.isfinite(source[name])]
     if missing:
         raise BadInput(
@@ -224,8 +229,7 @@ def complete(table: pandas.DataFrame, keep: Literal["models", "datasets"] = "dat
     pandas.DataFrame
         Rows of the table, possibly none.
     """
-    if keep not in ("models", "datasets"):
-        raise BadInput(f"keep is {keep!r} but must be 'models' or 'datasets'.")
+    one_word(keep, ("models", "datasets"), "keep")
     table = checked(table, ("model", "dataset", "accuracy"))
     table = table[table["accuracy"].notna()]
     what, other = ("model", "dataset") if keep == "datasets" else ("dataset", "model")
@@ -256,6 +260,7 @@ def long_table(
     import pandas
 
     checked(results, ("backbone", "unit", "test", "test_score", "n_test"))
+    a_name(regime, "regime")
     several = results.groupby("backbone")["unit"].nunique()
     if (several > 1).any():
         raise BadInput(
@@ -281,7 +286,9 @@ def read_table(path: str | Path) -> pandas.DataFrame:
     import pandas
 
     try:
-        table = pandas.read_csv(path, dtype={"model": str, "dataset": str, "regime": str, "metric": str})
+        table = pandas.read_csv(
+            as_path(path, "The table"), dtype={"model": str, "dataset": str, "regime": str, "metric": str}
+        )
     except OSError as error:
         raise BadInput(f"The table '{path}' cannot be read: {error.strerror or error}.") from error
     except (ValueError, pandas.errors.ParserError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from probe import intervals
+from probe.chosen import shown
 from probe.errors import BadInput
 from probe.files import write_atomically
 from probe.intervals import Interval
@@ -55,8 +57,9 @@ class Predictions:
     name: str = ""
 
     def __post_init__(self) -> None:
-        ids = np.asarray(self.ids).astype(np.str_)
+        ids = np.atleast_1d(np.asarray(self.ids).astype(np.str_))
         y_true, y_pred = _labels(self.y_true, "y_true"), _labels(self.y_pred, "y_pred")
+        classes: Any = self.classes
         problems = []
         if ids.ndim != 1 or not len(ids):
             problems.append(f"ids must have shape (n,) with n of at least 1 but have shape {ids.shape}")
@@ -68,6 +71,8 @@ class Predictions:
         names, counts = np.unique(ids, return_counts=True)
         if len(names) < len(ids):
             problems.append(f"{int((counts > 1).sum())} ids occur more than once (first: '{names[counts > 1][0]}')")
+        if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+            problems.append(f"classes must be a list of names but are {shown(classes)}")
         if problems:
             raise BadInput(
                 f"These are not predictions: {'; '.join(problems)}. Give one label of each kind per unique id."

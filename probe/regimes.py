@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probe.chosen import a_name
 from probe.errors import BadInput
 from probe.long_tables import Scale, crossed
 from probe.rank_tests import holm, signed_rank
@@ -40,7 +41,7 @@ def compare_regimes(table: pandas.DataFrame, a: str, b: str, *, scale: Scale = "
     """
     import pandas
 
-    if a == b:
+    if a_name(a, "a") == a_name(b, "b"):
         raise BadInput(f"'{a}' cannot be compared with itself: name two regimes.")
     first, second = crossed(table, regime=a), crossed(table, regime=b)
     for what in ("models", "datasets"):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.arrays import to_numpy
+from probe.chosen import a_mapping
 from probe.errors import BadInput, DamagedRecord
 from probe.files import as_path, write_atomically
 from probe.labels import Loss, Task
@@ -64,6 +65,7 @@ def save_model(model: Model | LinearProbe, path: str | Path, *, about: Mapping[s
     from safetensors.numpy import save
 
     fitted = _fitted(model)
+    kept = {} if about is None else dict(a_mapping(about, "about", "{what: plain value}"))
     base, classes = _base(path), np.asarray(fitted.classes)
     if classes.dtype.kind not in "biuUf":
         raise BadInput(f"The classes are {classes.dtype}; only numbers and text can be written.")
@@ -77,7 +79,7 @@ def save_model(model: Model | LinearProbe, path: str | Path, *, about: Mapping[s
         "classes": classes.tolist(), "classes_dtype": classes.dtype.str, "C": float(fitted.C), "convention": CONVENTION,
         "status": fitted.status.value, "n_iter": int(fitted.n_iter), "passes": int(fitted.passes),
         **{name: _finite(getattr(fitted, name)) for name in _CERTIFICATE},
-        "about": dict(about or {}), "tensors": f"{base.name}.safetensors", "sha256": hashlib.sha256(content).hexdigest(),
+        "about": kept, "tensors": f"{base.name}.safetensors", "sha256": hashlib.sha256(content).hexdigest(),
     }  # fmt: skip
     try:
         text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -213,3 +213,104 @@ FEATURES = np.random.default_rng(0).normal(size=(60, 5))
 def test_what_are_no_predictions_histories_or_features_is_refused(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(probe.BadInput, match=message):
         call()
+
+
+NO_WORDS = [few(), np.arange(4.0), np.ones((2, 2)), few()["accuracy"], 5, object(), ["logistic"], {"a": 1}, b"x"]
+NO_WORD: dict[str, Callable[[Any], Any]] = {
+    "correlate, regime": lambda v: probe.correlate(few(), regime=v),
+    "correlate, scale": lambda v: probe.correlate(few(), scale=v),
+    "rank_correlations, scale": lambda v: probe.rank_correlations(few(), scale=v),
+    "average_over_datasets, regime": lambda v: probe.average_over_datasets(few(), regime=v),
+    "compare_regimes, a": lambda v: probe.compare_regimes(few(), v, "logistic"),
+    "compare_regimes, scale": lambda v: probe.compare_regimes(two_regimes(), "fine-tuned", "logistic", scale=v),
+    "crossings, b": lambda v: probe.crossings(two_regimes(per_class=5), "logistic", v),
+    "compare, measure": lambda v: probe.compare(said(), said(), measure=v),
+    "complete, keep": lambda v: probe.complete(few(), v),
+    "source_scatter, regime": lambda v: probe.plots.source_scatter(few(), regime=v),
+    "source_scatter, dataset": lambda v: probe.plots.source_scatter(few(), dataset=v),
+    "source_scatter, scale": lambda v: probe.plots.source_scatter(few(), scale=v),
+    "few_shot_curves, dataset": lambda v: probe.plots.few_shot_curves(few(per_class=5), dataset=v),
+    "metric": lambda v: probe.metrics.get(v),
+    "Dataset, metric": lambda v: probe.Dataset("d", "digits:train", "digits:test", metric=v),
+    "Network, name": lambda v: probe.Network(v),
+}
+
+
+def two_regimes(**columns: Any) -> pd.DataFrame:
+    return pd.concat([few(**columns), few(**columns).assign(regime="fine-tuned")])
+
+
+@pytest.mark.parametrize("value", NO_WORDS, ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("name", NO_WORD)
+def test_a_word_is_no_table_and_no_number(name: str, value: Any) -> None:
+    """A data frame compared with a word is a data frame, and its truth ambiguous: a mixed-up argument is said as that."""
+    with pytest.raises(probe.BadInput):
+        NO_WORD[name](value)
+
+
+NO_MAPPING: dict[str, Callable[[Any], Any]] = {
+    "correlate": lambda v: probe.correlate(few(), source=v),
+    "source_scatter": lambda v: probe.plots.source_scatter(few(), source=v),
+    "bars_by_dataset": lambda v: probe.plots.bars_by_dataset(few(), references=v),
+    "Study.from_json": probe.Study.from_json,
+    "Network, options": lambda v: probe.Network("n", options=v),
+}
+
+
+@pytest.mark.parametrize(
+    "value", [5, math.nan, [1], few(), np.arange(4.0), object(), "word", {"a"}], ids=lambda v: type(v).__name__
+)
+@pytest.mark.parametrize("name", NO_MAPPING)
+def test_what_is_looked_up_is_a_mapping(name: str, value: Any) -> None:
+    with pytest.raises(probe.BadInput):
+        NO_MAPPING[name](value)
+
+
+def test_accuracies_on_the_source_task_are_numbers() -> None:
+    """Text in a mapping is no accuracy; models of the mapping that the table lacks do not matter."""
+    with pytest.raises(probe.BadInput, match="source of 'b' must be numbers"):
+        probe.correlate(few(), source={"a": 0.5, "b": "high", "c": 0.6, "d": 0.7})
+    given = {name: 0.5 + 0.1 * i for i, name in enumerate("abcd")}
+    assert probe.correlate(few(), source={**given, "unknown": None})[-1].r == probe.correlate(few(), given)[-1].r
+
+
+DRAWN: dict[str, Callable[[Any], Any]] = {
+    "source_scatter": lambda ax: probe.plots.source_scatter(few(), ax),
+    "bars_by_dataset": lambda ax: probe.plots.bars_by_dataset(few(), ax),
+    "few_shot_curves": lambda ax: probe.plots.few_shot_curves(few(per_class=5), ax, dataset="x"),
+    "differences": lambda ax: probe.plots.differences([probe.compare(said(), said(name="o"))], ax),
+    "embedding_scatter": lambda ax: probe.plots.embedding_scatter(
+        probe.Embedding(FEATURES[:, :2], None, 5.0, 0.1, "scikit-learn", 0), ax
+    ),
+}
+
+
+@pytest.mark.parametrize("ax", [5, "axes", few(), [None], object()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("name", DRAWN)
+def test_axes_are_axes(name: str, ax: Any) -> None:
+    """Table and axes are easily swapped."""
+    with pytest.raises(probe.BadInput, match="axes of matplotlib"):
+        DRAWN[name](ax)
+
+
+STUDIES: dict[str, Callable[[], Any]] = {
+    "numbers for networks": lambda: probe.Study((1,), (2,)),  # type: ignore[arg-type]
+    "one network, no list": lambda: probe.Study(probe.Network("n"), (DIGITS,)),  # type: ignore[arg-type]
+    "a seed, no list": lambda: probe.Study((probe.Network("n"),), (DIGITS,), seeds=0),  # type: ignore[arg-type]
+    "a list of seeds in a list": lambda: probe.Study((probe.Network("n"),), (DIGITS,), seeds=([0],)),  # type: ignore[arg-type]
+    "a list for JSON": lambda: probe.Study.from_json([1]),  # type: ignore[arg-type]
+    "keys that are no text": lambda: probe.Study.from_json({None: 1}),  # type: ignore[dict-item]
+    "a name with a null": lambda: probe.Study.from_toml("a\0b"),
+    "names that are one text": lambda: probe.Regime("logistic", datasets="digits"),  # type: ignore[arg-type]
+    "text for a source": lambda: probe.Network("n", source="0.9"),  # type: ignore[arg-type]
+    "no function": lambda: probe.Regime("r", 5),
+    "a table for a split": lambda: probe.Dataset("d", "digits:train", few()),
+    "a part by a number": lambda: probe.Study((probe.Network("n"),), (DIGITS,)).only(networks=5),  # type: ignore[arg-type]
+}
+DIGITS = probe.Dataset("d", "digits:train", "digits:test")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_is_no_study_is_refused(name: str) -> None:
+    with pytest.raises(probe.BadInput):
+        STUDIES[name]()

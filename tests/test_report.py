@@ -594,6 +594,7 @@ def test_a_study_is_reported_with_what_only_a_study_shows(study: StudyResults) -
     average = probe.correlate(study.table(failed=False).query("regime == 'full'"))[-1]
     assert f"r = {average.r:.2f}" in words
     assert "3 images of test are the same as images of train" in words
+    assert "16 of 16 results were tested on images some of which are in train or val" in words
     assert f"failed: the weights {EVIL} do not exist" in html.unescape(page)
     assert EVIL not in page
     assert words.count("accuracy against accuracy on the source task") >= 2

@@ -140,9 +140,30 @@ def test_collapsed_classes_are_not_near_duplicates() -> None:
 def test_a_class_that_a_split_lacks_is_named() -> None:
     found = probe.find_leaks({"train": np.array([0, 1, 2]), "test": np.array([0, 1])}, classes=("cat", "dog", "emu"))
     assert found.absent == {"test": ["emu"]}
-    assert found.sentences == ("warning: test has no image of 1 classes (emu)",)
+    assert found.sentences == ("warning: test has no image of 1 class (emu), of which the score says nothing",)
     with pytest.raises(BadInput, match="2 contents"):
         probe.find_leaks({"train": np.arange(3)}, {"train": np.zeros((2, 16), np.uint8)})
+
+
+def test_a_class_that_train_lacks_is_named_whatever_its_number(tmp_path: Path) -> None:
+    """Folders number their classes themselves: a class that only test has is known by its name, here and in the report."""
+    for part, kinds in (("train", ("light", "mid")), ("test", ("dark", "light", "mid"))):
+        for kind, shade in zip(kinds, (30, 150, 220)[-len(kinds) :], strict=True):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for i in range(8):
+                noise = np.random.default_rng([shade, i, len(part)]).integers(0, 30, (8, 8)) + shade
+                Image.fromarray(noise.astype(np.uint8)).save(tmp_path / part / kind / f"{i}.png")
+    asked = probe.Study(
+        (NET,),
+        (probe.Dataset("shades", f"imagefolder:{tmp_path / 'train'}", f"imagefolder:{tmp_path / 'test'}", val=0.25),),
+        (probe.Regime("logistic", options={"C": [0.1]}),),
+    )
+    found = probe.run_study(asked, tmp_path / "out", progress=False)
+    (record,) = found.records
+    assert record.leaks["absent"]["train"] == ["dark"]
+    page = probe.write_report([found], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "train has no image of 1 class (dark), which no probe or head can learn" in page
+    assert "that train lacks" not in page
 
 
 def test_val_and_test_may_not_be_the_same_images(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 from functools import partial
 
+from probe.chosen import a_name
 from probe.errors import BadInput
 from probe.metrics import labels, probabilities, ranking
 from probe.metrics.kinds import (
@@ -64,7 +65,7 @@ def get(name: str) -> Metric:
         With the nearest known names.
     """
     known = {metric.name: metric for metric in NAMED}
-    if name in known:
+    if a_name(name, "A metric") in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."

@@ -44,8 +44,7 @@ def differences(comparisons: Sequence[Comparison], ax: Axes | None = None) -> Ax
     adjusted = holm([c.p_value for c in comparisons])
     n, level = len(comparisons), comparisons[0].level
     names = [f"{plain(c.name_a, 30)} − {plain(c.name_b, 30)}" for c in comparisons]
-    if ax is None:
-        ax = new_axes((4.6 + 0.062 * max(map(len, names)), 1.3 + 0.36 * n))
+    ax = new_axes((4.6 + 0.062 * max(map(len, names)), 1.3 + 0.36 * n), ax)
     style = STYLES[0]
     for i, (c, p) in enumerate(zip(comparisons, adjusted, strict=True)):
         ax.barh(i, 2 * c.smallest_detectable, 0.5, -c.smallest_detectable, color="0.88", zorder=0)
@@ -98,7 +97,7 @@ def reliability_bars(predictions: Predictions, ax: Axes | None = None) -> Axes:
     sure. The number of samples in each bar is above it.
     """
     bins = reliability(predictions)
-    ax = new_axes((4.8, 4.6)) if ax is None else ax
+    ax = new_axes((4.8, 4.6), ax)
     width = bins["high"] - bins["low"]
     bars = ax.bar(
         bins["low"],

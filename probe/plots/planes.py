@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probe.chosen import a_mapping
 from probe.embedding import Embedding
 from probe.plots.style import legend, new_axes, shortened, styles
 from probe.reals import one_of
@@ -36,10 +37,10 @@ def embedding_scatter(embedding: Embedding, ax: Axes | None = None, *, names: Ma
     labels = np.zeros(len(embedding.points), int) if embedding.y is None else embedding.y
     # Numbers in their order, names in the order in which they were chosen.
     classes = np.unique(labels).tolist() if labels.dtype.kind in "iu" else list(dict.fromkeys(labels.tolist()))
-    known = [shortened((names or {}).get(value, value), 30) for value in classes]
+    called = {} if names is None else a_mapping(names, "names", "{label: what to call it}")
+    known = [shortened(called.get(value, value), 30) for value in classes]
     columns = 1 + (len(classes) - 1) // 22
-    if ax is None:
-        ax = new_axes((5.2 + (columns * (0.4 + 0.072 * max(map(len, known))) if len(classes) > 1 else 0), 4.8))
+    ax = new_axes((5.2 + (columns * (0.4 + 0.072 * max(map(len, known))) if len(classes) > 1 else 0), 4.8), ax)
     handles = []
     for value, style in zip(classes, styles(len(classes)), strict=True):
         x, y = embedding.points[labels == value].T

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probe.plots.style import counts_of, legend, metric_of, need_columns, new_axes, plain, quiet, spread, styles
+from probe.chosen import a_name
+from probe.plots.style import (
+    counts_of,
+    legend,
+    metric_of,
+    need_columns,
+    new_axes,
+    plain,
+    quiet,
+    references_of,
+    spread,
+    styles,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -53,10 +65,11 @@ def accuracy_by_depth(
     Over several seeds the line is their mean and the band runs from the lowest to the highest. Lines of networks with other units
     share an axis of relative depth, from the first unit (0) to the last (1), without names.
     """
+    references, by = references_of(references), None if by is None else a_name(by, "by")
     need_columns(
         table, ["unit", "depth", "d", "metric", "train", "test", "test_score", "n_test", *([by] if by else [])]
     )
-    ax = new_axes((7.5, 4.6)) if ax is None else ax
+    ax = new_axes((7.5, 4.6), ax)
     kind = "test" if table["test_score"].notna().any() else "val"
     by = by or ("test" if kind == "test" else "train")
     lines = {name: rows.drop_duplicates("unit").sort_values("depth") for name, rows in table.groupby(by, sort=False)}
@@ -105,8 +118,8 @@ def accuracy_by_C(paths: pandas.DataFrame, ax: Axes | None = None, *, by: str = 
     -------
     matplotlib.axes.Axes
     """
-    need_columns(paths, ["C", "val_score", "is_chosen", "metric", "n_val", by])
-    ax = new_axes((7.5, 4.6)) if ax is None else ax
+    need_columns(paths, ["C", "val_score", "is_chosen", "metric", "n_val", a_name(by, "by")])
+    ax = new_axes((7.5, 4.6), ax)
     handles: list[Any] = []
     for (name, rows), style in zip(paths.groupby(by, sort=False), styles(paths[by].nunique()), strict=True):
         mean = rows.groupby("C")["val_score"].mean()

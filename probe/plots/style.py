@@ -11,16 +11,18 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from probe.chosen import a_mapping, a_name, names
 from probe.errors import BadInput
 from probe.files import as_path, write_atomically
 from probe.logits import inverse_logit, logit
 from probe.long_tables import need_table
+from probe.reals import count, one_of, reals
 
 if TYPE_CHECKING:
     import pandas
@@ -60,8 +62,8 @@ def caption(ax: Axes, sentences: Sequence[str], *, width: int = 138) -> None:
         Characters per line; 138 fill the width of the figures made here.
     """
     # A line must not end between a name and its number: "p = 0.03" stays together.
-    held = (re.sub(r" ([=<×]) ", "\u00a0\\1\u00a0", sentence) for sentence in sentences)
-    lines = "\n".join(textwrap.fill(sentence, width) for sentence in held)
+    held = (re.sub(r" ([=<×]) ", "\u00a0\\1\u00a0", sentence) for sentence in names(sentences, "sentences"))
+    lines = "\n".join(textwrap.fill(sentence, max(1, count(width, "width"))) for sentence in held)
     figure = figure_of(ax)
     figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, linespacing=1.4)
     # Room for the text, so that the drawing keeps its height.
@@ -104,7 +106,7 @@ def svg_text(ax: Axes, salt: str) -> str:
 
     content = io.BytesIO()
     # Text as text is smaller than its outlines, can be searched, and is read aloud.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": a_name(salt, "salt")}):
         figure_of(ax).savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return content.getvalue().decode()
 
@@ -118,10 +120,23 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
-def new_axes(size: tuple[float, float]) -> Axes:
-    """Axes on a new figure of this size in inches."""
+def new_axes(size: tuple[float, float], ax: Axes | None = None) -> Axes:
+    """Axes on a new figure of this size in inches; or those that are given, after a look at whether they are axes.
+
+    Parameters
+    ----------
+    size : tuple of float
+    ax : matplotlib.axes.Axes, optional
+
+    Raises
+    ------
+    BadInput
+    """
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    if ax is not None:
+        return one_of(Axes, ax, "axes of matplotlib, or None for a new figure")
     return Figure(figsize=size, dpi=150, layout="constrained").subplots()
 
 
@@ -145,6 +160,8 @@ def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> l
     list of float
         In the order of ``values``; the order of heights is kept.
     """
+    values = reals(values, "heights").tolist()
+    gap, low, high = reals([gap, low, high], "gap, low and high").tolist()
     order = sorted(range(len(values)), key=lambda i: values[i])
     placed: list[float] = []
     for i in order:
@@ -181,6 +198,24 @@ def need_columns(table: Any, columns: Sequence[str]) -> None:
     if missing:
         known = ", ".join(map(str, table.columns[:12])) or "none"
         raise BadInput(f"The table lacks the columns {', '.join(missing)}; it has {known}.")
+
+
+def references_of(references: Any) -> Mapping[Any, float]:
+    """Scores to compare with, by name; none where None.
+
+    Parameters
+    ----------
+    references : mapping of str to float, or None
+
+    Raises
+    ------
+    BadInput
+        Where it is no mapping, or a score no number.
+    """
+    given = {} if references is None else a_mapping(references, "references", "{name: score}")
+    return {
+        name: reals(value, f"The reference of '{name}'", ndim=0, finite=True).item() for name, value in given.items()
+    }
 
 
 def metric_of(table: pandas.DataFrame) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from probe.chosen import a_name, one_word
 from probe.convergence import SHARE, converged_at
 from probe.errors import BadInput
 from probe.few_shot import few_shot_means
@@ -35,7 +36,7 @@ def few_shot_curves(table: pandas.DataFrame, ax: Axes | None = None, *, dataset:
     """
     means = few_shot_means(one_dataset(checked(table, ("dataset", "per_class", "accuracy")), dataset))
     lines = _lines(means)
-    ax = new_axes((6.2, 4.6)) if ax is None else ax
+    ax = new_axes((6.2, 4.6), ax)
     handles, heights = [], [means["accuracy"].to_numpy()]
     for (_, rows), style in zip(lines, styles(len(lines)), strict=True):
         error = rows["standard_error"].fillna(0.0).to_numpy()
@@ -88,8 +89,7 @@ def convergence_curves(
     -----
     The axis is logarithmic: an evaluation before the first step is not on it.
     """
-    if x not in ("step", "epoch"):
-        raise BadInput(f"x is {x!r} but must be 'step' or 'epoch'.")
+    one_word(x, ("step", "epoch"), "x")
     table = one_dataset(checked(history, ("dataset", "regime", "step", "accuracy", x)), dataset)
     table = table[table["accuracy"].notna()]
     found = converged_at(table)
@@ -101,7 +101,7 @@ def convergence_curves(
         if "model" in keys
         else [styles(len(regimes))[regimes.index(str(r))] for r in found["regime"]]
     )
-    ax = new_axes((6.2, 4.6)) if ax is None else ax
+    ax = new_axes((6.2, 4.6), ax)
     lines, handles = [], []
     for (_, at), style in zip(found.iterrows(), looks, strict=True):
         rows = table[np.logical_and.reduce([table[key] == at[key] for key in keys])].sort_values(x)
@@ -129,6 +129,7 @@ def convergence_curves(
 def one_dataset(table: pandas.DataFrame, dataset: str | None) -> pandas.DataFrame:
     """Take the rows of one data set; None where there is only one."""
     there = list(dict.fromkeys(map(str, table["dataset"])))
+    dataset = None if dataset is None else a_name(dataset, "dataset")
     if dataset is None and len(there) > 1:
         raise BadInput(f"The table has {len(there)} data sets ({', '.join(there[:4])}): say which one, with dataset=.")
     if dataset is not None and dataset not in there:

@@ -9,12 +9,24 @@ import numpy as np
 
 from probe import tables
 from probe.averages import average_over_datasets, standard_errors
+from probe.chosen import a_name, names, one_word
 from probe.correlation import AVERAGE, Correlation, bootstrap_band, correlation, models_of
 from probe.errors import BadInput
 from probe.intervals import wilson
 from probe.logits import inverse_logit, logit
 from probe.long_tables import Crossed, Scale, checked
-from probe.plots.style import STYLES, figure_of, label_points, legend, logit_axis, new_axes, plain, quiet, styles
+from probe.plots.style import (
+    STYLES,
+    figure_of,
+    label_points,
+    legend,
+    logit_axis,
+    new_axes,
+    plain,
+    quiet,
+    references_of,
+    styles,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -75,10 +87,10 @@ def source_scatter(
     not named) and the number of samples is known. The line and its band need three models.
     """
     data, s = models_of(table, source, regime=regime)
-    x = logit(s) if scale == "logit" else s
+    x = logit(s) if one_word(scale, ("logit", "plain"), "scale") == "logit" else s
     if dataset is None:
         y, heights = data.on(scale).mean(axis=1), data.accuracy.mean(axis=1)
-    elif dataset in data.datasets:
+    elif a_name(dataset, "dataset") in data.datasets:
         y, heights = data.on(scale)[:, data.datasets.index(dataset)], data.accuracy[:, data.datasets.index(dataset)]
     else:
         raise BadInput(f"The table has no data set '{dataset}'; there are {', '.join(data.datasets[:8])}.")
@@ -86,12 +98,13 @@ def source_scatter(
     if tied is None and dataset is None and len(x) > 1:
         averages = average_over_datasets(table, regime=regime, scale=scale)
         tied = set(averages["model"][averages["is_tied"]]) if len(data.datasets) > 1 else None
-    ax = new_axes((5.6, 5.0)) if ax is None else ax
+    green = () if tied is None else names(tied, "tied")
+    ax = new_axes((5.6, 5.0), ax)
     back = inverse_logit if scale == "logit" else np.asarray
     low, high = _bars(data, y, dataset, scale)
     line = _line(ax, x, y, found, back, seed)
     bars = np.stack(np.broadcast_arrays(back(x)[:, None], back(np.linspace(low, high, 25, axis=1))), axis=-1)
-    is_tied = np.array([name in (tied or ()) for name in data.models])
+    is_tied = np.array([name in green for name in data.models])
     for filled, rows in ((False, ~is_tied), (True, is_tied)):
         ax.errorbar(
             back(x)[rows], back(y)[rows], np.abs(back(y) - [back(low), back(high)])[:, rows], fmt="o", markersize=6.5,
@@ -196,10 +209,10 @@ def bars_by_dataset(
         raise BadInput("There is nothing to draw: no row has an accuracy.")
     datasets, regimes = list(dict.fromkeys(table["dataset"])), list(dict.fromkeys(map(str, table["regime"])))
     cells = _cells(table)
-    shown = {d: v for d, v in (references or {}).items() if d in datasets}
+    shown = {d: v for d, v in references_of(references).items() if d in datasets}
     places, centres = _places(cells, datasets, regimes)
     inches = 0.9 * max(1, len(regimes) / 2)
-    ax = new_axes((max(5.0, 1.6 + inches * (centres[-1] - centres[0] + 1)), 4.4)) if ax is None else ax
+    ax = new_axes((max(5.0, 1.6 + inches * (centres[-1] - centres[0] + 1)), 4.4), ax)
     logit_axis(ax, "y", np.concatenate([*map(inverse_logit, cells.values()), np.array([*shown.values()], dtype=float)]))
     floor = ax.get_ylim()[0]
     width, handles = 0.8 / len(regimes), dict[str, Any]()

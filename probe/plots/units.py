@@ -56,9 +56,8 @@ def unit_map(table: pandas.DataFrame, picks: pandas.DataFrame | None = None, ax:
     scenarios = list(dict.fromkeys(table["scenario"]))
     units = list(table.sort_values("depth", kind="stable").drop_duplicates("unit")["unit"])
     shades = rank_shares(table, scenarios, units)
-    if ax is None:
-        longest = max(len(plain(s, 32)) for s in scenarios)
-        ax = new_axes((2.6 + 0.08 * longest + 0.55 * len(units), 1.6 + 0.42 * len(scenarios)))
+    longest = max(len(plain(s, 32)) for s in scenarios)
+    ax = new_axes((2.6 + 0.08 * longest + 0.55 * len(units), 1.6 + 0.42 * len(scenarios)), ax)
     # Black on the darkest grey could not be seen, nor white on white: greys from 0.98 to 0.35.
     image = ax.imshow(np.where(np.isnan(shades), np.nan, shades), cmap="Greys", vmin=0.0, vmax=1.45, aspect="auto")
     for i, j in np.argwhere(np.isnan(shades)):

@@ -15,6 +15,7 @@ from probe.predictions import Predictions
 from probe.records import Record
 from probe.report.commands import Again, StudyCommands, sweep_command
 from probe.results import Results, absent_sentence
+from probe.studies.leaks import lacks
 from probe.studies.records import StudyRecord
 from probe.studies.results import StudyResults
 from probe.thumbnails import path_of
@@ -111,6 +112,8 @@ class Entry:
     versions : mapping of str to str
     predictions : callable
         Gives the predictions behind it, checked.
+    is_leaky : bool
+        Whether images of test are, by content, among those of train or val; False where nobody looked.
     """
 
     digest: str
@@ -146,6 +149,7 @@ class Entry:
     identity: Mapping[str, str] = field(repr=False)
     versions: Mapping[str, str] = field(repr=False)
     predictions: Callable[[], Predictions] = field(repr=False)
+    is_leaky: bool = False
 
     @property
     def score(self) -> float:
@@ -235,6 +239,7 @@ def _study_entry(r: StudyRecord, results: StudyResults, again: Again) -> Entry:
         passes=int(told.get("passes", 0)),
         seconds=float(r.cost.get("seconds", math.nan)),
         notes=_leak_notes(r),
+        is_leaky=any(n and where.startswith("test in ") for where, n in (r.leaks.get("identical") or {}).items()),
         again=again,
         images=str(r.asked["dataset"].get("test", dataset)),
         thumbnails=_thumbnails(r, results),
@@ -259,8 +264,9 @@ def _leak_notes(r: StudyRecord) -> tuple[str, ...]:
         for where, n in (r.leaks.get(kind) or {}).items():
             inner, _, outer = where.partition(" in ")
             if n:
-                notes.append(f"{n:,} images of {inner} are {what} images of {outer}.")
-    notes += [absent_sentence(split, names) for split, names in (r.leaks.get("absent") or {}).items() if names]
+                images = "1 image" if n == 1 else f"{n:,} images"
+                notes.append(f"{images} of {inner} {'is' if n == 1 else 'are'} {what} images of {outer}.")
+    notes += [f"{lacks(split, names)}." for split, names in (r.leaks.get("absent") or {}).items() if names]
     return tuple(notes)
 
 

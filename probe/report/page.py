@@ -201,7 +201,7 @@ def _size(value: Any) -> int:
 
 
 def _about_all(entries: list[Entry]) -> list[str]:
-    sentences = [words.certificate_sentence(entries), words.edge_sentence(entries)]
+    sentences = [words.leak_sentence(entries), words.certificate_sentence(entries), words.edge_sentence(entries)]
     sentences.append(f"All of it took {_duration(sum(entry.seconds for entry in entries))} of computing.")
     return [sentence for sentence in sentences if sentence]
 

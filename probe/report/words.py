@@ -155,6 +155,18 @@ def certificate_sentence(entries: Sequence[Entry]) -> str:
     )
 
 
+def leak_sentence(entries: Sequence[Entry]) -> str:
+    """Say how many results were tested on images of train or val; empty where none was."""
+    n = sum(e.is_leaky for e in entries)
+    if not n:
+        return ""
+    was = "result was" if n == 1 else "results were"
+    return (
+        f"{n:,} of {len(entries):,} {was} tested on images some of which are in train or val, so that the scores are too good; "
+        "how many is listed below."
+    )
+
+
 def edge_sentence(entries: Sequence[Entry]) -> str:
     """Say how many choices lie at the end of their grid; empty where none does."""
     n = sum(e.at_edge for e in entries)

@@ -9,18 +9,22 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import numbers
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe import metrics
+from probe.chosen import a_name, names, shown
 from probe.errors import BadInput
 from probe.files import as_path
 from probe.intervals import Interval
 from probe.predictions import Predictions
+from probe.reals import several_of
+from probe.studies.fields import need_fields
 
 if TYPE_CHECKING:
     from probe.studies.probing import Place
@@ -81,8 +85,9 @@ class Network:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.spec:
+        if isinstance(self.spec, str) and not self.spec:
             object.__setattr__(self, "spec", self.name)
+        need_fields(self, "network")
         if self.options.get("weights") == "random":  # as on the command line: a file has no other word for None
             object.__setattr__(self, "options", {**self.options, "weights": None})
         _need_plain(self.options, f"network '{self.name}'")
@@ -124,6 +129,7 @@ class Dataset:
     n_classes: int | None = None
 
     def __post_init__(self) -> None:
+        need_fields(self, "data set")
         metrics.get(self.metric)
         for part in ("train", "val"):
             if isinstance(getattr(self, part), str) and getattr(self, part) == self.test:
@@ -170,6 +176,7 @@ class Regime:
     images_per_cell: int | None = None
 
     def __post_init__(self) -> None:
+        need_fields(self, "regime")
         _need_plain(self.options, f"regime '{self.name}'")
         said = self.function or self.name
         if callable(said):
@@ -309,17 +316,20 @@ class Study:
     command: str = ""
 
     def __post_init__(self) -> None:
+        a_name(self.name, "The name of a study")
+        a_name(self.command, "The command of a study")
         problems = []
-        for what in ("networks", "datasets", "regimes"):
-            found = tuple(getattr(self, what))
+        sides: dict[str, type[Any]] = {"networks": Network, "datasets": Dataset, "regimes": Regime}
+        for what, kind in sides.items():
+            found = tuple(several_of(kind, getattr(self, what), f"probe.{kind.__name__}, as {what},"))
             object.__setattr__(self, what, found)
             names = [one.name for one in found]
             if not names:
                 problems.append(f"it has no {what}")
             problems += [f"'{n}' names two {what}" for n in sorted({n for n in names if names.count(n) > 1})]
-        object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "seeds", _numbered(self.seeds))
         for seeds in (self.seeds, *(r.seeds for r in self.regimes if r.seeds is not None)):
-            if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
+            if not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
                 problems.append(f"seeds are {list(seeds)} but must be different whole numbers from 0, at least one")
         for regime in self.regimes:
             for what in ("networks", "datasets"):
@@ -357,6 +367,12 @@ class Study:
         BadInput
             On names and seeds that the study does not have, and where no cell is left.
         """
+        networks, datasets, regimes = (
+            names(networks, "networks"),
+            names(datasets, "datasets"),
+            names(regimes, "regimes"),
+        )
+        seeds = _numbered(seeds)
         here = {seed for regime in self.regimes for seed in regime.seeds or ()} | set(self.seeds)
         problems: list[str] = []
         kept: dict[str, Any] = {}
@@ -366,7 +382,11 @@ class Study:
                 f"'{name}' is none of its {what} ({', '.join(list(there)[:8])})" for name in wanted if name not in there
             ]
             kept[what] = tuple(one for one in getattr(self, what) if not wanted or one.name in wanted)
-        problems += [f"seed {seed} is not among its seeds {sorted(here)}" for seed in seeds if seed not in here]
+        problems += [
+            f"seed {seed} is not among its seeds {sorted(here)}"
+            for seed in seeds
+            if not (isinstance(seed, numbers.Integral) and seed in here)
+        ]
         if problems:
             raise BadInput(f"The study '{self.name}' has no such part: {'; '.join(problems)}.")
         kept["regimes"] = tuple(
@@ -412,6 +432,13 @@ class Study:
         from probe.studies.written import said_of
 
         return said_of(self)
+
+
+def _numbered(seeds: Any) -> tuple[Any, ...]:
+    """Seeds as a tuple, after a look at whether they are a list at all."""
+    if isinstance(seeds, str | bytes) or not isinstance(seeds, Iterable):
+        raise BadInput(f"seeds are {shown(seeds)} but must be different whole numbers from 0, at least one.")
+    return tuple(seeds)
 
 
 def _part(regime: Regime, kept: Mapping[str, Any], all_seeds: tuple[int, ...], seeds: Sequence[int]) -> Regime | None:

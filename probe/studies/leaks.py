@@ -67,21 +67,42 @@ class Leaks:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What to say before any number; empty where there is nothing."""
-        said = [f"warning: {n:,} images of {what} by content, so that their scores are too good" for what, n in
+        said = [f"warning: {_images(n)} of {what} by content, so that their scores are too good" for what, n in
                 self.identical.items() if n]  # fmt: skip
         for what, n in self.near.items():
             if n:
                 example = next((p for p in self.pairs if f"{p.split} in {p.other_split}" == what), None)
                 seen = f", such as {example.id} and {example.other_id}" if example else ""
-                said.append(f"warning: {n:,} images of {what} look almost the same, by their features{seen}")
-        for split, classes in self.absent.items():
-            shown = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
-            said.append(f"warning: {split} has no image of {len(classes)} classes ({shown})")
+                verb = "looks" if n == 1 else "look"
+                said.append(f"warning: {_images(n)} of {what} {verb} almost the same, by their features{seen}")
+        said += [f"warning: {lacks(split, classes)}" for split, classes in self.absent.items()]
         return tuple(said)
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain values."""
         return {**asdict(self), "pairs": [asdict(pair) for pair in self.pairs]}
+
+
+def lacks(split: str, classes: Sequence[str]) -> str:
+    """Say which classes a split lacks that another has, and what follows; no stop at the end.
+
+    Parameters
+    ----------
+    split : str
+        "train", "val" or "test".
+    classes : sequence of str
+    """
+    shown = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
+    what = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+    follows = {
+        "train": ", which no probe or head can learn, so that their images count as wrong",
+        "test": ", of which the score says nothing",
+    }
+    return f"{split} has no image of {what} ({shown}){follows.get(split, '')}"
+
+
+def _images(n: int) -> str:
+    return "1 image" if n == 1 else f"{n:,} images"
 
 
 def find_leaks(

@@ -167,11 +167,12 @@ class Place:
     def shared(self, cell: Cell) -> Leaks:
         """What the splits of a cell share by content, and the classes they lack; no feature is looked at."""
         splits, cache = self.splits(cell), self._digest_cache()
+        labels, classes = _labels(splits)
         return find_leaks(
-            _labels(splits),
+            labels,
             {name: split.digest(cache).rows for name, split in splits.items()},
             ids={name: split.ids for name, split in splits.items()},
-            classes=splits["train"].classes,
+            classes=classes,
         )
 
     def leaks(self, cell: Cell, store: Store, unit: str, which: Mapping[str, Any]) -> Leaks:
@@ -185,12 +186,13 @@ class Place:
                 n[a] * n[b] for a, b in (("test", "train"), ("test", "val"), ("val", "train")) if {a, b} <= set(n)
             )
             looks = self.near and products <= MOST_COMPARED
+            labels, classes = _labels(splits)
             self._leaks[where] = find_leaks(
-                _labels(splits),
+                labels,
                 {name: m.samples.rows for name, m in found.items()},
                 {name: m.numpy() for name, m in found.items()} if looks else None,
                 {name: m.ids for name, m in found.items()},
-                classes=splits["train"].classes,
+                classes=classes,
             )
         return self._leaks[where]
 
@@ -325,11 +327,12 @@ def _same_images(rows: np.ndarray, other: np.ndarray) -> bool:
     return len(rows) == len(other) and {r.tobytes() for r in rows} == {r.tobytes() for r in other}
 
 
-def _labels(splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
-    """Labels in one numbering; where several splits have other class names, all the same, as classes cannot be compared."""
+def _labels(splits: Mapping[str, Split]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Labels in one numbering, and its names; where classes cannot be compared, all labels are the same and have no names."""
     found = {name: split.labels for name, split in splits.items() if split.labels is not None}
     if len({split.classes for split in splits.values()}) == 1:
-        return found
+        return found, splits["train"].classes
     if all(split.classes for split in splits.values()) and all(y.ndim == 1 for y in found.values()):
-        return common_labels({name: (y, splits[name].classes) for name, y in found.items()})[1]
-    return {name: np.zeros(len(y), np.int64) for name, y in found.items()}
+        classes, labels = common_labels({name: (y, splits[name].classes) for name, y in found.items()})
+        return labels, tuple(classes)
+    return {name: np.zeros(len(y), np.int64) for name, y in found.items()}, ()

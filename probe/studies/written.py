@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from probe.chosen import a_mapping
 from probe.errors import BadInput
 from probe.studies.cells import Dataset, Network, Regime, Study, Unnamed, plain
 
@@ -53,6 +54,7 @@ def read_json(path: Path) -> Study:
 
 def study_of(said: Mapping[str, Any]) -> Study:
     """See `Study.from_json`."""
+    a_mapping(said, "A study as plain values", "such as Study.to_json gives")
     if said.get("format", FORMAT) != FORMAT:
         raise BadInput(
             f"The study has format {said['format']!r} but this version reads format {FORMAT}; read it with the newer version "
@@ -61,7 +63,7 @@ def study_of(said: Mapping[str, Any]) -> Study:
     unknown = set(said) - {*_SIDES, "name", "seeds", "command", "format"}
     if unknown:
         raise BadInput(
-            f"A study has no {', '.join(sorted(unknown))}; it has name, seeds, [[network]], [[dataset]], [[regime]]."
+            f"A study has no {', '.join(sorted(map(str, unknown)))}; it has name, seeds, [[network]], [[dataset]], [[regime]]."
         )
     parts = {f"{side}s": tuple(_made(kind, one, side) for one in _several(said, side)) for side, kind in _SIDES.items()}
     if not parts["regimes"]:
