@@ -450,3 +450,11 @@ def test_a_regime_must_return_an_outcome(tmp_path: Path) -> None:
 
 def calls_only(cell: probe.Cell, place: probe.Place) -> int:
     return 3
+
+
+def test_seeds_of_a_regime_may_be_a_range() -> None:
+    """They are kept as numbers, which a plan on disk can hold."""
+    regime = probe.Regime("logistic", seeds=range(3))
+    assert regime.seeds == (0, 1, 2)
+    study = probe.Study((probe.Network("a"),), (probe.Dataset("b", "x", "y"),), (regime,))
+    assert probe.Study.from_json(study.to_json()).regimes[0].seeds == (0, 1, 2)

@@ -177,6 +177,8 @@ class Regime:
 
     def __post_init__(self) -> None:
         need_fields(self, "regime")
+        if self.seeds is not None:
+            object.__setattr__(self, "seeds", tuple(self.seeds))
         _need_plain(self.options, f"regime '{self.name}'")
         said = self.function or self.name
         if callable(said):

@@ -38,7 +38,7 @@ _MUST_BE: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "val": ("a split, its name, or a share of train", lambda v: _is_object(v) or _is_number(v)),
     "options": ("a mapping", lambda v: isinstance(v, Mapping)),
     "function": ("a function or its name, package.module:function", lambda v: isinstance(v, str) or callable(v)),
-    "seeds": ("a list of whole numbers", lambda v: v is None or isinstance(v, list | tuple)),
+    "seeds": ("a list of whole numbers", lambda v: v is None or isinstance(v, list | tuple | range)),
     **dict.fromkeys(
         ("datasets", "networks"),
         ("a list of names", lambda v: isinstance(v, list | tuple) and all(isinstance(one, str) for one in v)),
