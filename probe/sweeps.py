@@ -165,8 +165,7 @@ def sweep(
     report = Progress(len(missing), "probe", enabled=progress)
     fitted: list[Record] = []
     try:
-        there = _There(folder, records, report)
-        with closing(_fitted(missing, there, (device, memory), scheduler)) as found:
+        with closing(_fitted(missing, _There(folder, records, report), (device, memory), scheduler)) as found:
             for results in found:
                 for record, predictions in results:
                     fitted.append(folder.write(replace(record, place=place), predictions))
