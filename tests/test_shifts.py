@@ -191,6 +191,9 @@ def test_affine_draws_what_the_paper_says() -> None:
     assert shares.min() > 1 / 2.5**2 * 0.9
     # E[1/s]² for s uniform in 1 … 2.5, when nothing is cut off; the border pixels of nearest neighbour blur it
     assert abs(shares.mean() - (np.log(2.5) / 1.5) ** 2) < 0.03
+    frames = [np.argwhere(np.asarray(affine(0)(white, f"{i}"))) for i in range(50)]
+    centres = np.array([(f.min(axis=0) + f.max(axis=0)) / 2 for f in frames])
+    assert np.abs(centres - 13.5).max() <= 1.5, "it is moved by less than a pixel, not by a share of the image"
     turned = np.array([np.asarray(affine(1.5, 1)(white, f"{i}")).astype(bool).mean() for i in range(100)])
     assert turned.min() < 0.9, "without shrinking, a turned square loses its corners"
     still = picture(28, 28, 1)

@@ -13,6 +13,8 @@ from featstore.datasets.shift_base import DomainShift, image_of, plain, random_f
 from featstore.errors import BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from PIL import Image
 
 __all__ = ["affine", "fixed_affine", "kaleido", "rotate", "stretch", "turn"]
@@ -72,7 +74,7 @@ def affine(max_radians: float = 1.5, max_scale: float = 2.5, seed: float = 0) ->
     def apply(image: Image.Image, sample_id: str) -> Image.Image:
         return _mapped(image, random_for("affine", seed, sample_id), max_radians, max_scale)
 
-    return DomainShift("affine", {"max_radians": max_radians, "max_scale": max_scale, "seed": seed}, apply)
+    return _named("affine", max_radians, max_scale, seed, apply)
 
 
 def fixed_affine(max_radians: float = 1.5, max_scale: float = 2.5, seed: float = 0) -> DomainShift:
@@ -82,7 +84,16 @@ def fixed_affine(max_radians: float = 1.5, max_scale: float = 2.5, seed: float =
     def apply(image: Image.Image, sample_id: str) -> Image.Image:
         return _mapped(image, random_for("fixed_affine", seed, ""), max_radians, max_scale)
 
-    return DomainShift("fixed_affine", {"max_radians": max_radians, "max_scale": max_scale, "seed": seed}, apply)
+    return _named("fixed_affine", max_radians, max_scale, seed, apply)
+
+
+def _named(
+    name: str, max_radians: float, max_scale: float, seed: float, apply: Callable[[Image.Image, str], Image.Image]
+) -> DomainShift:
+    """A shift whose identity has the unit of the move, which was another one once."""
+    params: dict[str, float | str] = {"max_radians": max_radians, "max_scale": max_scale, "seed": seed}
+    params["move"] = "pixels"
+    return DomainShift(name, params, apply, (max_radians, max_scale, seed))
 
 
 def _checked_affine(max_radians: float, max_scale: float) -> None:
@@ -98,7 +109,7 @@ def _mapped(image: Image.Image, random: np.random.Generator, max_radians: float,
     shape = np.array(values.shape[1::-1], np.float64)  # width, height
     angle = random.uniform(-max_radians, max_radians)
     scale = random.uniform(1, max_scale, 2)
-    move = random.uniform(-0.5, 0.5, 2) * (scale - 1) * shape
+    move = random.uniform(-0.5, 0.5, 2) * (scale - 1)
     turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     y, x = np.mgrid[: values.shape[0], : values.shape[1]]
     places = (np.stack([x, y], axis=-1) - shape / 2) @ turned.T * scale + shape / 2 + move
