@@ -80,9 +80,9 @@ def names(value: Any, what: str) -> tuple[str, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise BadInput(f"{what} is {shown(value)} but must be a list of names.")
     found = tuple(value)
-    wrong = next((one for one in found if not isinstance(one, str)), None)
-    if any(not isinstance(one, str) for one in found):
-        raise BadInput(f"{what} must be a list of names, but {shown(wrong)} is in it.")
+    wrong = [one for one in found if not isinstance(one, str)]
+    if wrong:
+        raise BadInput(f"{what} must be a list of names, but {shown(wrong[0])} is in it.")
     return found
 
 

@@ -131,8 +131,10 @@ def linear_scores(X: Any, coef: Array, intercept: Array) -> Array:
     for where, block in _blocks(A, coef):
         parts.append(xp.astype(block, xp.float64) @ flat + xp.reshape(intercept, (1, b * k)))
         if not bool(xp.all(xp.isfinite(parts[-1]))):  # as NaN and infinity anywhere in a row make its scores
-            is_block = can_stay(A)
-            require_finite(block, first=where.start, n_all=int(A.shape[0])) if is_block else require_finite(A)
+            if can_stay(A):
+                require_finite(block, first=where.start, n_all=int(A.shape[0]))
+            else:
+                require_finite(A)
         n = where.stop
     return xp.permute_dims(xp.reshape(xp.concat(parts, axis=0), (n, b, k)), (1, 0, 2))
 

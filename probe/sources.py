@@ -82,11 +82,6 @@ class Joined:
         return np.result_type(*(np.dtype(part.dtype) for part in self.parts))
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all rows."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-    @property
     def ids(self) -> np.ndarray:
         """Names of the rows, (n,)."""
         return np.concatenate([part.ids for part in self.parts])
