@@ -49,6 +49,7 @@ STYLES = (
     Style("#000000", "X", (0, (2, 2)), "++++"),
 )
 """Lines in the order in which they are used; an eighth begins again."""
+_MORE_MARKERS = ("<", "*", ">", "p", "h", "d", "8")
 
 
 def caption(ax: Axes, sentences: Sequence[str], *, width: int = 138) -> None:
@@ -141,10 +142,16 @@ def new_axes(size: tuple[float, float], ax: Axes | None = None) -> Axes:
 
 
 def styles(n: int) -> list[Style]:
-    """Return looks for n things: beyond seven a colour comes again with another marker, dashes and hatch."""
-    k = len(STYLES)
-    shifted = ((STYLES[i % k], STYLES[(i + i // k) % k]) for i in range(n))
-    return [Style(color.color, other.marker, other.dashes, other.hatch) for color, other in shifted]
+    """Return looks for n things: beyond seven a colour comes again with another marker, dashes and hatch.
+
+    No marker comes again before the fifteenth, as points in grey have nothing else.
+    """
+    k, found = len(STYLES), []
+    for i in range(n):
+        color, other = STYLES[i % k], STYLES[(i + i // k) % k]
+        marker = _MORE_MARKERS[(i + i // k) % k] if (i // k) % 2 == 1 else other.marker
+        found.append(Style(color.color, marker, other.dashes, other.hatch))
+    return found
 
 
 def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
