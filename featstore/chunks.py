@@ -28,8 +28,8 @@ MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 512, 4096
 """What a killed extraction loses is at most one block of forward passes; what a block's batches need is some hundred rows."""
 BLOCK_BYTES = 512 << 20
 """A block of all units is held in memory at once; it is made smaller than `MIN_BLOCK_ROWS` to stay below this."""
-PIECE_BYTES = 512 << 10
-"""Bytes are checked in pieces that are still in the cache of the core that has just read them."""
+PIECE_BYTES = 1 << 20
+"""Bytes are checked in pieces that are still in the processor's cache; smaller ones make threads wait for each other more often."""
 LINE_BYTES = 64
 BOUNCED_BYTES = 1 << 20
 """Into memory that does not begin with a line of the cache some processors read a file three times slower (the kernel's string

@@ -82,9 +82,9 @@ class SplitDigest:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for an npz: ids as UTF-8 bytes with offsets, since fixed-width text of long ids is mostly padding."""
-        encoded = [name.encode() for name in self.ids.tolist()]
-        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        return {"ids": np.frombuffer(b"".join(encoded), np.uint8), "id_offsets": ends, "digests": self.rows}
+        encoded, lengths = _encoded(self.ids)
+        ends = np.cumsum([0, *lengths], dtype=np.int64)
+        return {"ids": np.frombuffer(encoded, np.uint8), "id_offsets": ends, "digests": self.rows}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> SplitDigest:
@@ -99,9 +99,19 @@ class SplitDigest:
 
 def ids_digest(ids: np.ndarray) -> str:
     """Return the digest of ids in order; their lengths are hashed first, so that no two lists run together."""
-    encoded = [name.encode() for name in ids.tolist()]
-    lengths = np.array([len(ids), *map(len, encoded)], "<i8")
-    return hashlib.sha256(lengths.tobytes() + b"".join(encoded)).hexdigest()[:32]
+    encoded, lengths = _encoded(ids)
+    head = np.array([len(ids), *lengths], "<i8").tobytes()
+    return hashlib.sha256(head + encoded).hexdigest()[:32]
+
+
+def _encoded(ids: np.ndarray) -> tuple[bytes, list[int]]:
+    """Return the ids in UTF-8 one behind the other, and the bytes of each."""
+    names = ids.tolist()
+    together = "".join(names)
+    if together.isascii():  # a fifth of the time: one call instead of one per id
+        return together.encode(), list(map(len, names))
+    encoded = [name.encode() for name in names]
+    return b"".join(encoded), list(map(len, encoded))
 
 
 def content_digest(rows: np.ndarray) -> str:

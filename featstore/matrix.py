@@ -318,9 +318,10 @@ class FeatureMatrix:
         return grid.chunk_rows * max(CHUNK_BYTES // grid.chunk_bytes, 1)
 
     def _blocks(self, start: int, stop: int, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
-        slices = [slice(a, min(a + rows, stop)) for a in range(start, stop, rows)]
-
-        buffers = _Buffers((rows, *self.shape[1:]), self.dtype)
+        # Small blocks are read several at a time: two threads that want parts of one chunk would both check all of it.
+        at_once = rows * max(self.array.grid.chunk_rows // rows, 1)
+        slices = [slice(a, min(a + at_once, stop)) for a in range(start, stop, at_once)]
+        buffers = _Buffers((at_once, *self.shape[1:]), self.dtype)
 
         def read(where: slice, buffer: np.ndarray) -> np.ndarray:
             out = buffer[: where.stop - where.start]
@@ -335,10 +336,12 @@ class FeatureMatrix:
                 pool.submit(read, where, buffers.unused()) for where in slices[:N_AHEAD]
             )
             for turn, where in enumerate(slices):
-                block = coming.popleft().result()
+                found = coming.popleft().result()
                 if turn + N_AHEAD < len(slices):
                     coming.append(pool.submit(read, slices[turn + N_AHEAD], buffers.unused()))
-                yield where, block
+                for first in range(where.start, where.stop, rows):
+                    last = min(first + rows, where.stop)
+                    yield slice(first, last), found[first - where.start : last - where.start]
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

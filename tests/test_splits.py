@@ -237,6 +237,16 @@ def test_digests_are_sha256_of_what_they_say() -> None:
     assert found.content_digest == hashlib.sha256(b"".join(rows)).hexdigest()[:32]
 
 
+@pytest.mark.parametrize("names", [["a", "bc", ""], ["a", "grün", "日本"], []])
+def test_ids_of_any_letters_are_hashed_and_kept_alike(names: list[str]) -> None:
+    """Ids that are all ASCII take a shorter way; the digest is that of the bytes, not of the letters, on both."""
+    ids = np.array(names, np.str_)
+    lengths = np.array([len(ids), *(len(name.encode()) for name in names)], "<i8").tobytes()
+    assert digests.ids_digest(ids) == hashlib.sha256(lengths + "".join(names).encode()).hexdigest()[:32]
+    kept = SplitDigest(ids, np.zeros((len(ids), 16), np.uint8)).to_arrays()
+    assert SplitDigest.from_arrays(kept).ids.tolist() == names
+
+
 def test_arrays_are_identified_by_shape_and_type_too() -> None:
     a = np.arange(6, dtype=np.uint8)
     kinds = [a, a.reshape(2, 3), a.reshape(3, 2), a.astype(np.int8), a.tobytes()]
