@@ -173,7 +173,11 @@ def load_backbone(
             "preprocessing=Preprocessing(input_size=…, mean=…, std=…), those that the network was trained with."
         )
     known = preprocessing or found.preprocessing
-    assert known is not None
+    if not isinstance(known, Preprocessing):
+        raise BadInput(
+            f"the preprocessing is a {type(known).__name__} and must be a featstore.Preprocessing, which says all that it does: "
+            "of a function nobody can tell. What one lacks is done to the split: featstore.versioned(function, version='…')."
+        )
     source = f"file {Path(path).name}" if path is not None else found.weights
     chain = _cut(found, module, known, fine=units == "fine", version=version)
     return Backbone(found.name, module, known, source, chain, units, version)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.errors import MissingExtra, UnknownName
+from featstore.errors import BadInput, MissingExtra, UnknownName
 from featstore.files import whole_file, write_errors
 from featstore.manifest import canonical_json
 
@@ -46,6 +46,8 @@ def export(matrix: FeatureMatrix, path: str | Path) -> Path:
     ------
     UnknownName
         If the suffix is another.
+    BadInput
+        If the folder does not exist.
     MissingExtra
         If pyarrow, which writes parquet, is not installed.
     CorruptChunk
@@ -56,6 +58,8 @@ def export(matrix: FeatureMatrix, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in WRITERS:
         raise UnknownName("format of a file", path.suffix, WRITERS)
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no folder {path.parent} for {path.name}; make it first.")
     with write_errors(path.parent), whole_file(path) as file:
         WRITERS[path.suffix](matrix, file)
     return path

@@ -23,7 +23,7 @@ from featstore.engine import Engine
 from featstore.errors import BadInput, StoreBusy, StoreWrite
 from featstore.forwarding import forward, roofline_of
 from featstore.jpegs import check_decoder
-from featstore.planning import Plan, SplitPlan, channel_axes, plan
+from featstore.planning import Plan, SplitPlan, channel_axes, checked_inputs, plan
 from featstore.poolings import PoolingLike, as_poolings
 from featstore.progress import Bar, bar, say
 from featstore.stages import Report, Stages
@@ -127,12 +127,13 @@ def extract(
         If the cluster does not answer, cannot compute what is asked, or is lost; what was written before is kept.
     """
     from featstore.distributed import Cluster
-    from featstore.splits import Split
     from featstore.store import Store, create_store
 
-    for name, value in (("batch_size", batch_size), ("workers", workers), ("block_rows", block_rows)):
-        if value is not None and value < 1:
-            raise BadInput(f"{name} is {value}; it must be at least 1.")
+    several = checked_inputs(backbone, splits)
+    counts: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "block_rows": block_rows}
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int | np.integer) or value < 1):
+            raise BadInput(f"{name} is {value!r}; it must be a whole number, at least 1.")
     where = named_device(device) if client is not None else checked_device(device)
     if client is None:
         with arithmetic(precision, where):
@@ -143,11 +144,11 @@ def extract(
     store = root if isinstance(root, Store) else create_store(root)
     with Cluster(client) if client is not None else nullcontext() as cluster:
         if cluster is not None and not skip_unreadable:  # else what is unreadable is left out first
-            for split in [splits] if isinstance(splits, Split) else splits:
+            for split in several:
                 cluster.digest(split, store.digest_cache)
         made = plan(
             backbone,
-            splits,
+            several,
             store,
             units=units,
             pool=pool,

@@ -3,7 +3,7 @@ anything is done."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,6 +117,27 @@ class Plan:
         return "\n".join(lines)
 
 
+def checked_inputs(backbone: object, splits: object) -> list[Split]:
+    """Return the splits as a list; what must be loaded first is refused with the call that loads it."""
+    from featstore.backbones import Backbone
+    from featstore.splits import Split
+
+    if not isinstance(backbone, Backbone):
+        given = repr(backbone) if isinstance(backbone, str) else f"a {type(backbone).__name__}"
+        call = f"load_backbone({given})" if isinstance(backbone, str) else "load_backbone(module, preprocessing=…)"
+        raise BadInput(f"the network is {given} and must be a Backbone: featstore.{call} makes one.")
+    several: list[Split] = []
+    for split in splits if isinstance(splits, Iterable) and not isinstance(splits, Split | str) else [splits]:
+        if not isinstance(split, Split):
+            given = repr(split) if isinstance(split, str) else f"a {type(split).__name__}"
+            call = f": featstore.load_split({given}) makes one" if isinstance(split, str) else ""
+            raise BadInput(f"one of the splits is {given} and must be a Split{call}.")
+        several.append(split)
+    if not several:
+        raise BadInput("no split was given; there is nothing to extract.")
+    return several
+
+
 def plan(
     backbone: Backbone,
     splits: Split | Sequence[Split],
@@ -163,15 +184,12 @@ def plan(
         If a file cannot be read; an image that does not decode is found by `extract`.
     """
     from featstore.devices import PRECISIONS, keyed_precision
-    from featstore.splits import Split
 
+    several = checked_inputs(backbone, splits)
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
     store, path = _opened(root)
     shapes = _shapes(backbone, _wanted(backbone, units), as_poolings(pool))
-    several = [splits] if isinstance(splits, Split) else list(splits)
-    if not several:
-        raise BadInput("no split was given; there is nothing to extract.")
     weights_digest, cut = backbone.weights_digest, backbone.cut
     parts = []
     for split in several:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PosixPath
 from typing import Any
 
-from featstore.errors import BadInput, MissingExtra
+from featstore.errors import BadInput, MissingExtra, NotStored
 
 __all__ = ["RemotePath", "place"]
 
@@ -128,4 +128,9 @@ class RemotePath(PosixPath):
             raise BadInput(f"{self.url} is of no protocol that fsspec knows: {error}.") from error
         if method in ("ls", "isdir"):
             files.invalidate_cache(path)
-        return getattr(files, method)(path, **options)
+        try:
+            return getattr(files, method)(path, **options)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # no such host, no answer, no permission
+            raise NotStored(f"{self.url} could not be fetched: {error}.") from error

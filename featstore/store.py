@@ -53,9 +53,8 @@ def open_store(root: str | Path) -> Store:
     path = root / FORMAT_FILE
     if not path.is_file():
         what = f"it is a folder without {FORMAT_FILE}" if root.is_dir() else "there is no such folder"
-        raise NotStored(
-            f"there is no feature store at {root}: {what}. `featstore extract MODEL SPLIT {root}` makes one."
-        )
+        makes = "" if isinstance(root, RemotePath) else f" `featstore extract MODEL SPLIT {root}` makes one."
+        raise NotStored(f"there is no feature store at {root}: {what}.{makes}")
     try:
         said = read_json(path)
     except IdentityError as error:

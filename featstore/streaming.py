@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featstore.chunks import BadChunk, checked_bytes
+from featstore.errors import NotStored
 from featstore.reading import StoredArray
 
 __all__ = ["StreamedArray"]
@@ -70,7 +71,7 @@ class StreamedArray(StoredArray):
             raw = path.read_bytes()
         except FileNotFoundError:
             return f"its file {path.name} is missing"
-        except OSError as error:
+        except NotStored as error:
             return f"its file {path.name} could not be fetched ({error})"
         try:
             return checked_bytes(raw, path.name, self.grid, self.crcs[k])

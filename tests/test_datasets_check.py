@@ -80,6 +80,16 @@ def test_a_grey_copy_is_the_same_and_a_transparent_one_is_not(tmp_path: Path) ->
     assert sum(found.modes.values()) == 5
 
 
+def test_what_an_extraction_refuses_is_unreadable(tmp_path: Path) -> None:
+    """Floating-point pixels decode, and no network gets them: a check that passed them would promise too much."""
+    root = folders(tmp_path)
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(root / "train" / "dog" / "float.tiff")
+    found = check_split(load_split(f"imagefolder:{root / 'train'}"), progress=False)
+    ((name, reason),) = found.unreadable
+    assert name == "dog/float.tiff"
+    assert "no defined white" in reason
+
+
 def test_an_empty_class_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "a.npz", images=np.eye(8, dtype=np.uint8)[None], labels=[0], classes=["here", "gone"])
     assert main(["check", f"npz:{tmp_path / 'a.npz'}", "--quiet"]) == 1

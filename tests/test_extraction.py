@@ -361,6 +361,24 @@ def test_features_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
         extract(huge, split, tmp_path / "t")
 
 
+def test_what_is_not_loaded_yet_is_refused_with_the_call_that_loads_it(backbone: Backbone, tmp_path: Path) -> None:
+    """Names, modules and functions where objects belong; each met an AttributeError of the first line that used it."""
+    split, wrong = pictures(4), {"progress": False}
+    for given, call in (("featstore:lenet", r"load_backbone\('featstore:lenet'\)"), (backbone.module, "load_backbone")):
+        with pytest.raises(BadInput, match=f"must be a Backbone: featstore.{call}"):
+            featstore.extract(given, split, tmp_path / "s", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"must be a Split: featstore.load_split\('digits:test'\)"):
+        featstore.plan(backbone, "digits:test", tmp_path / "s")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="is a NoneType and must be a Split"):
+        featstore.extract(backbone, [split, None], tmp_path / "s", **wrong)  # type: ignore[list-item]
+    for size in ("8", 2.5, 0):
+        with pytest.raises(BadInput, match=r"batch_size is .* whole number, at least 1"):
+            extract(backbone, split, tmp_path / "s", batch_size=size)
+    with pytest.raises(BadInput, match=r"the preprocessing is a function and must be a featstore\.Preprocessing"):
+        featstore.load_backbone("featstore:lenet", weights=None, preprocessing=pictures)  # type: ignore[arg-type]
+    assert not (tmp_path / "s").exists()
+
+
 def test_arguments_that_cannot_be_used(backbone: Backbone, tmp_path: Path) -> None:
     split, root = pictures(4), tmp_path / "s"
     with pytest.raises(UnknownName) as error:

@@ -60,8 +60,8 @@ def test_extract_prints_what_is_there(extracted: Path, capsys: pytest.CaptureFix
     assert main(["extract", MODEL, SPLIT, str(extracted)]) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].split()[:5] == ["backbone", "weights", "split", "unit", "pool"]
-    assert [line.split()[3] for line in lines[1:]] == list(UNITS)
+    assert lines[0].split()[:5] == ["backbone", "weights", "pass", "split", "unit"]
+    assert [line.split()[4] for line in lines[1:]] == list(UNITS)
     assert "nothing to extract" in err
     assert tree_bytes(extracted) == before
 
@@ -161,9 +161,59 @@ def test_verify_finds_damage_and_extract_repairs_it(feats: Path, capsys: pytest.
     assert main(["verify", str(feats)]) == 0
 
 
+def test_passes_that_differ_only_in_arithmetic_are_told_apart(
+    feats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All names are the same; without the pass neither could be exported, and both would be removed together."""
+    one = ["extract", MODEL, SPLIT, str(feats), "--quiet", "--units", "conv2", "--precision", "amp-bf16"]
+    assert main(one) == 0
+    passes = {e.precision: e.pass_id for e in open_store(feats).entries()}
+    file = str(tmp_path / "x.npz")
+    assert main(["export", str(feats), file, "--unit", "conv2"]) == 1
+    said = capsys.readouterr().err
+    assert all(digest[:8] in said for digest in passes.values())
+    assert main(["export", str(feats), file, "--unit", "conv2", "--pass", passes["amp-bf16"][:8]]) == 0
+    with np.load(file) as found:
+        assert json.loads(str(found["manifest"]))["pass_id"] == passes["amp-bf16"]
+    capsys.readouterr()
+    assert main(["ls", str(feats)]) == 0
+    assert {line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]} == {p[:8] for p in passes.values()}
+    assert main(["rm", str(feats), "--pass", passes["amp-bf16"][:8]]) == 0
+    assert {e.pass_id for e in open_store(feats).entries()} == {passes["fp32"]}
+    assert main(["rm", str(feats), "--pass", "zzz"]) == 1
+    assert passes["fp32"][:8] in capsys.readouterr().err
+
+
+def test_weights_without_a_backbone_belong_to_the_one_that_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were dropped without a word, and the sentence that asked for them came again."""
+    from safetensors.torch import save_file
+
+    from featstore import load_backbone
+
+    weights, root = tmp_path / "w.safetensors", str(tmp_path / "feats")
+    save_file(load_backbone("featstore:lenet", weights=None, seed=3).module.state_dict(), weights)
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "train.npz", images=rng.integers(0, 255, (12, 28, 28), dtype=np.uint8), labels=np.arange(12) % 2
+    )
+    split = f"npz:{tmp_path / 'train.npz'}"
+    assert main(["extract", f"featstore:lenet@{weights}", split, root, "--quiet"]) == 0
+    chunk_of(Path(root), "conv2").unlink()
+    assert main(["repair", root, "--quiet"]) == 1
+    assert main(["repair", root, "--quiet", "--weights", str(weights)]) == 0
+    assert main(["verify", root, "--recompute", "3", "--weights", str(weights)]) == 0
+    assert main(["extract", MODEL, SPLIT, root, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["verify", root, "--recompute", "3", "--weights", str(weights)]) == 1
+    assert "--weights belongs to one network" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["export", "{feats}", "{tmp}/nowhere/x.npz", "--unit", "conv2"], "there is no folder"),
         (["ls", "{tmp}/nowhere"], "there is no feature store at"),
         (["ls", "{tmp}"], "without featstore.json"),
         (["ls", "{feats}", "--split", "digits:tst"], "nearest known names are 'digits:test'"),

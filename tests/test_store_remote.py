@@ -6,6 +6,7 @@ A store in fsspec's memory, and one that a real HTTP server of this machine give
 from __future__ import annotations
 
 import pickle
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -165,3 +166,17 @@ def test_a_file_url_is_a_folder(made: Toy) -> None:
     store = open_store(f"file://{made.store.root}")
     assert np.array_equal(store.features("body", "toy/train").numpy(), made.features[made.body])
     store.set_targets("toy/train", np.zeros(50, int))
+
+
+def test_a_server_that_does_not_answer_is_one_sentence() -> None:
+    """Not the network library's own exception, which the command line would show as a traceback."""
+    with socket.socket() as taken:  # bound and not listening: whoever connects is refused
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(NotStored, match=r"/feats could not be fetched: Cannot connect"):
+            open_store(f"http://127.0.0.1:{taken.getsockname()[1]}/feats")
+
+
+def test_nobody_is_told_to_write_where_stores_are_only_read() -> None:
+    with pytest.raises(NotStored) as found:
+        open_store("memory://nowhere/s")
+    assert "extract" not in str(found.value)

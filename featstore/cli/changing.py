@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
 def _add_choices(sub: argparse.ArgumentParser) -> None:
     for name in CHOICES:
         sub.add_argument(f"--{name}", help="only this one")
+    sub.add_argument("--pass", dest="pass_id", metavar="DIGITS", help="only the pass whose digest begins with these")
 
 
 def rm(
@@ -58,7 +59,7 @@ def rm(
 
     if everything == any(choice.values()):
         raise BadInput(
-            "say which matrices to remove (--backbone, --split, --unit, --pool, --dtype), or --all, not both."
+            "say which matrices to remove (--backbone, --split, --unit, --pool, --dtype, --pass), or --all, not both."
         )
     found = output.fitting(root, choice)
     if dry_run:
@@ -110,10 +111,13 @@ def export(root: str, file: Path, **choice: str | None) -> int:
 
     found = [entry for entry in output.fitting(root, choice) if entry.is_complete]
     if len(found) != 1:
-        several = "; ".join(f"{e.backbone}, {e.split}, {e.unit}, {e.pool}, {e.dtype}" for e in found[:12])
+        several = "; ".join(
+            f"{e.backbone}, {e.split}, {e.unit}, {e.pool}, {e.dtype}, {e.pass_id[: output.SHOWN_DIGITS]}"
+            for e in found[:12]
+        )
         raise Ambiguous(
             f"{len(found)} complete matrices fit ({several}{' …' if len(found) > 12 else ''}), and one is exported at a time: "
-            "choose with --split, --unit, --backbone, --pool, --dtype."
+            "choose with --split, --unit, --backbone, --pool, --dtype, --pass."
         )
     print(featstore.export(open_store(root).matrix(found[0]), file))
     return 0

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featstore.store import Entry
 
+SHOWN_DIGITS = 8
+"""Of a digest, in tables; more can be given, and fewer where they suffice."""
+
 
 def add_store(sub: argparse.ArgumentParser, *, is_read: bool = True) -> None:
     """Add the argument that names a store; those that are only read may lie at a URL."""
@@ -37,20 +40,34 @@ def add_makers(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(name, type=int, default=argparse.SUPPRESS, help=text)
 
 
-def makers_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `add_makers` and return the arguments of the library that they stand for."""
+def makers_of(root: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of `add_makers` and return the arguments of the library that they stand for.
+
+    Options of loading without a backbone belong to the one that the store has.
+    """
     import featstore
+    from featstore.errors import Ambiguous
 
     data = {"data_root": options["data_root"]} if "data_root" in options else {}
     loading: dict[str, Any] = {
         name: options.pop(name) for name in ("weights", "cut", "seed", "version") if name in options
     }
+    names = [options.pop("backbone")] if "backbone" in options else []
+    if loading and not names:
+        names = list(
+            dict.fromkeys(e.backbone for e in featstore.open_store(root).entries(damaged=True) if not e.damage)
+        )
+        if len(names) != 1:
+            given, known = ", ".join(f"--{name}" for name in loading), ", ".join(names[:12]) or "none that can be read"
+            raise Ambiguous(
+                f"{given} belongs to one network, and {root} has {len(names)} ({known}); say which with --backbone."
+            )
     if loading.get("weights") == "random":
         loading["weights"] = None
     if "cut" in loading:
         loading["units"] = loading.pop("cut")
     splits = [featstore.load_split(spec, **data) for spec in options.pop("splits", [])]
-    backbones = [featstore.load_backbone(options.pop("backbone"), **loading)] if "backbone" in options else []
+    backbones = [featstore.load_backbone(name, **loading) for name in names]
     return {**options, "backbones": backbones, "splits": splits}
 
 
@@ -66,6 +83,12 @@ def fitting(root: str, choice: dict[str, str | None]) -> list[Entry]:
             if name not in known:
                 raise UnknownName(f"{what} in {root}", name, known)
             found = [e for e in found if getattr(e, what) == name]
+    digits = choice["pass_id"]
+    if digits is not None:
+        known = dict.fromkeys(e.pass_id[:SHOWN_DIGITS] for e in found)
+        found = [e for e in found if e.pass_id.startswith(digits)]
+        if not found:
+            raise UnknownName(f"pass in {root}", digits, known)
     return found
 
 
@@ -87,11 +110,12 @@ def print_entries(entries: list[Entry], as_json: bool) -> None:
     if as_json:
         print(json.dumps([entry.to_json() for entry in entries], indent=1))
         return
-    head = ("backbone", "weights", "split", "unit", "pool", "dtype", "n", "d", "size", "complete", "made by")
+    head = ("backbone", "weights", "pass", "split", "unit", "pool", "dtype", "n", "d", "size", "complete", "made by")
     rows = [
         (
             printable(e.backbone),
-            e.weights_digest[:8],
+            e.weights_digest[:SHOWN_DIGITS],
+            e.pass_id[:SHOWN_DIGITS],
             printable(e.split),
             printable(e.unit),
             printable(e.pool),

@@ -48,7 +48,7 @@ def verify(root: str, *, recompute: int | None = None, as_json: bool = False, **
 
     store = open_store(root)
     problems = store.verify(progress)
-    checks = [] if recompute is None else recheck(store, recompute, **output.makers_of(options))
+    checks = [] if recompute is None else recheck(store, recompute, **output.makers_of(root, options))
     wrong = [check for check in checks if not check.is_good]
     if as_json:
         said = {"problems": [p.to_json() for p in problems], "recomputed": [c.to_json() for c in checks]}
@@ -80,7 +80,7 @@ def repair(root: str, *, as_json: bool = False, **options: Any) -> int:
     """Mend a store and print what was wrong and what is left."""
     import featstore
 
-    done = featstore.repair(root, **output.makers_of(options))
+    done = featstore.repair(root, **output.makers_of(root, options))
     if as_json:
         said = {"found": [p.to_json() for p in done.found], "remaining": [p.to_json() for p in done.remaining]}
         print(json.dumps({"root": str(root), **said, "n_changed": done.n_changed}, indent=1))

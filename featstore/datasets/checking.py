@@ -16,6 +16,7 @@ import numpy as np
 
 from featstore.errors import BadInput, FeatstoreError, UnreadableImage
 from featstore.loading import default_workers
+from featstore.preprocessing import Preprocessing
 from featstore.progress import bar, say
 
 if TYPE_CHECKING:
@@ -227,9 +228,16 @@ def _look(split: Split, workers: int, progress: bool) -> list[_Looked]:
 def _look_at(split: Split, i: int) -> _Looked:
     try:
         image = split.image(i)
-        return _Looked(_pixel_digest(image), image.mode)
     except UnreadableImage as error:
         return _Looked(reason=str(error))
+    except (OSError, ValueError) as error:  # PIL finds some damage only when it decodes
+        return _Looked(reason=f"{split.samples.describe(i)} does not decode to an image: {error}.")
+    try:
+        plain = Preprocessing((image.height, image.width), (0.0,) * 3, (1.0,) * 3)
+        plain.pixels(image)  # what every extraction does first, and may refuse
+        return _Looked(_pixel_digest(image), image.mode)
+    except UnreadableImage as error:
+        return _Looked(reason=f"{split.samples.describe(i)}: {error}")
     except (OSError, ValueError) as error:  # PIL finds some damage only when it converts
         return _Looked(reason=f"{split.samples.describe(i)} does not decode to an image: {error}.")
 
