@@ -61,7 +61,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise BadInput(
             f"{path} holds more than tensors, and reading it could run code that someone put there. It was not read: "
-            f"convert it to safetensors where you trust it. ({str(error).strip().splitlines()[0]})"
+            "convert it to safetensors where you trust it."
         ) from error
     except Exception as error:  # bytes that are no pickle end in whatever they spell: IndexError, UnicodeDecodeError …
         raise BadInput(

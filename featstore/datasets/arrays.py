@@ -159,12 +159,12 @@ def _checked_offsets(offsets: np.ndarray | None, n_bytes: int, key: str, path: P
 def _open(path: Path) -> np.lib.npyio.NpzFile:
     if not path.is_file():
         raise BadInput(f"there is no npz file at {path}.")
+    if not zipfile.is_zipfile(path):  # numpy would advise to load it as a pickle
+        raise BadInput(f"{path} is not an npz file, as numpy.savez makes them, or was cut short.")
     try:
-        found = np.load(path, allow_pickle=False)
+        found: np.lib.npyio.NpzFile = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} is not an npz file that can be read: {error}.") from error
-    if not isinstance(found, np.lib.npyio.NpzFile):
-        raise BadInput(f"{path} is a single array; an npz file is made by numpy.savez.")
+        raise BadInput(f"{path} is not an npz file that can be read: {str(error).rstrip('.')}.") from error
     return found
 
 

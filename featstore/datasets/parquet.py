@@ -154,7 +154,7 @@ def _opened(path: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is not a parquet file that can be read: {error}.") from error
+        raise BadInput(f"{path} is not a parquet file that can be read: {str(error).rstrip('.')}.") from error
 
 
 def _files(path: Path, which: str | None) -> list[Path]:
