@@ -118,9 +118,9 @@ def takes_channels_last(chain: Chain, x: torch.Tensor) -> bool:
     if units and all(isinstance(unit, fx.GraphModule) and not _may_view(unit) for unit in units):
         return True
     device = next((tensor.device for tensor in chain.module.parameters()), torch.device("cpu"))
-    with on_device(chain, device), torch.inference_mode():
+    with on_device(chain, device), channels_last(chain, True), torch.inference_mode():
         try:
-            chain.module(x.to(device).contiguous(memory_format=torch.channels_last))
+            chain.module(x.to(device).clone(memory_format=torch.channels_last))
         except RuntimeError as error:
             if "view size is not compatible" in str(error):
                 return False
@@ -151,4 +151,5 @@ def channels_last(chain: Chain, wanted: bool) -> Iterator[None]:
     finally:
         for parameter in chain.module.parameters():
             if before.get(id(parameter)):
-                parameter.data = parameter.data.contiguous()
+                # of a kernel with one channel, contiguous() would leave the strides, and the order of maps with them
+                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)

@@ -357,19 +357,22 @@ def test_channels_last_changes_rounding_alone_and_is_put_back(backbone: Backbone
 class Viewing(torch.nn.Module):
     """Depends on the order in memory, as many networks written by hand do."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_channels: int) -> None:
         super().__init__()
-        self.conv, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 30 * 30, 2)
+        self.conv, self.fc = torch.nn.Conv2d(n_channels, 4, 3), torch.nn.Linear(4 * 30 * 30, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x)
         return self.fc(x.view(x.size(0), -1))  # type: ignore[no-any-return]
 
 
-def test_a_network_that_views_its_maps_gets_the_order_that_it_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_network_that_views_its_maps_gets_the_order_that_it_needs(tmp_path: Path, mode: Any) -> None:
+    """Of grey images both orders are one, but not of the maps that come after them."""
     torch.manual_seed(0)
-    plain = featstore.Preprocessing((32, 32), mean=(0, 0, 0), std=(1, 1, 1))
-    backbone = featstore.load_backbone(Viewing().eval(), preprocessing=plain)
+    n = len(mode)
+    plain = featstore.Preprocessing((32, 32), mean=(0,) * n, std=(1,) * n, mode=mode)
+    backbone = featstore.load_backbone(Viewing(n).eval(), preprocessing=plain)
     split = pictures(19)
     first = extract(backbone, split, tmp_path / "first", engine=Engine(channels_last=False), units=["all", "head"])
     usual = extract(backbone, split, tmp_path / "usual", units=["all", "head"])
