@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -282,8 +283,13 @@ def test_a_batch_that_wants_to_run_something_is_refused(tmp_path: Path, monkeypa
 
 
 def test_cifar10_as_folders_and_as_npz(tmp_path: Path) -> None:
-    write_folder(tmp_path / "a" / "test")
-    assert load_split("cifar10:test", data_root=tmp_path / "a").ids.tolist() == IDS
+    for name in "abcdefghij":
+        write_folder(tmp_path / "a" / "test" / name)
+    found = load_split("cifar10:test", data_root=tmp_path / "a")
+    assert (len(found), found.classes) == (10 * len(IDS), tuple("abcdefghij"))
+    shutil.rmtree(tmp_path / "a" / "test" / "j")
+    with pytest.raises(BadInput, match=r"has 10 classes and .*test has 9 folders of them \(a, b, c …\): it is another"):
+        load_split("cifar10:test", data_root=tmp_path / "a")
     (tmp_path / "b").mkdir()
     np.savez(tmp_path / "b" / "test.npz", images=np.zeros((4, 32, 32, 3), np.uint8), labels=[0, 1, 2, 3])
     assert load_split("cifar10:test", data_root=tmp_path / "b").name == "cifar10:test"

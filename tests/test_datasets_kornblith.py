@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,13 @@ def test_cars_of_one_table_and_of_folders(tmp_path: Path) -> None:
         "car_ims/3.jpg": CARS[2],
     }
     assert named_labels(load_split("cars:test", data_root=tmp_path / "a")) == {"car_ims/2.jpg": CARS[0]}
-    write(tmp_path / "b/cars", photos("train/Acura", ["1.jpg"]) | photos("test/Acura", ["2.jpg"]))
-    assert named_labels(load_split("cars:test", data_root=tmp_path / "b")) == {"Acura/2.jpg": "Acura"}
+    (tmp_path / "b/cars/train").mkdir(parents=True)
+    names = [f"Car {k:03d}" for k in range(196)]
+    write(tmp_path / "b/cars/test", {f"{name}/2.jpg": photo(1) for name in names})
+    assert named_labels(load_split("cars:test", data_root=tmp_path / "b")) == {f"{name}/2.jpg": name for name in names}
+    shutil.rmtree(tmp_path / "b/cars/test" / names[0])
+    with pytest.raises(BadInput, match=r"has 196 classes and .*test has 195 folders of them"):
+        load_split("cars:test", data_root=tmp_path / "b")
 
 
 # ---- VOC

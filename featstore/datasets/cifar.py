@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featstore.datasets.official import Wanted
+from featstore.datasets.official import Wanted, plain_folders
 from featstore.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def cifar10(wanted: Wanted) -> Split:
     if root is not None:
         split = _of_batches(wanted, root, BATCHES[official], "labels", CLASSES)
     elif wanted.which in BATCHES:
-        split = _of_other_forms(wanted, folders)
+        split = _of_other_forms(wanted, folders, 10)
     else:
         raise wanted.missing(BATCHES[official])
     if wanted.which in PARTS:
@@ -70,15 +70,13 @@ def cifar100(wanted: Wanted) -> Split:
         if not isinstance(names, list):
             raise BadInput(f"{root / 'meta'} does not hold the names of CIFAR-100's {wanted.variant} classes.")
         return _of_batches(wanted, root, (wanted.which,), f"{wanted.variant}_labels", [str(n) for n in names])
-    return _of_other_forms(wanted, folders)
+    return _of_other_forms(wanted, folders, 20 if wanted.variant == "coarse" else 100)
 
 
-def _of_other_forms(wanted: Wanted, folders: tuple[str, ...]) -> Split:
+def _of_other_forms(wanted: Wanted, folders: tuple[str, ...], n_classes: int) -> Split:
     root = wanted.find(*folders, needs=(wanted.which,))
     if root is not None and (root / wanted.which).is_dir():
-        from featstore.datasets.folders import image_folder
-
-        return image_folder(root / wanted.which, name=wanted.name)
+        return plain_folders(wanted, root / wanted.which, n_classes)
     root = wanted.find(*folders, needs=(f"{wanted.which}.npz",))
     if root is None:
         raise wanted.missing()

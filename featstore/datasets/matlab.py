@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featstore.datasets.matfile import read_mat
-from featstore.datasets.official import Wanted
+from featstore.datasets.official import Wanted, plain_folders
 from featstore.errors import BadInput, BadLabels
 
 if TYPE_CHECKING:
@@ -66,10 +66,7 @@ def cars(wanted: Wanted) -> Split:
     root = wanted.find(*places, "car_data", "car_data/car_data", needs=("train", "test"))
     if root is None:
         raise wanted.missing(["devkit/cars_meta.mat", folder])
-    from featstore.datasets.folders import image_folder
-
-    found = image_folder(root / wanted.which, name=wanted.name)
-    return wanted.split(found.samples, found.ids, found.labels, found.classes)
+    return plain_folders(wanted, root / wanted.which, 196)
 
 
 def _of_devkit(wanted: Wanted, root: Path, images: Path) -> Split:

@@ -18,7 +18,7 @@ from featstore.errors import BadInput, BadLabels, MissingData
 if TYPE_CHECKING:
     from featstore.splits import Samples, Split
 
-__all__ = ["Wanted", "class_numbers", "inside", "numbered", "read_lines", "read_table", "whole_number"]
+__all__ = ["Wanted", "class_numbers", "inside", "numbered", "plain_folders", "read_lines", "read_table", "whole_number"]
 
 
 MOST_CLASSES = 2**20
@@ -229,3 +229,23 @@ def whole_number(text: str, where: str) -> int:
         return int(float(text)) if float(text).is_integer() else int(text)
     except (ValueError, OverflowError) as error:
         raise BadLabels(f"{where} gives the label '{text}', which is not a whole number.") from error
+
+
+def plain_folders(wanted: Wanted, path: Path, n_classes: int) -> Split:
+    """Return the images of one folder per class; nothing but the number of these tells a data set from any other there.
+
+    Raises
+    ------
+    BadInput
+        If it is another number.
+    """
+    from featstore.datasets.folders import image_folder
+
+    found = image_folder(path, name=wanted.name)
+    if len(found.classes) != n_classes:
+        names = ", ".join(found.classes[:3]) + (" …" if len(found.classes) > 3 else "")
+        raise BadInput(
+            f"'{wanted.name}' has {n_classes} classes and {path} has {len(found.classes)} folders of them ({names}): it is "
+            f"another data set. Load it as 'imagefolder:{path}', or give another --data-root. {wanted.record.instruction()}"
+        )
+    return wanted.split(found.samples, found.ids, found.labels, found.classes)
