@@ -129,7 +129,7 @@ def tune_unit(
 
     A new head is trained with the unit, since nothing else could make it useful; rows of the network's own head stay as
     they are unless ``"head"`` is among the units. ft-fc (2) of Royer and Lampert 2020 is ``unit=("penultimate",
-    "head")``. The recipe's ``frozen_in_train_mode`` is the authors' looser freezing.
+    "head")``. The authors' looser freezing is the recipe's ``train_mode="all"``.
 
     Parameters
     ----------
