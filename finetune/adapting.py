@@ -56,7 +56,7 @@ def tune_adapter(
         trainings of the network.
     """
     check_folder(Path(out))
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     switches = {"dropout": recipe.dropout, "auxiliary": recipe.auxiliary}
     problems = [
         f"{name} is {value}, and tune_adapter trains nothing of the network; leave it out."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from finetune import algorithms
 from finetune.algorithms import ALL, Choice
 from finetune.baselines import Baseline
-from finetune.candidates import Candidate
+from finetune.candidates import ONE_EPOCH, Candidate
 from finetune.cost import Cost, Spent, cost_of, training_passes
 from finetune.errors import Diverged
 from finetune.examples import logits_of
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from finetune.networks import TargetNetwork
     from probe import Predictions
 
-ONE_EPOCH = "all-one-epoch"
-"""Folder of ft-all after a single epoch (line 1 of Algorithm 3)."""
-
 _INPUTS = "inputs.json"
 
 
@@ -54,6 +51,10 @@ class SharedImages(Asked):
     def images(self, backbone: Backbone, view: str | None = None) -> Callable[[str], Any]:
         """See `Asked.images`; the same object for the same view, whatever the recipe's length."""
         return self.loads.setdefault(f"{view}", super().images(backbone, view))
+
+    def shared_images(self) -> dict[str, int]:
+        """Nothing: the flex-tuning says it once, of all splits."""
+        return {}
 
 
 def shared(asked: Asked) -> SharedImages:
@@ -119,6 +120,8 @@ class Steps:
             "table": [self._row(candidate, chosen) for candidate in self.candidates],
             "cost": self._cost(chosen, tested).to_json(),
         } | {name: run.details[name] for name in ("view",) if name in run.details}
+        if shared_images := self.asked_with_test.shared_images():
+            details["shared_images"] = shared_images
         trained = Trained(
             run.weights("best"), run.weights("last"), run.kept_step, run.history, run.stopped, run.seconds
         )

@@ -38,6 +38,33 @@ class ProbedHead:
     at_edge: bool
 
 
+def grid_of_C(C: Any) -> np.ndarray:
+    """Values of C as ``(b,)`` float64.
+
+    Parameters
+    ----------
+    C : sequence of float
+        Positive and increasing.
+
+    Raises
+    ------
+    BadInput
+        Anything else.
+    """
+    try:
+        grid = np.asarray(C, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.array(np.nan)
+    is_grid = (
+        grid.ndim == 1 and len(grid) and np.isfinite(grid).all() and (grid > 0).all() and (np.diff(grid) > 0).all()
+    )
+    if not is_grid:
+        raise BadInput(
+            f"C is {C!r:.80}; it must be a list of one or more positive numbers, each larger than the one before."
+        )
+    return grid
+
+
 def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarray) -> ProbedHead:
     """Fit a probe for every C on the training features and take the one that is best on val.
 
@@ -55,8 +82,6 @@ def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarr
     import probe
     from finetune.scoring import MacroF1AtThresholds
 
-    if "val" not in features:
-        raise BadInput("the probe's C is chosen on a validation split, and there is none: pass val.")
     if isinstance(asked.metric, MacroF1AtThresholds):
         raise BadInput("the probe cannot be chosen by macro F1 at thresholds; choose by another metric: map11.")
     x, x_val = (features[name].load(asked.device, dtype=torch.float32) for name in ("train", "val"))

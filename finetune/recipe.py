@@ -377,7 +377,7 @@ def _word_problems(recipe: Recipe) -> list[str]:
 
 
 def _part_problems(recipe: Recipe) -> list[str]:
-    found = []
+    found: list[str] = []
     for name, kinds in _PARTS.items():
         part = getattr(recipe, name)
         if part is None and name in _OPTIONAL:

@@ -61,7 +61,8 @@ class Run:
     scores : mapping of str to float
         Metric of the kept weights on ``"val"`` and ``"test"``, where there are such splits.
     details : mapping
-        What else the regime tells: the view of the images that was better on val, the probe that the head began as.
+        What else there is to tell: the view of the images that was better on val, the probe that the head began as, how many
+        images splits share.
     sessions : tuple of mapping
         When, where and with which versions each call worked on it.
     """
