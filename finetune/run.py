@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from probe import Predictions
 
 RECORD = "run.json"
+_ANEW = "Remove the folder and train again."
 _KEYS = {"format", "state", "identity", "classes", "sessions"}
 
 
@@ -108,7 +109,7 @@ class Run:
         """
         if which not in ("best", "last"):
             raise BadInput(f"there are no {which!r} weights of a run; ask for 'best' or 'last'.")
-        return read_tensors(self.path / f"{which}.safetensors")[0]
+        return read_tensors(self.path / f"{which}.safetensors", advice=_ANEW)[0]
 
     def network(self, backbone: Backbone) -> nn.Module:
         """The whole network as trained, images to logits of this run's classes, in evaluation mode.
@@ -252,5 +253,5 @@ def finished_run(folder: Path) -> Run | None:
             history=history,
             **result,
         )
-    except (KeyError, TypeError) as error:
+    except (BadInput, KeyError, TypeError) as error:
         raise CorruptRun(f"{folder / RECORD} is damaged ({error}); remove the folder and train again.") from error

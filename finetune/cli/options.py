@@ -47,8 +47,7 @@ def add_data(parser: argparse.ArgumentParser, *, has_rows: bool = True, needs_va
                            help="file with the names of the network's own classes, one a line in the order of its "
                            "rows; those of the images' classes are started from")  # fmt: skip
     parser.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics, or macro_f1_at_thresholds")
-    parser.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
-    parser.add_argument("--units", dest="granularity", choices=("coarse", "fine"), help="how the network is cut")
+    add_backbone(parser)
     parser.add_argument("--data-root", type=Path, help="where the data sets with a name are")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--workers", type=int, help="threads that decode and augment images; else one per core")
@@ -163,16 +162,29 @@ def take_data(options: dict[str, Any]) -> tuple[Backbone, Split, Split | None]:
         from finetune.scoring import metric_named
 
         options["metric"] = metric_named(options["metric"])
+    data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
+    train, val = _with_val(featstore.load_split(options.pop("train"), **data), options.pop("val", None), data)
+    if "test" in options:
+        options["test"] = featstore.load_split(options["test"], **data)
+    return take_backbone(options), train, val
+
+
+def take_backbone(options: dict[str, Any]) -> Backbone:
+    """Take the network out of a command's options."""
+    import featstore
+
     loading = {"weights": options.pop("weights")} if "weights" in options else {}
     if loading.get("weights") == "random":
         loading["weights"] = None
     if "granularity" in options:
         loading["units"] = options.pop("granularity")
-    data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
-    train, val = _with_val(featstore.load_split(options.pop("train"), **data), options.pop("val", None), data)
-    if "test" in options:
-        options["test"] = featstore.load_split(options["test"], **data)
-    return featstore.load_backbone(options.pop("model"), **loading), train, val
+    return featstore.load_backbone(options.pop("model"), **loading)
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """Options that say which weights a network has and how it is cut."""
+    parser.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
+    parser.add_argument("--units", dest="granularity", choices=("coarse", "fine"), help="how the network is cut")
 
 
 def _with_val(train: Split, val: str | None, data: dict[str, Any]) -> tuple[Split, Split | None]:
