@@ -134,7 +134,7 @@ class Steps:
         if self.method in get_args(Baseline):
             return algorithms.fixed(self.candidates[0].name, tuned)
         if self.method == "flex":
-            for candidate in sorted(self.candidates, key=self._place):  # so that inputs are made once, one from another
+            for candidate in sorted(self.candidates, key=self._place):
                 self._tuned(candidate)
             return algorithms.flex(names, tuned)
         if self.method == "fast":
@@ -146,8 +146,12 @@ class Steps:
         return algorithms.by_score(names, tuned, self._scores([by_name[name] for name in names]).__getitem__)
 
     def _place(self, candidate: Candidate) -> tuple[int, int]:
+        """When flex-tuning trains it: trainings of another kind first, since they may refuse what is asked; units as they
+        run, so that inputs are made once, one from another; the whole last."""
         units = self.plan.units
-        return (units.index(candidate.first), len(candidate.units)) if candidate.is_part else (len(units), 0)
+        if candidate.is_part:
+            return units.index(candidate.first), len(candidate.units)
+        return (len(units) if candidate.regime is None else -1), 0
 
     # --- trainings -----------------------------------------------------------------------------------------------
 
