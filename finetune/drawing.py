@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.files import write_atomically
 
@@ -102,11 +102,8 @@ def _draw_map(
             at = names.index(picks[scenario][method]) + 0.13 * (place - (len(methods) - 1) / 2)
             label = method if row == 0 else None
             ax.plot(at, row + 0.22, _MARKS[place % len(_MARKS)], color=_THEIRS, markersize=6, label=label, linestyle="")
-    ax.set_xticks(range(len(names)), names)
-    if is_slanted:
-        ax.tick_params(axis="x", labelrotation=40)
-        for label in ax.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+    slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
+    ax.set_xticks(range(len(names)), names, **slant)
     ax.set_yticks(range(len(scenarios)), [textwrap.fill(scenario, 17) for scenario in scenarios])
     ax.set_title("Validation score of every candidate, and what each method picks", fontsize=11, loc="left")
     ax.legend(

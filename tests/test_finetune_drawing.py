@@ -18,7 +18,8 @@ DEEP = tuple(f"layer{stage}.{block}" for stage in range(1, 5) for block in range
 @pytest.mark.parametrize("names", [(*UNITS, "all"), (*UNITS, *PAIRS, "adapter", "all"), (*DEEP, "head", "all")])
 def test_names_and_numbers_do_not_touch(names: Sequence[str]) -> None:
     """Names that ran into each other could not be told apart in a comparison with pairs."""
-    figure = _figure({"blurred": dict.fromkeys(names, 0.5)}, {"blurred": {"flex": names[0]}}, {"blurred": {"flex": (0.5, 0.4, 0.6)}}, (), "test")  # fmt: skip
+    scores, picks, accuracy = dict.fromkeys(names, 0.5), {"flex": names[0]}, {"flex": (0.5, 0.4, 0.6)}
+    figure = _figure({"blurred": scores}, {"blurred": picks}, {"blurred": accuracy}, (), "test")
     FigureCanvasAgg(figure).draw()
     table, tested = figure.axes
     labels = table.get_xticklabels()
