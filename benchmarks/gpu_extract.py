@@ -80,7 +80,7 @@ def network_alone(backbone: Backbone, precision: str, n: int, batch_size: int, d
     """Images per second of the network on pixels that are on the device already, in the memory order that `extract` takes."""
     size, channels = backbone.preprocessing.input_size, backbone.preprocessing.n_channels
     pixels = torch.randint(0, 256, (batch_size, *size, channels), dtype=torch.uint8, device=device)
-    last = Engine().is_channels_last(device, precision, deterministic=False)
+    last = backbone.prefers_channels_last(device, precision)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     with (
         torch.no_grad(),

@@ -54,6 +54,7 @@ def run_cell(
     options: dict[str, Any] = {"recipe": recipe, "head_rows": head_rows(block, backbone, len(train.classes))}
     options["progress"] = False
     folder = out / cell.name
+    methods = [name for name in METHODS if name != "ft-fc (2)" or block.data != "pacs"]  # not in the paper's block
     flexes = {
         method: finetune.flex_tune(
             backbone,
@@ -64,16 +65,9 @@ def run_cell(
             out=folder / method,
             **options,
         )
-        for method in CHOICES
+        for method in methods
     }
     runs = {method: finetune.open_run(flex.best.path / flex.best.details["run"]) for method, flex in flexes.items()}
-    runs["ft-fc (1)"] = finetune.open_run(folder / "candidates" / "head")
-    if block.data != "pacs":
-        runs["ft-fc (2)"] = finetune.tune_head(
-            backbone, train, parts["val"], n_units=2, out=folder / "ft-fc-2", **options
-        )
-    runs["ft-ss"] = finetune.tune_scale_shift(backbone, train, parts["val"], out=folder / "ft-ss", **options)
-    runs["ft-all"] = finetune.open_run(folder / "candidates" / "all")
     tested = {path: finetune.predict(run, backbone, parts["test"]).accuracy()
               for path, run in {run.path.resolve(): run for run in runs.values()}.items()}  # fmt: skip
     return {
@@ -83,7 +77,7 @@ def run_cell(
         "shift": None if shift is None else str(shift),
         "test": {method: tested[run.path.resolve()] for method, run in runs.items()},
         "val": {method: run.scores["val"] for method, run in runs.items()},
-        "unit": {method: flex.unit for method, flex in flexes.items()},
+        "unit": {method: flexes[method].unit for method in CHOICES},
         "candidates": {row.candidate: row.val for row in flexes["flex"].table},
         "proxies": {
             method: {row.candidate: row.score for row in flexes[method].table} for method in ("fast", "faster")

@@ -9,6 +9,7 @@ or from a module. What it reads it never executes.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +98,28 @@ class Backbone:
     def decoded_by(self, decoder: str) -> Backbone:
         """Return the same network for images decoded otherwise, ``"pil"`` or ``"nvjpeg"``: part of the identity of its features."""
         return replace(self, preprocessing=self.preprocessing.decoded_by(decoder))
+
+    def prefers_channels_last(self, device: str | torch.device, precision: str = "fp32") -> bool:
+        """Return whether the network takes maps whose channels are last in memory and is faster with them.
+
+        On a CPU convolutions are 1.0 to 2.4 times as fast, on a GPU tensor cores want them; outputs agree up to rounding.
+
+        Parameters
+        ----------
+        device : str or torch.device
+        precision : str
+            As of `extract`: ``"fp32"``, ``"tf32"``, ``"amp-fp16"`` or ``"amp-bf16"``.
+        """
+        import torch
+
+        kind = torch.device(device).type
+        return (kind == "cpu" or (kind == "cuda" and precision != "fp32")) and self._takes_channels_last
+
+    @functools.cached_property
+    def _takes_channels_last(self) -> bool:
+        from featstore.engine import takes_channels_last
+
+        return takes_channels_last(self.chain, self.example())
 
     def example(self, n: int = 1) -> torch.Tensor:
         """Return (n, c, h, w) float32 of the size that the network takes, always the same."""

@@ -77,7 +77,9 @@ class _Network:
     def __init__(self, run: Run, wanted: Collection[tuple[str, Pooling]]) -> None:
         self.run, self.wanted, self.device = run, wanted, run.device
         self.chain: Chain | CompiledChain = run.backbone.chain
-        self.channels_last = run.engine.is_channels_last(run.device, run.precision, deterministic=run.deterministic)
+        self.channels_last = run.engine.is_channels_last(
+            run.backbone, run.device, run.precision, deterministic=run.deterministic
+        )
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -85,9 +87,9 @@ class _Network:
         run = self.run
         with (
             on_device(run.backbone.chain, self.device),
-            channels_last(run.backbone.chain, self.channels_last),
             arithmetic(run.precision, self.device),
             repeatable(run.deterministic),
+            channels_last(run.backbone.chain, self.channels_last),
         ):
             if run.engine.compile:
                 from featstore.compiled import CompiledChain

@@ -184,7 +184,8 @@ class Preprocessing:
 
         x = pixels.permute(0, 3, 1, 2)
         order = torch.channels_last if channels_last else torch.contiguous_format
-        x = x.contiguous(memory_format=order).to(torch.float32).div_(255)
+        # of grey images contiguous() would leave the strides, by which convolutions choose the order of what they give
+        x = x.clone(memory_format=order).to(torch.float32).div_(255)
         if any(self.mean):
             x.sub_(torch.tensor(self.mean, device=x.device).view(-1, 1, 1))
         if any(s != 1 for s in self.std):

@@ -70,10 +70,13 @@ class TensorExamples:
         Inputs, given to the network as float32.
     labels : ndarray of shape (n,), int64
         Classes.
+    channels_last : bool
+        Whether the network is to get maps with the channels last in memory, however they are held.
     """
 
     tensor: Tensor
     labels: np.ndarray
+    channels_last: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,7 +90,9 @@ class TensorExamples:
         """The rows, as float32 where the tensor is."""
         import torch
 
-        return self.tensor[torch.from_numpy(rows).to(self.tensor.device)].float()
+        chosen = self.tensor[torch.from_numpy(rows).to(self.tensor.device)].float()
+        is_map = self.channels_last and chosen.ndim == 4
+        return chosen.contiguous(memory_format=torch.channels_last) if is_map else chosen
 
 
 def batch_rows(n: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:

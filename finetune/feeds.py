@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featstore import Backbone, Store
+    from finetune.images import ImageExamples
     from finetune.networks import TargetNetwork
     from finetune.task import Asked
 
@@ -81,7 +82,7 @@ class MemoryFeed:
     network: TargetNetwork
     asked: Asked
     plan: FeedPlan
-    images: Load
+    images: Callable[[str], ImageExamples]
     made: dict[tuple[str, str], Made] = field(default_factory=dict, init=False)
     _held: dict[str, tuple[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
@@ -89,7 +90,9 @@ class MemoryFeed:
         """See `Feed`."""
         if source is None:
             return self.images
-        return lambda name: TensorExamples(self._output(name, source), self.asked.labels(name))
+        return lambda name: TensorExamples(
+            self._output(name, source), self.asked.labels(name), self.images(name).channels_last
+        )
 
     def _output(self, name: str, source: str) -> Tensor:
         """Output of a unit for every sample of a split, ``(n, …)`` in the plan's dtype; one of each split is held."""
@@ -125,7 +128,8 @@ class MemoryFeed:
         # what is made from rounded outputs would not be the network's
         if held is None or self.plan.dtype != "float32" or units.index(held[0]) > units.index(source):
             return None, self.images(name)
-        return self.plan.entry(held[0]), TensorExamples(held[1], self.asked.labels(name))
+        kept = TensorExamples(held[1], self.asked.labels(name), self.images(name).channels_last)
+        return self.plan.entry(held[0]), kept
 
 
 @dataclass(eq=False)
@@ -147,7 +151,7 @@ class StoreFeed:
     backbone: Backbone
     asked: Asked
     plan: FeedPlan
-    images: Load
+    images: Callable[[str], ImageExamples]
     store: str | Path | Store
     at_once: bool
     made: dict[tuple[str, str], Made] = field(default_factory=dict, init=False)
@@ -157,7 +161,9 @@ class StoreFeed:
         """See `Feed`."""
         if source is None:
             return self.images
-        return lambda name: TensorExamples(self._output(name, source), self.asked.labels(name))
+        return lambda name: TensorExamples(
+            self._output(name, source), self.asked.labels(name), self.images(name).channels_last
+        )
 
     def _output(self, name: str, source: str) -> Tensor:
         """Output of a unit for every sample of a split, read from the store."""

@@ -46,6 +46,8 @@ class ImageExamples:
         What happens to training images: a function of (seed, sample id, epoch).
     seed : int
         Of the recipe.
+    channels_last : bool
+        Whether the network is to get them with the channels last in memory.
     device : str
         Where kept inputs are put.
     n_workers : int or None
@@ -59,6 +61,7 @@ class ImageExamples:
     labels: np.ndarray
     augmentation: Augmentation | None = None
     seed: int = 0
+    channels_last: bool = False
     device: str = "cpu"
     n_workers: int | None = None
     cache_bytes: int = CACHE_BYTES
@@ -82,13 +85,16 @@ class ImageExamples:
         import torch
 
         if epoch is not None and self.augmentation is not None:
-            return self.preprocessing.normalize(torch.from_numpy(self._augmented(rows, epoch, self.augmentation)))
+            return self._normalized(torch.from_numpy(self._augmented(rows, epoch, self.augmentation)))
         if not self._fits:
-            return self.preprocessing.normalize(torch.from_numpy(self._prepared(rows)))
+            return self._normalized(torch.from_numpy(self._prepared(rows)))
         if self._kept is None:
             self._kept = self._everything()
         chosen = self._kept[torch.from_numpy(rows).to(self._kept.device)]
-        return chosen if chosen.is_floating_point() else self.preprocessing.normalize(chosen)
+        return chosen if chosen.is_floating_point() else self._normalized(chosen)
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return self.preprocessing.normalize(pixels, channels_last=self.channels_last)
 
     @property
     def _n_values(self) -> int:
@@ -112,7 +118,7 @@ class ImageExamples:
                 pool.shutdown(wait=False, cancel_futures=True)
         pixels = pixels.to(self.device)
         is_small = 4 * self._n_values <= min(FLOAT_BYTES, self.cache_bytes)
-        return self.preprocessing.normalize(pixels) if is_small else pixels
+        return self._normalized(pixels) if is_small else pixels
 
     def _prepared(self, rows: np.ndarray) -> np.ndarray:
         """Pixels of these rows as in evaluation: ``(b, h, w, c)`` uint8."""

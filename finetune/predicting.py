@@ -52,7 +52,14 @@ def predict(
         raise BadInput(f"'{split.name}' has no labels, or other classes than the run in {run.path}.")
     network = run.network(backbone).to(device)
     view = run.details.get("view", {}).get("chosen", run.recipe.view)
-    examples = ImageExamples(split, preprocessing_of(backbone, view), split.labels, device=device, n_workers=workers)
+    examples = ImageExamples(
+        split,
+        preprocessing_of(backbone, view),
+        split.labels,
+        channels_last=backbone.prefers_channels_last(device),
+        device=device,
+        n_workers=workers,
+    )
     logits = logits_of(network, examples, device=device)
     said = judge_of(run).predicted(split.labels, logits)
     return Predictions(split.ids, split.labels, said, split.classes, logits, str(run.path))

@@ -213,7 +213,13 @@ def _penultimate(backbone: Backbone, run: Run | None, split: Split, device: str)
     network = with_head(backbone, head_for(backbone, 1, None, seed=0)) if run is None else run.network(backbone)
     # what the head is given takes the place of what it says
     network.get_submodule(head_name(backbone)).register_forward_hook(lambda layer, given, said: given[0])
-    examples = ImageExamples(split, backbone.preprocessing, split.labels, device=device)
+    examples = ImageExamples(
+        split,
+        backbone.preprocessing,
+        split.labels,
+        channels_last=backbone.prefers_channels_last(device),
+        device=device,
+    )
     return torch.from_numpy(logits_of(network.to(device), examples, device=device))
 
 

@@ -243,6 +243,7 @@ class Asked:
             ``"loaded"``, ``"whole"`` or ``"crop"``; None is the recipe's, whole where that is ``"better"``.
         """
         seen = preprocessing_of(backbone, view or self.recipe.view)
+        precision = {"float32": "fp32", "tf32": "tf32", "float16": "amp-fp16"}.get(self.recipe.precision, "amp-bf16")
 
         @functools.cache  # what is decoded for the evaluations of the training serves the last one too
         def load(name: str) -> ImageExamples:
@@ -252,6 +253,7 @@ class Asked:
                 self.labels(name),
                 augmentation=self.recipe.augmentation if name == "train" else None,
                 seed=self.recipe.seed,
+                channels_last=backbone.prefers_channels_last(self.device, precision),
                 device=self.device,
                 n_workers=self.workers,
             )

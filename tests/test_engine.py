@@ -339,15 +339,49 @@ def test_a_compiled_network_gives_the_same_features(tmp_path: Path) -> None:
 
 
 def test_channels_last_changes_rounding_alone_and_is_put_back(backbone: Backbone, tmp_path: Path) -> None:
+    """On a CPU it is the default, as a comparison with what was asked for shows."""
     split = pictures(9)
-    plain = extract(backbone, split, tmp_path / "plain")
-    other = extract(backbone, split, tmp_path / "other", engine=Engine(channels_last=True))
+    first = extract(backbone, split, tmp_path / "first", engine=Engine(channels_last=False))
+    last = extract(backbone, split, tmp_path / "last", engine=Engine(channels_last=True))
+    usual = extract(backbone, split, tmp_path / "usual")
     for unit in backbone.units[:-1]:
-        a, b = plain.features(unit, split).numpy(), other.features(unit, split).numpy()
+        a, b, c = (store.features(unit, split).numpy() for store in (first, last, usual))
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max()
+        assert np.array_equal(b, c)
+    assert "channels_last" not in usual.features("layer1", split).manifest["provenance"]
     with channels_last(backbone.chain, True):
         assert not backbone.module.conv1.weight.is_contiguous()
     assert all(p.is_contiguous() for p in backbone.module.parameters())
+
+
+class Viewing(torch.nn.Module):
+    """Depends on the order in memory, as many networks written by hand do."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(n_channels, 4, 3), torch.nn.Linear(4 * 30 * 30, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.fc(x.view(x.size(0), -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_network_that_views_its_maps_gets_the_order_that_it_needs(tmp_path: Path, mode: Any) -> None:
+    """Of grey images both orders are one, but not of the maps that come after them."""
+    torch.manual_seed(0)
+    n = len(mode)
+    plain = featstore.Preprocessing((32, 32), mean=(0,) * n, std=(1,) * n, mode=mode)
+    backbone = featstore.load_backbone(Viewing(n).eval(), preprocessing=plain)
+    split = pictures(19)
+    first = extract(backbone, split, tmp_path / "first", engine=Engine(channels_last=False), units=["all", "head"])
+    usual = extract(backbone, split, tmp_path / "usual", units=["all", "head"])
+    for unit in backbone.units:
+        a, b = (store.features(unit, split).numpy() for store in (first, usual))
+        assert np.allclose(a, b, atol=1e-6)
+    assert not backbone.prefers_channels_last("cpu")
+    with pytest.raises(BadInput, match="Viewing views its maps"):
+        extract(backbone, split, tmp_path / "asked", engine=Engine(channels_last=True), units=["all", "head"])
 
 
 def test_what_breaks_a_promise_is_refused(backbone: Backbone, tmp_path: Path) -> None:

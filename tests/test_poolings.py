@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_extraction import PLAIN, Calls, extract, pictures
+from test_extraction import FIRST, PLAIN, Calls, extract, pictures
 from torch import nn
 from torch.nn import functional as F
 
@@ -90,7 +90,7 @@ def test_a_pooling_is_what_its_definition_says(backbone: Backbone, tmp_path: Pat
 
 
 def test_whole_and_flat_maps_are_the_networks_own_numbers(backbone: Backbone, tmp_path: Path) -> None:
-    store = extract(backbone, pictures(7), tmp_path / "s", pool=["none", "flatten"])
+    store = extract(backbone, pictures(7), tmp_path / "s", pool=["none", "flatten"], engine=FIRST)
     x = torch.stack([backbone.preprocessing(pictures(7).image(i)) for i in range(7)])
     for unit in ("first", "second", "mix", "penultimate"):
         with torch.no_grad():
@@ -143,7 +143,7 @@ def own_pool(x: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def test_a_function_is_a_pooling(backbone: Backbone, tmp_path: Path) -> None:
-    store = extract(backbone, pictures(7), tmp_path / "s", pool=[own_pool, "max"], units=["first", "mix"])
+    store = extract(backbone, pictures(7), tmp_path / "s", pool=[own_pool, "max"], units=["first", "mix"], engine=FIRST)
     maps = maps_of(backbone, 7)
     assert np.array_equal(
         store.features("first", "pictures", pool=own_pool).numpy(), maps["first"][:, 0, :3, 0].astype(np.float32)

@@ -291,3 +291,24 @@ def test_a_real_network_on_shifted_real_images(shared: Path, tmp_path: Path) -> 
     assert moved == owned | {name for name in before if name.endswith("num_batches_tracked") and name in moved}
     assert owned
     assert all(name.rpartition(".")[0] + ".running_mean" in owned for name in moved - owned)
+
+
+class Viewing(Plain):
+    """The same network, written so that it depends on the order of its maps in memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.two(self.one(x)).view(len(x), -1)
+        return self.fc(flat.view(len(x), 12, -1).mean(2))  # type: ignore[no-any-return]
+
+
+def test_the_order_of_maps_in_memory_does_not_change_a_training(
+    digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Channels are last on a CPU where the network takes that; one that does not is trained all the same, to the same end."""
+    ends = []
+    for kind in (Plain, Viewing):
+        backbone = featstore.load_backbone(kind(), preprocessing=GREY8, version="1")
+        assert backbone.prefers_channels_last("cpu") == (kind is Plain)
+        run = tune(finetune.full_tune, backbone, digits, tmp_path / kind.__name__, head_rows=range(10))
+        ends.append(run.weights())
+    assert all(torch.allclose(tensor, ends[1][name], atol=2e-4) for name, tensor in ends[0].items())

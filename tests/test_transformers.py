@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from test_extraction import extract, pictures
+from test_extraction import FIRST, extract, pictures
 from test_published import stretch_statistics
 from test_units import AUXILIARY, check_chain
 from torch import nn
@@ -113,7 +113,9 @@ def test_the_class_token_is_timms(name: str, tmp_path: Path) -> None:
     with_token = family.units[family.first :]
     assert token_units(backbone.chain) == with_token
     assert backbone.shapes["blocks.3"][0] == family.n_prefix + (family.size // int(name.split("patch")[1][:2])) ** 2
-    store = extract(backbone, split, tmp_path / "s", pool="token", units=["blocks.3", "blocks.11", "penultimate"])
+    store = extract(
+        backbone, split, tmp_path / "s", pool="token", units=["blocks.3", "blocks.11", "penultimate"], engine=FIRST
+    )
     x = torch.stack([backbone.preprocessing(split.image(i)) for i in range(3)])
     module: Any = backbone.module
     found = module.forward_intermediates(x, indices=[3, 11], return_prefix_tokens=True, intermediates_only=True)
