@@ -85,7 +85,8 @@ def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarr
     if isinstance(asked.metric, MacroF1AtThresholds):
         raise BadInput("the probe cannot be chosen by macro F1 at thresholds; choose by another metric: map11.")
     x, x_val = (features[name].load(asked.device, dtype=torch.float32) for name in ("train", "val"))
-    path = probe.fit_path(x, asked.labels("train"), C=grid)
+    y, weight = _without_difficult(asked.labels("train"))
+    path = probe.fit_path(x, y, C=grid, sample_weight=weight)
     choice = probe.select(path, x_val, asked.labels("val"), metric=asked.metric)
     at = choice.index
     coef, intercept = (_on_cpu(values[at]) for values in (path.coef, path.intercept))
@@ -96,6 +97,16 @@ def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarr
         head.weight.copy_(coef)
         head.bias.copy_(intercept)
     return ProbedHead(head, float(choice.C), float(choice.scores[at]), bool(choice.at_edge))
+
+
+def _without_difficult(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels of 0 and 1, and weights that leave out what is marked as difficult, as the loss of a training does."""
+    from probe import metrics
+
+    is_counted = labels != metrics.DIFFICULT
+    if labels.ndim == 1 or is_counted.all():
+        return labels, None
+    return (labels == 1).astype(np.uint8), is_counted.astype(np.float64)
 
 
 def _on_cpu(values: Any) -> Any:

@@ -114,6 +114,8 @@ def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settle
     ------
     NotFinite
         Logits that are not numbers.
+    BadInput
+        Thresholds for labels that are neither 0 nor 1.
     """
     from probe import metrics
 
@@ -124,6 +126,12 @@ def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settle
             "learning rate."
         )
     if isinstance(metric, MacroF1AtThresholds):
+        n_difficult = int((labels == metrics.DIFFICULT).sum()) if labels.ndim == 2 else 0
+        if n_difficult:
+            raise BadInput(
+                f"{n_difficult} labels are marked as difficult, and F1 takes every class to be there or not: make them 0 or 1, "
+                "or use map11, which leaves them out."
+            )
         with _own_errors_explained(metric.name):
             thresholds = np.asarray((metric.choose or metrics.thresholds_by_f1)(labels, logits))
             return Settled(metrics.macro_f1_at(thresholds), thresholds)
