@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from finetune.errors import OutOfMemory
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "can't start new thread")
 
 
 def device_problems(device: str) -> list[str]:
