@@ -39,10 +39,13 @@ class Classifier:
     grid: np.ndarray = field(repr=False, compare=False)
 
     def features(self, X: Any) -> Any:
-        """The form of stored features (n, d) that this classifier is fitted on."""
-        from probe.svm import l2_normalized
+        """The form of features (n, d) that this classifier is fitted on; those of a store stay there."""
+        from probe.sources import is_stored
+        from probe.svm import Normalized, l2_normalized
 
-        return l2_normalized(X) if self.normalizes else X
+        if not self.normalizes:
+            return X
+        return Normalized(X) if is_stored(X) else l2_normalized(X)
 
     def paths(
         self, X: Any, y: np.ndarray, C: Sequence[float], rows: Sequence[np.ndarray | None], **options: Any

@@ -192,8 +192,8 @@ def fitted(batches: Sequence[Batch], device: str | None, memory: float | None = 
     how = {"memory": memory, "device": device} if stays else {}
     parts = {}
     for part, matrix in source.features.items():
-        X = matrix if stays else classifier.features(matrix.numpy() if device is None else matrix.load(device))
-        parts[part] = Part(X, source.labels.of[part], matrix.ids, how)
+        X = matrix if stays else matrix.numpy() if device is None else matrix.load(device)
+        parts[part] = Part(classifier.features(X), source.labels.of[part], matrix.ids, how)
     # What is shared is divided, so that the seconds of all records are those that were spent.
     share = (time.perf_counter() - started) / sum(len(batch.jobs) for batch in batches)
     for batch in batches:

@@ -17,6 +17,8 @@ the problem of that class only.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -159,6 +161,69 @@ def l2_normalized(X: Any, device: Any = None) -> Array:
     [[0.6, 0.8], [0.0, 1.0]]
     """
     A = as_matrix(X, device)
+    out, zero = _normalized(A)
+    _warn_of(zero, int(A.shape[0]))
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Normalized:
+    """Stored features whose rows are divided by their length as they are read: what `l2_normalized` is for those in memory.
+
+    Attributes
+    ----------
+    stored : feature matrix
+    """
+
+    stored: Any
+    _said: list[bool] = field(default_factory=list, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        n, d = self.stored.shape
+        return int(n), int(d)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what is stored."""
+        dtype: np.dtype = np.dtype(self.stored.dtype)
+        return dtype
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Names of the rows, (n,)."""
+        return np.asarray(self.stored.ids)
+
+    def blocks(self, rows: int) -> Iterator[tuple[slice, Array]]:
+        """(slice, block) over all rows in order; NaN and infinity are left for whoever reads to find."""
+        zero: list[int] = []
+        for where, block in self.stored.blocks(rows):
+            if not np.isfinite(block).all():
+                yield where, block
+                continue
+            A, found = _normalized(block)
+            zero.extend(where.start + i for i in found)
+            yield where, A
+        if not self._said:
+            self._said.append(True)
+            _warn_of(zero, self.shape[0])
+
+    def select(self, rows: np.ndarray) -> Normalized:
+        """Some rows, whose numbers ascend."""
+        return Normalized(self.stored.select(rows), self._said)
+
+    def numpy(self) -> np.ndarray:
+        """All rows in memory."""
+        return to_numpy(l2_normalized(self.stored.numpy()))
+
+    def load(self, device: Any) -> Array:
+        """All rows as a torch tensor on a device."""
+        return l2_normalized(self.stored.load(device))
+
+
+def _normalized(A: Array) -> tuple[Array, list[int]]:
+    """Rows divided by their length, and the numbers of those that have none."""
     xp = namespace(A)
     out = xp.empty_like(A)
     zero: list[int] = []
@@ -174,11 +239,14 @@ def l2_normalized(X: Any, device: Any = None) -> Array:
         length = xp.sqrt(xp.sum(block * block, axis=1, keepdims=True))
         out[a:stop, :] = xp.astype(block / xp.where(is_zero, xp.ones_like(length), length), A.dtype)
         zero.extend(int(i) + a for i in np.flatnonzero(to_numpy(is_zero)))
+    return out, zero
+
+
+def _warn_of(zero: list[int], n: int) -> None:
     if zero:
         shown = ", ".join(map(str, zero[:5])) + (", …" if len(zero) > 5 else "")
         warnings.warn(
-            f"{len(zero)} of {A.shape[0]} rows are zero (first {shown}) and stay zero: they have no direction to scale.",
+            f"{len(zero)} of {n} rows are zero (first {shown}) and stay zero: they have no direction to scale.",
             ZeroRows,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return out

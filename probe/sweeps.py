@@ -18,7 +18,7 @@ import featstore
 from probe import jobs as work
 from probe import metrics
 from probe.claims import in_turns
-from probe.classifiers import LOGISTIC, Classifier, named_classifier
+from probe.classifiers import RIDGE, Classifier, named_classifier
 from probe.errors import BadInput, DamagedRecord
 from probe.grids import named_grid
 from probe.jobs import Draw, Features, Job, Labels, Source
@@ -110,8 +110,8 @@ def sweep(
         Where to fit, for example "cuda"; None stays with numpy.
     memory : float, optional
         Bytes that the features of a unit (train, val and test) may take. Those of a unit that take more are not loaded but read
-        block by block, again and again, by `fit_path` with this `memory`: the same results, in as few readings as possible.
-        For logistic regression.
+        block by block, again and again, by `fit_path` or `svm_path` with this `memory`: the same results, in as few readings as
+        possible. Not for ridge classification, which needs them at once.
     scheduler : str or distributed.Client, optional
         Address of a Dask scheduler, "tcp://host:8786", whose workers fit the units, see `probe.cluster`; None fits here.
     progress : bool
@@ -186,10 +186,10 @@ def _check_memory(memory: float | None, classifier: Classifier) -> None:
         return
     if isinstance(memory, bool) or not isinstance(memory, NUMBER) or not memory >= 1:
         raise BadInput(f"memory is {memory!r}, but it must be a number of bytes that features may take, such as 4e9.")
-    if classifier != LOGISTIC:
+    if classifier == RIDGE:
         raise BadInput(
-            f"memory is {memory!r}, but only logistic regression reads features block by block; leave memory out to load those "
-            f"of {classifier.name!r}, or use classifier='logistic'."
+            f"memory is {memory!r}, but ridge classification needs all rows of a unit at once; leave memory out to load them, or "
+            "use classifier='logistic' or 'svm', which read features block by block."
         )
 
 

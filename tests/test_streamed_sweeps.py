@@ -47,8 +47,10 @@ def _refuse_large(patch: pytest.MonkeyPatch, limit: int = MEMORY) -> None:
         {"val": 0.3, "seeds": 2},
         {"val": "val", "per_class": 10, "seeds": 2, "refit": True},
         {"val": "val", "C": (1e-6, 1e-5), "widen": True},
+        {"val": "val", "classifier": "svm", "refit": True},
+        {"val": 0.3, "classifier": "svm", "seeds": 2, "per_class": 10},
     ],
-    ids=["val split", "held out", "few-shot", "widened"],
+    ids=["val split", "held out", "few-shot", "widened", "svm", "svm, few-shot"],
 )
 @pytest.mark.filterwarnings("ignore::probe.GridWidened")
 def test_results_do_not_depend_on_memory(store: featstore.Store, tmp_path: Path, how: dict[str, Any]) -> None:
@@ -84,7 +86,7 @@ def test_what_fits_is_loaded(store: featstore.Store, tmp_path: Path, monkeypatch
     [
         ({"memory": "much"}, "must be a number of bytes"),
         ({"memory": 0}, "must be a number of bytes"),
-        ({"memory": 1e9, "classifier": "svm"}, "only logistic regression"),
+        ({"memory": 1e9, "classifier": "ridge"}, "ridge classification needs all rows"),
     ],
 )
 def test_memory_that_cannot_be(store: featstore.Store, tmp_path: Path, wrong: dict[str, Any], sentence: str) -> None:

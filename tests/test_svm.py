@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import probe
 from probe.certificate import meets
 from probe.joining import joined
 from probe.objective import hinge_value_and_gradient
+from probe.svm import Normalized
 
 CASES = cases()
 GRID = 10.0 ** np.linspace(-6, 5, 12)
@@ -303,3 +305,32 @@ def test_a_streamed_path_is_the_path_in_memory() -> None:
     whole, streamed = probe.svm_path(X, y), probe.svm_path(X, y, memory=X.nbytes // 3)
     assert {s.value for s in streamed.status} == {"converged"}
     assert (np.abs(streamed.objective / whole.objective - 1) <= streamed.gap + whole.gap + 1e-12).all()
+
+
+def test_stored_rows_are_scaled_as_they_are_read() -> None:
+    """The same numbers as of features in memory; rows of zeros are said once, however often they are read."""
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(50, 4)).astype(np.float32)
+    X[[7, 31]] = 0
+    stored = Normalized(Rows(X))
+    with pytest.warns(probe.ZeroRows, match=r"2 of 50 rows are zero \(first 7, 31\)"):
+        first = np.concatenate([block for _, block in stored.blocks(8)])
+    again = np.concatenate([block for _, block in stored.select(np.arange(10)).blocks(8)])
+    with pytest.warns(probe.ZeroRows):
+        expected = probe.l2_normalized(X)
+    assert np.array_equal(first, expected)
+    assert np.array_equal(again, expected[:10])
+
+
+class Rows:
+    """As features of a store are read."""
+
+    def __init__(self, X: np.ndarray) -> None:
+        self.X, self.shape, self.dtype, self.ids = X, X.shape, X.dtype, np.arange(len(X)).astype(str)
+
+    def blocks(self, rows: int) -> Iterator[tuple[slice, np.ndarray]]:
+        for a in range(0, len(self.X), rows):
+            yield slice(a, min(a + rows, len(self.X))), self.X[a : a + rows]
+
+    def select(self, rows: np.ndarray) -> Rows:
+        return Rows(self.X[rows])
