@@ -221,7 +221,10 @@ class Asked:
 
     def image_identity(self) -> dict[str, dict[str, Any]]:
         """What the images of each split are: ids and contents, with the shifts applied to them."""
-        digests = {name: split.digest() for name, split in self.splits.items()}
+        with memory_errors_explained(
+            "the memory did not suffice to read the images", "Free some, or raise the limit that this process has."
+        ):
+            digests = {name: split.digest() for name, split in self.splits.items()}
         return {name: {"ids": found.ids_digest, "images": found.content_digest} for name, found in digests.items()}
 
     def shared_images(self) -> dict[str, int]:

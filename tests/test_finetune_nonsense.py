@@ -254,3 +254,26 @@ def test_damage_of_a_finished_run_says_to_train_again(
     record.write_text(record.read_text().replace('"lr": 0.02', '"lr": -0.02'))
     with pytest.raises(finetune.CorruptRun, match=r"run.json is damaged \(this recipe: lr is -0.02"):
         finetune.open_run(run.path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="how much is in use is read from /proc")
+def test_a_thread_that_cannot_begin_is_a_lack_of_memory() -> None:
+    """Under a limit of address space Python says so first, in words that name neither memory nor what to do."""
+    import resource
+    import threading
+
+    from finetune.devices import memory_errors_explained
+
+    limits, size = resource.getrlimit(resource.RLIMIT_AS), threading.stack_size()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        threading.stack_size(1 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), limits[1]))
+        with (
+            pytest.raises(finetune.OutOfMemory, match=r"can't start new thread\. Lower it"),
+            memory_errors_explained("the memory did not suffice", "Lower it."),
+        ):
+            threading.Thread(target=int).start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        threading.stack_size(size)
