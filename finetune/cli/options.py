@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from finetune import papers
 from finetune.cli import values
 from finetune.recipe import Precision, Recipe, TrainMode, View
 
@@ -123,13 +122,13 @@ def take_recipe(options: dict[str, Any], fail: Callable[[str], None]) -> Recipe:
         Ends the command with wrong usage.
     """
     given, paper, decay = take_fields(options), options.pop("paper", None), options.pop("decay", None)
+    name, _, rest = (paper or "").partition(":")
+    if decay is not None and name.partition("-")[0] not in ("kornblith2019", "fang2023"):
+        fail("--decay belongs to --paper kornblith2019 and fang2023; --weight-decay is torch's")
     if paper is None:
         if "lr" not in given or not {"steps", "epochs"} & set(given):
             fail("without --paper, --lr and one of --steps and --epochs are needed")
-        if decay is not None:
-            fail("--decay belongs to --paper kornblith2019 and fang2023; --weight-decay is torch's")
         return Recipe(**given)
-    name, _, rest = paper.partition(":")
     if name == "royer2020":
         return _royer(rest, given, fail)
     if paper not in _PAPERS:
@@ -138,7 +137,7 @@ def take_recipe(options: dict[str, Any], fail: Callable[[str], None]) -> Recipe:
         fail(f"--paper {paper} needs --lr")
     study, lr = paper.partition("-")[0], given.pop("lr")
     if study == "surgical2022":
-        return Recipe(**papers.changed(papers.surgical2022(lr=lr), given))
+        return Recipe.surgical2022(lr=lr, **given)
     if decay is None:
         fail(f"--paper {paper} needs --decay")
     make: Callable[..., Recipe] = getattr(Recipe, study)
