@@ -156,6 +156,17 @@ def test_a_function_is_a_pooling(backbone: Backbone, tmp_path: Path) -> None:
         assert calls.n_images == 0, "named as on the command line it is the same pooling"
 
 
+def viewing(output: torch.Tensor, axis: int) -> torch.Tensor:
+    return output.view(len(output), -1)[:, :8]
+
+
+def test_a_function_may_view_its_map(backbone: Backbone, tmp_path: Path) -> None:
+    """It sees the order in memory that it knows, whatever order the network works in."""
+    store = extract(backbone, pictures(7), tmp_path / "s", pool=[viewing, "flatten"], units="first")
+    found = store.features("first", "pictures", pool=viewing).numpy()
+    assert np.array_equal(found, store.features("first", "pictures", pool="flatten").numpy()[:, :8])
+
+
 def test_a_pooling_is_identified_by_what_it_does() -> None:
     """A changed function with the old features would be found under them: source and version are part of the name."""
     namespace: dict[str, Any] = {"__name__": "mine"}
