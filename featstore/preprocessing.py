@@ -175,7 +175,7 @@ class Preprocessing:
         return _with_channels(np.array(self._in_mode(image)))
 
     def _in_mode(self, image: Image.Image) -> Image.Image:
-        image = _eight_bit(image)
+        image = eight_bit(image)
         return image if image.mode == self.mode else image.convert(self.mode)
 
     def normalize(self, pixels: torch.Tensor, *, channels_last: bool = False) -> torch.Tensor:
@@ -217,7 +217,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """Return 16-bit grey images scaled to 8 bit; PIL's own conversion would cut their values off at 255."""
     from PIL import Image
 

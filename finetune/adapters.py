@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from finetune.checking import wrong_types
 from finetune.errors import BadInput
 
 if TYPE_CHECKING:
@@ -142,7 +143,11 @@ def adapted(network: nn.Module, adapter: Adapter, preprocessing: Preprocessing, 
     import torch
     from torch import nn
 
-    problems = adapter.problems(preprocessing.input_size)
+    if not isinstance(adapter, (ImageToImage, Colour, Geometry)):
+        raise BadInput(
+            f"adapter is {adapter!r}; it must be a finetune.ImageToImage(…), a finetune.Colour(…) or a finetune.Geometry(…)."
+        )
+    problems = wrong_types(adapter) or adapter.problems(preprocessing.input_size)
     if "adapter" in dict(network.named_children()):
         problems.append("the network has a part named 'adapter' already; rename it.")
     if problems:

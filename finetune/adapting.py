@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Unpack
 from finetune.adapters import Adapter, ImageToImage, adapted
 from finetune.errors import BadInput
 from finetune.folder import RunFolder, check_folder
-from finetune.heads import head_for
-from finetune.networks import target_network
 from finetune.records import plain
+from finetune.regimes import network_for
 from finetune.task import Options, asked_for, carry_out, network_identity, run_of
 from finetune.trainable import Parts
 
@@ -52,21 +51,13 @@ def tune_adapter(
     Raises
     ------
     BadInput
-        Also an adapter that does not fit the images, and a recipe with dropout or an auxiliary head, which belong to
-        trainings of the network.
+        Also an adapter that does not fit the images, and a recipe with an auxiliary head.
     """
     check_folder(Path(out))
-    asked = asked_for(train, val, recipe, **options)
-    switches = {"dropout": recipe.dropout, "auxiliary": recipe.auxiliary}
-    problems = [
-        f"{name} is {value}, and tune_adapter trains nothing of the network; leave it out."
-        for name, value in switches.items()
-        if value is not None
-    ]
-    if problems:
-        raise BadInput.of("this recipe", problems)
-    head = head_for(backbone, asked.n_classes, asked.head_rows, seed=recipe.seed)
-    target = target_network(backbone, head)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
+    if recipe.auxiliary is not None:
+        raise BadInput("an auxiliary head is for trainings of the whole network; set auxiliary=None for an adapter.")
+    target = network_for(backbone, asked)
     network = adapted(target.module, adapter, backbone.preprocessing, seed=recipe.seed)
     modules = {name for name, _ in network.named_modules() if name.split(".")[0] == "adapter"}
     parameters = {name for name, _ in network.named_parameters() if name.split(".")[0] == "adapter"}

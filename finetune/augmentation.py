@@ -11,12 +11,14 @@ import functools
 import hashlib
 import math
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from finetune.checking import wrong_types
 from finetune.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
     from featstore import Preprocessing
 
 _TRIES = 10
+_SECTIONS = {
+    "rand": r"(m|n|mmax|inc)\d+|(mstd|p)\d+(\.\d+)?|t[a-z0-9]+",
+    "augmix": r"(m|w|d|b)\d+|(mstd|a)\d+(\.\d+)?",
+}
+"""What stands between the dashes of a policy, by its first word."""
+
 _FANG_FLIPS = {
     "cct20": (0.5, 0.0), "aptos": (0.5, 0.0), "hpa": (0.5, 0.5), "melanoma": (0.5, 0.5), "cassava": (0.5, 0.5),
     "eurosat": (0.0, 0.0),
@@ -66,8 +74,9 @@ class Augmentation:
     policy: str = ""
 
     def __post_init__(self) -> None:
-        if self.problems():
-            raise BadInput.of("this augmentation", self.problems())
+        problems = wrong_types(self) or self.problems()
+        if problems:
+            raise BadInput.of("this augmentation", problems)
 
     @classmethod
     def kornblith2019(cls) -> Augmentation:
@@ -103,12 +112,7 @@ class Augmentation:
         for name in ("horizontal", "vertical"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} is {getattr(self, name)}; a probability is needed, from 0 to 1.")
-        if self.policy and self.policy.split("-")[0] not in ("rand", "augmix"):
-            found.append(
-                f"policy is {self.policy!r}; timm's are written 'rand-m9-mstd0.5-inc1' (RandAugment) or "
-                "'augmix-m3-w3-d2' (AugMix)."
-            )
-        return found
+        return found + _policy_problems(self.policy)
 
     def check_policy(self, preprocessing: Preprocessing) -> None:
         """Raise `BadInput` unless timm understands the policy; found otherwise with the first training image."""
@@ -148,6 +152,19 @@ class Augmentation:
             image = _apply_policy(self.policy, image, preprocessing, draw.getrandbits(32))
         pixels = np.asarray(image)
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _policy_problems(policy: str) -> list[str]:
+    """What timm would not understand, or pass over without a word: of a section without a number it takes no notice."""
+    if not policy:
+        return []
+    kind, *sections = policy.split("-")
+    if kind not in _SECTIONS:
+        return [
+            f"policy is {policy!r}; timm's are written 'rand-m9-mstd0.5-inc1' (RandAugment) or 'augmix-m3-w3-d2' (AugMix)."
+        ]
+    unknown = [section for section in sections if re.fullmatch(_SECTIONS[kind], section) is None]
+    return [f"policy is {policy!r}, of which timm does not know {', '.join(map(repr, unknown))}."] if unknown else []
 
 
 def crop_box(

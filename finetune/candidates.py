@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finetune.algorithms import ALL
 from finetune.errors import BadInput
+from finetune.folder import is_folder_name
 from finetune.networks import unit_names
 from finetune.records import plain
 
 if TYPE_CHECKING:
     from finetune.networks import TargetNetwork
     from finetune.run import Run
+
+
+ONE_EPOCH = "all-one-epoch"
+"""Name of ft-all after a single epoch (line 1 of Algorithm 3); it is no candidate, and its run stands beside theirs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +79,28 @@ def candidates_of(
     trained = {name for name, _ in network.chain.module.named_parameters()}
     having = [unit for unit in network.units if unit == "head" or trained & set(network.chain.tensors[unit])]
     singles = tuple(having) if units == "all" else unit_names(network.backbone, units)
-    asked = list(itertools.combinations(singles, 2)) if pairs == "all" else [tuple(pair) for pair in pairs]
+    if (isinstance(pairs, str) and pairs != "all") or not isinstance(pairs, Iterable):
+        raise BadInput(f"pairs is {pairs!r}; it must be 'all' or several pairs of units: [('{singles[0]}', 'head')].")
+    asked = list(itertools.combinations(singles, 2)) if pairs == "all" else list(pairs)
     problems = [_without_parameters(unit, network, having) for unit in singles if unit not in having]
     found = [Candidate(unit, (unit,)) for unit in singles]
     for pair in asked:
-        members = unit_names(network.backbone, pair) if isinstance(pair, tuple) else ()
+        members = unit_names(network.backbone, pair) if isinstance(pair, (tuple, list)) else ()
         if len(members) != 2:
             problems.append(f"{pair!r} is not a pair of two different units.")
         problems += [_without_parameters(unit, network, having) for unit in members if unit not in having]
         found.append(Candidate("+".join(members), members))
-    for name, regime in (others or {}).items():
-        if name in {ALL, *network.units} or not name or set(name) & set("/\\") or name.startswith("."):
-            problems.append(f"'{name}' cannot name another training: it is a unit's name, or no name of a folder.")
+    given: Any = others or {}
+    if not isinstance(given, Mapping):
+        raise BadInput(f"others is {others!r:.80}; it must be a mapping: {{'adapter': finetune.tune_adapter}}.")
+    taken = {ALL, ONE_EPOCH, *network.units, *(candidate.name for candidate in found)}
+    for name, regime in given.items():
+        if name in taken or not is_folder_name(name):
+            problems.append(
+                f"{name!r} cannot name another training: another candidate has it, or it is no name of a folder."
+            )
+        if not callable(regime):
+            problems.append(f"{name!r} is {regime!r}; a training of another kind is called like finetune.full_tune.")
         found.append(Candidate(name, (), regime))
     if problems:
         raise BadInput.of("the choice of candidates", list(dict.fromkeys(problems)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from finetune.errors import OutOfMemory
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "can't start new thread")
 
 
 def device_problems(device: str) -> list[str]:
@@ -24,7 +24,15 @@ def device_problems(device: str) -> list[str]:
         where = torch.device(device)
     except (RuntimeError, TypeError) as error:
         return [f"device is {device!r}, which torch does not know ({str(error).splitlines()[0]}); say 'cpu' or 'cuda'."]
+    if where.type == "cpu":
+        return []
     if where.type != "cuda":
+        try:
+            torch.zeros(1, device=where).cpu()
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            return [
+                f"device is {device!r}, which torch cannot use here ({str(error).splitlines()[0]}); say 'cpu' or 'cuda'."
+            ]
         return []
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (where.index or 0) >= n:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK, _FAINT, _OURS, _THEIRS = "#222222", "#999999", "#1f5a94", "#b3541e"
 _MARKS = ("v", "^", "<", ">", "D")
@@ -44,16 +45,33 @@ def draw_choice(
     """
     import io
 
+    drawn = io.BytesIO()
+    _figure(candidates, picks, tested, caption, on).savefig(drawn, format="png")
+    write_atomically(path, drawn.getvalue())
+
+
+def _figure(
+    candidates: Mapping[str, Mapping[str, float]],
+    picks: Mapping[str, Mapping[str, str]],
+    tested: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    caption: Sequence[str],
+    on: str,
+) -> Figure:
+    """The figure of `draw_choice`: as wide as the candidates need it, their names slanted where they would touch."""
     from matplotlib.figure import Figure
 
     lines = [line for sentence in caption for line in textwrap.wrap(sentence, 195)]
-    figure = Figure(figsize=(11, 6.4 + 0.17 * len(lines)), dpi=130)
+    names = list(next(iter(candidates.values())))
+    width = min(max(11.0, 1.6 + 0.46 * len(names)), 40.0)
+    longest = max(len(name) for name in names)
+    turned = 0.06 * longest if longest * len(names) > 8.6 * width else 0.0  # inches that slanted names hang down
+    figure = Figure(figsize=(width, 6.4 + turned + 0.17 * len(lines)), dpi=130)
     room = 0.17 * len(lines) / figure.get_figheight()
     grid = figure.add_gridspec(
-        2, len(tested), height_ratios=(1, 1.5), hspace=0.42, wspace=0.08, left=0.13, right=0.98, top=0.93,
-        bottom=0.09 + room,
+        2, len(tested), height_ratios=(1, 1.5), hspace=0.42 + 0.45 * turned, wspace=0.08, left=1.43 / width, right=0.98,
+        top=0.93, bottom=0.09 + room,
     )  # fmt: skip
-    _draw_map(figure.add_subplot(grid[0, :]), candidates, picks)
+    _draw_map(figure.add_subplot(grid[0, :]), candidates, picks, is_slanted=turned > 0)
     first: Axes | None = None
     for place, (scenario, methods) in enumerate(tested.items()):
         ax = figure.add_subplot(grid[1, place], sharex=first, sharey=first)
@@ -61,12 +79,16 @@ def draw_choice(
         ax.set_xlabel(f"{on} accuracy, 95 % interval", fontsize=9)
         first = first or ax
     figure.text(0.02, 0.02, "\n".join(lines), fontsize=7.5, color=_INK, va="bottom")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write_atomically(path, drawn.getvalue())
+    return figure
 
 
-def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Mapping[str, Mapping[str, str]]) -> None:
+def _draw_map(
+    ax: Axes,
+    candidates: Mapping[str, Mapping[str, float]],
+    picks: Mapping[str, Mapping[str, str]],
+    *,
+    is_slanted: bool,
+) -> None:
     scenarios = list(candidates)
     names = list(candidates[scenarios[0]])
     values = [[candidates[scenario][name] for name in names] for scenario in scenarios]
@@ -80,7 +102,8 @@ def _draw_map(ax: Axes, candidates: Mapping[str, Mapping[str, float]], picks: Ma
             at = names.index(picks[scenario][method]) + 0.13 * (place - (len(methods) - 1) / 2)
             label = method if row == 0 else None
             ax.plot(at, row + 0.22, _MARKS[place % len(_MARKS)], color=_THEIRS, markersize=6, label=label, linestyle="")
-    ax.set_xticks(range(len(names)), names)
+    slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
+    ax.set_xticks(range(len(names)), names, **slant)
     ax.set_yticks(range(len(scenarios)), [textwrap.fill(scenario, 17) for scenario in scenarios])
     ax.set_title("Validation score of every candidate, and what each method picks", fontsize=11, loc="left")
     ax.legend(

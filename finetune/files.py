@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Format of every file written here; a file with a higher number is refused."""
 
+_ANEW = "Remove it and call again; the training starts anew."
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old one or the new one, whole.
@@ -74,8 +76,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     write_atomically(path, save(on_cpu, {"finetune": text, "blake2b": _checksum(on_cpu, text)}))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, *, advice: str = _ANEW) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote, on the CPU.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    advice : str
+        What to do where it is damaged, as a sentence.
 
     Returns
     -------
@@ -96,14 +105,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — not a mapping
     except (SafetensorError, OSError) as error:
-        raise CorruptRun(
-            f"{path} cannot be read: {error}. Remove it and call again; the training starts from before it."
-        ) from error
+        raise CorruptRun(f"{path} cannot be read: {error}. {advice}") from error
     text = metadata.get("finetune")
     if text is None or metadata.get("blake2b") != _checksum(tensors, text):
         raise CorruptRun(
             f"{path} does not have the checksum it was written with: it was edited or damaged and cannot be "
-            "trusted. Remove it and call again; the training starts from before it."
+            f"trusted. {advice}"
         )
     about: dict[str, Any] = json.loads(text)
     if about.pop("format") > FORMAT:

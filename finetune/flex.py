@@ -24,7 +24,7 @@ from finetune.cost import Cost
 from finetune.errors import BadInput
 from finetune.features import refuse_store_of_another
 from finetune.feeding import FeedKind, FeedPlan, plan_feed
-from finetune.folder import check_folder
+from finetune.folder import check_candidates, check_folder
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.task import Asked, Options, asked_for, network_identity, run_of
@@ -32,6 +32,8 @@ from finetune.task import Asked, Options, asked_for, network_identity, run_of
 if TYPE_CHECKING:
     from featstore import Backbone, Split, Store
     from finetune.networks import TargetNetwork
+
+_NO_VAL = "flex-tuning chooses on a validation split, and there is none: pass val, or hold some of train out."
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,9 @@ def flex_plan(
     """
     from finetune.regimes import network_for
 
-    asked = asked_for(train, val, recipe, **options)
+    if val is None:
+        raise BadInput(_NO_VAL)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     network = network_for(backbone, asked)
     found = candidates_of(network, units, pairs)
     return _feed_plan(asked, network, found, feed=feed, has_store=False, dtype=dtype)
@@ -272,15 +276,14 @@ def _prepared(
     from finetune.regimes import network_for
 
     check_folder(out)
+    check_candidates(folder)
     is_baseline, known = method in get_args(Baseline), (*get_args(Method), *get_args(Baseline))
     if method not in known:
         raise BadInput(f"there is no method {method!r} of flex-tuning; there are {', '.join(known)}.")
     if is_baseline and (units != "all" or pairs or others):
         raise BadInput(f"'{method}' chooses nothing, so there is no choice of units, pairs or others; leave them out.")
     if val is None:
-        raise BadInput(
-            "flex-tuning chooses on a validation split, and there is none: pass val, or hold some of train out."
-        )
+        raise BadInput(_NO_VAL)
     if others and method != "flex":
         raise BadInput(
             f"{' and '.join(others)} cannot be chosen by '{method}': it is no part of the network, so ft-all holds no tuned "
@@ -295,7 +298,7 @@ def _prepared(
                        "auxiliary=None.")  # fmt: skip
     if feed in ("memory", "images") and store is not None:
         raise BadInput(f"a store was given and feed is '{feed}', which does not use it; give one of the two.")
-    with_test = asked_for(train, val, recipe, **options)
+    with_test = asked_for(train, val, recipe, backbone=backbone, **options)
     asked = shared(with_test)
     network = network_for(backbone, asked)
     found = (baseline_candidate(method, network),) if is_baseline else candidates_of(network, units, pairs, others)

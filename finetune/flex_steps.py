@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from finetune import algorithms
 from finetune.algorithms import ALL, Choice
 from finetune.baselines import Baseline
-from finetune.candidates import Candidate
+from finetune.candidates import ONE_EPOCH, Candidate
 from finetune.cost import Cost, Spent, cost_of, training_passes
 from finetune.errors import Diverged
 from finetune.examples import logits_of
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from finetune.networks import TargetNetwork
     from probe import Predictions
 
-ONE_EPOCH = "all-one-epoch"
-"""Folder of ft-all after a single epoch (line 1 of Algorithm 3)."""
-
 _INPUTS = "inputs.json"
 
 
@@ -54,6 +51,10 @@ class SharedImages(Asked):
     def images(self, backbone: Backbone, view: str | None = None) -> Callable[[str], Any]:
         """See `Asked.images`; the same object for the same view, whatever the recipe's length."""
         return self.loads.setdefault(f"{view}", super().images(backbone, view))
+
+    def shared_images(self) -> dict[str, int]:
+        """Nothing: the flex-tuning says it once, of all splits."""
+        return {}
 
 
 def shared(asked: Asked) -> SharedImages:
@@ -119,6 +120,8 @@ class Steps:
             "table": [self._row(candidate, chosen) for candidate in self.candidates],
             "cost": self._cost(chosen, tested).to_json(),
         } | {name: run.details[name] for name in ("view",) if name in run.details}
+        if shared_images := self.asked_with_test.shared_images():
+            details["shared_images"] = shared_images
         trained = Trained(
             run.weights("best"), run.weights("last"), run.kept_step, run.history, run.stopped, run.seconds
         )
@@ -131,7 +134,7 @@ class Steps:
         if self.method in get_args(Baseline):
             return algorithms.fixed(self.candidates[0].name, tuned)
         if self.method == "flex":
-            for candidate in sorted(self.candidates, key=self._place):  # so that inputs are made once, one from another
+            for candidate in sorted(self.candidates, key=self._place):
                 self._tuned(candidate)
             return algorithms.flex(names, tuned)
         if self.method == "fast":
@@ -143,8 +146,12 @@ class Steps:
         return algorithms.by_score(names, tuned, self._scores([by_name[name] for name in names]).__getitem__)
 
     def _place(self, candidate: Candidate) -> tuple[int, int]:
+        """When flex-tuning trains it: trainings of another kind first, since they may refuse what is asked; units as they
+        run, so that inputs are made once, one from another; the whole last."""
         units = self.plan.units
-        return (units.index(candidate.first), len(candidate.units)) if candidate.is_part else (len(units), 0)
+        if candidate.is_part:
+            return units.index(candidate.first), len(candidate.units)
+        return (len(units) if candidate.regime is None else -1), 0
 
     # --- trainings -----------------------------------------------------------------------------------------------
 

@@ -119,6 +119,29 @@ def check_folder(path: Path) -> None:
         )
 
 
+def is_folder_name(name: Any) -> bool:
+    """Whether a name can be that of a folder inside another: a text that cannot lead out of it."""
+    return isinstance(name, str) and bool(name) and not set(name) & set("/\\\0") and not name.startswith(".")
+
+
+def check_candidates(path: Path) -> None:
+    """Make sure that a folder is one of candidates' runs, or can become one.
+
+    Raises
+    ------
+    BadInput
+        It is a file, or a folder of other things.
+    """
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"{path} is a file; the runs of candidates need a folder.")
+    entries = [p for p in path.iterdir() if not p.name.startswith(".")] if path.is_dir() else []
+    others = sorted(p.name for p in entries if p.name != "inputs.json" and not (p / RECORD).exists())
+    if others and len(others) == len([p for p in entries if p.name != "inputs.json"]):
+        raise BadInput(
+            f"{path} holds other things ({', '.join(others[:3])}) and no runs; give the candidates a folder of their own."
+        )
+
+
 @contextlib.contextmanager
 def run_folder(
     path: Path, identity: Mapping[str, Any], *, classes: tuple[str, ...], device: str

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.checking import is_number
 from finetune.errors import BadInput
 from finetune.optimizers import SGD, AdamW
 from finetune.recipe import Recipe
@@ -42,13 +43,14 @@ def product(base: Recipe, **values: Sequence[Any]) -> dict[str, Recipe]:
     """
     known = {field.name for field in fields(Recipe)}
     problems = [f"a recipe has no field '{name}'." for name in values if name not in known]
-    problems += [f"there is no value for {name}." for name, given in values.items() if not len(given)]
+    problems += [problem for name, given in values.items() for problem in _value_problems(name, given)]
     if problems or not values:
         raise BadInput.of("this grid", problems or ["no field was given values for."])
+    named = [[(f"{name}={said}", value) for said, value in _named(given)] for name, given in values.items()]
     cells = {}
-    for chosen in itertools.product(*values.values()):
-        settings = dict(zip(values, chosen, strict=True))
-        cells[",".join(f"{name}={_short(value)}" for name, value in settings.items())] = replace(base, **settings)
+    for chosen in itertools.product(*named):
+        settings = {name: value for name, (_, value) in zip(values, chosen, strict=True)}
+        cells[",".join(said for said, _ in chosen)] = replace(base, **settings)
     return cells
 
 
@@ -125,5 +127,22 @@ NAMED: Mapping[str, Callable[..., dict[str, Recipe]]] = {
 """The grids that have a name on the command line."""
 
 
+def _value_problems(name: str, given: Any) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
+        return [f"{name} is {given!r}; a grid takes several values of it: {name}=({given!r},)."]
+    twice = [value for i, value in enumerate(given) if value in list(given)[:i]]
+    problems = [f"{name} has {twice[0]!r} more than once."] if twice else []
+    return problems if len(given) else [f"there is no value for {name}."]
+
+
+def _named(given: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Values with a short name each; where two would be called the same, all are named in full or numbered."""
+    short = [_short(value) for value in given]
+    if len(set(short)) == len(short):
+        return list(zip(short, given, strict=True))
+    are_numbers = all(is_number(value) for value in given)
+    return [(str(v) if are_numbers else f"{s}-{i}", v) for i, (s, v) in enumerate(zip(short, given, strict=True), 1)]
+
+
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+    return f"{value:.3g}" if is_number(value) else value if isinstance(value, str) else type(value).__name__

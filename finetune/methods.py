@@ -134,6 +134,8 @@ def compare_methods(
         All of them did; single ones are left out.
     """
     out, known = Path(out), (get_args(Method), get_args(Baseline))
+    methods = [methods] if isinstance(methods, str) else methods
+    baselines = [baselines] if isinstance(baselines, str) else baselines
     _refuse_unknown({"methods": (methods, known[0]), "baselines": (baselines or (), known[1])})
     fixed, left_out = baselines, dict[str, str]()
     if fixed is None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from finetune.checking import is_whole
 from finetune.errors import BadInput
 from finetune.heads import head_name, pooled, replaced_layer
 from finetune.trainable import Parts
@@ -183,7 +184,7 @@ def unit_names(backbone: Backbone, unit: str | Sequence[str]) -> tuple[str, ...]
     BadInput
         A unit that does not exist; the nearest names.
     """
-    asked = [unit] if isinstance(unit, str) else list(unit)
+    asked = list(unit) if isinstance(unit, Iterable) and not isinstance(unit, (str, bytes)) else [unit]
     known = (*backbone.units, "head") if "head" not in backbone.units else backbone.units
     _refuse_unknown(known, asked, backbone.name)
     return tuple(name for name in known if name in asked)
@@ -198,9 +199,9 @@ def last_units(target: TargetNetwork, n_units: int) -> tuple[str, ...]:
         There are not so many.
     """
     having = [unit for unit in target.units if unit == "head" or target.chain.tensors[unit]]
-    if not 1 <= n_units <= len(having):
+    if not is_whole(n_units) or not 1 <= n_units <= len(having):
         raise BadInput(
-            f"n_units is {n_units}, and {target.backbone.name} has {len(having)} units with parameters: "
+            f"n_units is {n_units!r}, and {target.backbone.name} has {len(having)} units with parameters: "
             f"{', '.join(having)}."
         )
     return tuple(having[-n_units:])
@@ -264,7 +265,7 @@ def _refuse_unknown(known: Sequence[str], asked: Collection[str], name: str) -> 
     if not asked:
         raise BadInput(f"no unit of {name} was asked for; it has {', '.join(known)}.")
     if unknown:
-        near = {n: None for unit in unknown for n in difflib.get_close_matches(unit, known, n=3, cutoff=0.3)}
+        near = {n: None for unit in unknown for n in difflib.get_close_matches(str(unit), known, n=3, cutoff=0.3)}
         nearest = f"the nearest names are {', '.join(near)}, and all are" if near else "its units are"
         raise BadInput(f"{name} has no unit {_listed(unknown)}; {nearest} {', '.join(known)}.")
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.augmentation import Augmentation
+from finetune.checking import is_number
 from finetune.errors import BadInput
 from finetune.keeping import KeepBest, StopEarly
 from finetune.optimizers import SGD, Adam, AdamW
@@ -57,14 +58,14 @@ def fang2023(
 
 def royer2020(data: str, *, ratio: float) -> dict[str, Any]:
     """See `finetune.Recipe.royer2020`."""
-    if data not in _ROYER_RUNS:
+    if data not in tuple(_ROYER_RUNS):
         raise BadInput(
             f"Royer and Lampert's code has no training lengths for {data!r}; it has {', '.join(_ROYER_RUNS)}."
         )
-    if ratio not in _ROYER_RUNS[data]:
+    if ratio not in tuple(_ROYER_RUNS[data]):
         known = ", ".join(f"{known:g}" for known in _ROYER_RUNS[data])
         raise BadInput(
-            f"Royer and Lampert's code has no training length for ratio {ratio:g} of {data}; it has {known}."
+            f"Royer and Lampert's code has no training length for ratio {ratio!r} of {data}; it has {known}."
         )
     batch_size, epochs, every = _ROYER_RUNS[data][ratio]
     drop, min_steps = _ROYER_STOP[data]
@@ -101,4 +102,5 @@ def changed(paper: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def _divided(decay: float, lr: float) -> float:
-    return decay / lr if lr else decay  # lr = 0 is reported with the recipe's other problems
+    is_defined = is_number(decay) and is_number(lr) and lr
+    return decay / lr if is_defined else decay  # what is wrong is reported with the recipe's other problems

@@ -38,6 +38,33 @@ class ProbedHead:
     at_edge: bool
 
 
+def grid_of_C(C: Any) -> np.ndarray:
+    """Values of C as ``(b,)`` float64.
+
+    Parameters
+    ----------
+    C : sequence of float
+        Positive and increasing.
+
+    Raises
+    ------
+    BadInput
+        Anything else.
+    """
+    try:
+        grid = np.asarray(C, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.array(np.nan)
+    is_grid = (
+        grid.ndim == 1 and len(grid) and np.isfinite(grid).all() and (grid > 0).all() and (np.diff(grid) > 0).all()
+    )
+    if not is_grid:
+        raise BadInput(
+            f"C is {C!r:.80}; it must be a list of one or more positive numbers, each larger than the one before."
+        )
+    return grid
+
+
 def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarray) -> ProbedHead:
     """Fit a probe for every C on the training features and take the one that is best on val.
 
@@ -55,12 +82,11 @@ def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarr
     import probe
     from finetune.scoring import MacroF1AtThresholds
 
-    if "val" not in features:
-        raise BadInput("the probe's C is chosen on a validation split, and there is none: pass val.")
     if isinstance(asked.metric, MacroF1AtThresholds):
         raise BadInput("the probe cannot be chosen by macro F1 at thresholds; choose by another metric: map11.")
     x, x_val = (features[name].load(asked.device, dtype=torch.float32) for name in ("train", "val"))
-    path = probe.fit_path(x, asked.labels("train"), C=grid)
+    y, weight = _without_difficult(asked.labels("train"))
+    path = probe.fit_path(x, y, C=grid, sample_weight=weight)
     choice = probe.select(path, x_val, asked.labels("val"), metric=asked.metric)
     at = choice.index
     coef, intercept = (_on_cpu(values[at]) for values in (path.coef, path.intercept))
@@ -71,6 +97,16 @@ def probed_head(asked: Asked, features: dict[str, FeatureMatrix], grid: np.ndarr
         head.weight.copy_(coef)
         head.bias.copy_(intercept)
     return ProbedHead(head, float(choice.C), float(choice.scores[at]), bool(choice.at_edge))
+
+
+def _without_difficult(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels of 0 and 1, and weights that leave out what is marked as difficult, as the loss of a training does."""
+    from probe import metrics
+
+    is_counted = labels != metrics.DIFFICULT
+    if labels.ndim == 1 or is_counted.all():
+        return labels, None
+    return (labels == 1).astype(np.uint8), is_counted.astype(np.float64)
 
 
 def _on_cpu(values: Any) -> Any:

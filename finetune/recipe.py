@@ -20,17 +20,27 @@ from typing import Any, Literal, TypeAlias, get_args
 from finetune import papers
 from finetune.augmentation import Augmentation
 from finetune.auxiliary import Auxiliary
+from finetune.checking import is_number, is_whole, wrong_types
 from finetune.errors import BadInput, CorruptRun
-from finetune.keeping import Keep, KeepLast
-from finetune.optimizers import SGD, AdamW, Optimizer
+from finetune.keeping import Keep, KeepBest, KeepLast, StopEarly
+from finetune.optimizers import SGD, Adam, AdamW, Optimizer
 from finetune.records import plain, revived
-from finetune.schedules import Cosine, EpochShare, Schedule
+from finetune.schedules import Constant, Cosine, EpochShare, Schedule, StepDecay
 
 TrainMode: TypeAlias = Literal["moving", "all", "none"]
 Precision: TypeAlias = Literal["float32", "tf32", "bfloat16", "float16"]
 View: TypeAlias = Literal["loaded", "whole", "crop", "better"]
 
 _NESTEROV, _COSINE, _LAST = SGD(), Cosine(), KeepLast()
+_PARTS: dict[str, tuple[type[Any], ...]] = {
+    "optimizer": (SGD, Adam, AdamW),
+    "schedule": (Constant, Cosine, StepDecay),
+    "keep": (KeepLast, KeepBest, StopEarly),
+    "augmentation": (Augmentation,),
+    "auxiliary": (Auxiliary,),
+}
+_OPTIONAL = ("augmentation", "auxiliary")
+_SEEDS = 1 << 63  # what torch's generators take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +138,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = [*_length_problems(self), *_number_problems(self), *_word_problems(self)]
-        for part in (self.optimizer, self.schedule, self.keep, self.bn_momentum, self.auxiliary):
-            problems += [] if part is None or isinstance(part, (int, float)) else part.problems()
+        problems = [
+            *_length_problems(self),
+            *_number_problems(self),
+            *_word_problems(self),
+            *_part_problems(self),
+        ]
         if problems:
             raise BadInput.of("this recipe", problems)
 
@@ -331,8 +344,10 @@ def _number_problems(recipe: Recipe) -> list[str]:
         value = getattr(recipe, name)
         if value is None and name in ("steps", "epochs", "evaluate_every"):
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not is_whole(value) or value < least:
             found.append(f"{name} is {value!r}; it must be an int of at least {least}.")
+    if is_whole(recipe.seed) and recipe.seed >= _SEEDS:
+        found.append(f"seed is {recipe.seed}; torch's generators take less than 2 ** 63.")
     real: dict[str, tuple[Callable[[float], bool], str]] = {
         "lr": (lambda x: 0 < x < math.inf, "greater than 0 and finite"),
         "weight_decay": (lambda x: 0 <= x < math.inf, "at least 0 and finite"),
@@ -344,8 +359,9 @@ def _number_problems(recipe: Recipe) -> list[str]:
         value = getattr(recipe, name)
         if name in ("bn_momentum", "dropout") and (value is None or isinstance(value, EpochShare)):
             continue
-        if not isinstance(value, (int, float)) or not is_good(value):
-            found.append(f"{name} is {value!r}; it must be a number {wanted}.")
+        if not is_number(value) or not is_good(value):
+            or_else = ", or a finetune.EpochShare()" if name == "bn_momentum" else ""
+            found.append(f"{name} is {value!r}; it must be a number {wanted}{or_else}.")
     return found
 
 
@@ -354,7 +370,23 @@ def _word_problems(recipe: Recipe) -> list[str]:
     for name, kind in (("train_mode", TrainMode), ("precision", Precision), ("view", View)):
         if getattr(recipe, name) not in get_args(kind):
             found.append(f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(get_args(kind))}.")
-    for name, record in (("augmentation", Augmentation), ("auxiliary", Auxiliary)):
-        if getattr(recipe, name) is not None and not isinstance(getattr(recipe, name), record):
-            found.append(f"{name} is {getattr(recipe, name)!r}; it must be a finetune.{record.__name__} or None.")
+    for name in ("decay_biases", "bn_scale"):
+        if not isinstance(getattr(recipe, name), bool):
+            found.append(f"{name} is {getattr(recipe, name)!r}; it must be True or False.")
+    return found
+
+
+def _part_problems(recipe: Recipe) -> list[str]:
+    found: list[str] = []
+    for name, kinds in _PARTS.items():
+        part = getattr(recipe, name)
+        if part is None and name in _OPTIONAL:
+            continue
+        if isinstance(part, kinds):
+            found += wrong_types(part) or part.problems()
+        else:
+            wanted = " or ".join(f"a finetune.{kind.__name__}(…)" for kind in kinds)
+            found.append(f"{name} is {part!r}; it must be {wanted}{' or None' if name in _OPTIONAL else ''}.")
+    if isinstance(recipe.bn_momentum, EpochShare):
+        found += wrong_types(recipe.bn_momentum) or recipe.bn_momentum.problems()
     return found

@@ -21,7 +21,7 @@ from finetune.folder import RunFolder, check_folder
 from finetune.fresh import fresh_backbone
 from finetune.heads import head_for, head_name
 from finetune.networks import TargetNetwork, last_units, target_network, unit_names
-from finetune.probing import ProbedHead, probed_head
+from finetune.probing import ProbedHead, grid_of_C, probed_head
 from finetune.progress import say
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -75,7 +75,7 @@ def full_tune(
         See `finetune.errors`.
     """
     check_folder(Path(out))
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     return tune_images(asked, backbone, out, regime="full_tune", units=None, network=network_for(backbone, asked))
 
 
@@ -106,7 +106,7 @@ def from_scratch(
         Also where a part of the network does not say how it is initialised.
     """
     check_folder(Path(out))
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     if asked.head_rows is not None:
         raise BadInput(
             "from_scratch trains a head from random weights; head_rows, which start from the old, do not fit."
@@ -129,7 +129,7 @@ def tune_unit(
 
     A new head is trained with the unit, since nothing else could make it useful; rows of the network's own head stay as
     they are unless ``"head"`` is among the units. ft-fc (2) of Royer and Lampert 2020 is ``unit=("penultimate",
-    "head")``. The recipe's ``frozen_in_train_mode`` is the authors' looser freezing.
+    "head")``. The authors' looser freezing is the recipe's ``train_mode="all"``.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def tune_unit(
         Also a unit that does not exist or has no parameters.
     """
     check_folder(Path(out))
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     units = unit_names(backbone, unit)
     network = network_for(backbone, asked)
     network.parts(units)  # refuses units without parameters, which a new head would hide
@@ -196,7 +196,7 @@ def tune_head(
     """
     out = Path(out)
     check_folder(out)
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     if n_units != 1:
         network = network_for(backbone, asked)
         return tune_images(
@@ -252,7 +252,7 @@ def tune_scale_shift(
         Also a network without convolutions.
     """
     check_folder(Path(out))
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
     network = network_for(backbone, asked)
     added = add_scale_shift(network.module)
     if not added:
@@ -308,16 +308,16 @@ def probe_then_tune(
     Run
         With every tensor of the network.
     """
-    import numpy as np
-
     import probe
 
     out = Path(out)
     check_folder(out)
-    asked = asked_for(train, val, recipe, **options)
+    asked = asked_for(train, val, recipe, backbone=backbone, **options)
+    if val is None:
+        raise BadInput("the probe's C is chosen on a validation split, and there is none: pass val.")
     if asked.head_rows is not None:
         raise BadInput("probe_then_tune begins with the head that a probe is; head_rows name another: leave them out.")
-    grid = np.asarray(probe.C_GRID if C is None else C, dtype=np.float64)
+    grid = probe.C_GRID if C is None else grid_of_C(C)
     if recipe.dropout is None and has_own_dropout(network_for(backbone, asked)):
         asked = replace(asked, recipe=replace(recipe, dropout=0.0))
         if asked.progress:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from finetune.checking import is_whole
+from finetune.devices import device_problems
 from finetune.errors import BadInput
 
 if TYPE_CHECKING:
@@ -104,16 +106,21 @@ def mean_average_precision(
     """
     import torch
 
+    problems = device_problems(device)
+    if problems:
+        raise BadInput.of("this retrieval", problems)
     found, wanted = (_vectors(x, device) for x in (queries, gallery))
     asked, there = np.asarray(query_labels), np.asarray(gallery_labels)
     _check(found, asked, wanted, there, k=k, distance=distance, normaliser=normaliser)
-    found, wanted = _comparable(found, wanted, distance)
-    lengths = wanted.square().sum(1)
+    if distance == "cosine":
+        found, wanted = found / found.norm(dim=1, keepdim=True), wanted / wanted.norm(dim=1, keepdim=True)
+    centre = wanted.mean(0)
+    centred = wanted - centre
     rows = max(_BLOCK_BYTES // (8 * len(wanted)), 1)
     blocks = []
     with torch.inference_mode():
         for block in torch.split(found, rows):
-            blocks.append(_nearest(block, wanted, lengths, k).cpu())
+            blocks.append(_nearest(block, block - centre, wanted, centred, k=k, distance=distance).cpu())
     nearest: np.ndarray = torch.cat(blocks).numpy()
     is_right = there[nearest] == asked[:, None]
     _, place, counts = np.unique(there, return_inverse=True, return_counts=True)
@@ -224,37 +231,37 @@ def _names(split: Split) -> np.ndarray:
 def _vectors(x: ArrayLike | Tensor, device: str) -> Tensor:
     import torch
 
-    return torch.as_tensor(x if isinstance(x, torch.Tensor) else np.asarray(x)).to(device, torch.float64)
+    try:
+        return torch.as_tensor(x if isinstance(x, torch.Tensor) else np.asarray(x)).to(device, torch.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"features must be numbers, (n, d), and cannot be made such: {error}.") from error
 
 
-def _comparable(queries: Tensor, gallery: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
-    """Vectors whose Euclidean order is the one asked for."""
-    if distance == "cosine":
-        return queries / queries.norm(dim=1, keepdim=True), gallery / gallery.norm(dim=1, keepdim=True)
-    centre = gallery.mean(0)  # features far from 0 would lose digits in |g|² - 2·q·g
-    return queries - centre, gallery - centre
-
-
-def _nearest(queries: Tensor, gallery: Tensor, lengths: Tensor, k: int) -> Tensor:
+def _nearest(queries: Tensor, seen: Tensor, gallery: Tensor, centred: Tensor, *, k: int, distance: Distance) -> Tensor:
     """Rows of the gallery that are nearest to each query, ``(b, k)``; of equally near ones the earlier first.
 
-    Matrix products find those that can be among the first k; between them the differences themselves decide, so that
-    equal vectors are equally far whatever the order in which a product was summed.
+    ``seen`` and ``centred`` are queries and gallery less the gallery's centre. Matrix products find those that can be
+    among the first k; between them the differences themselves decide, so that what is equally far is so whatever the order
+    in which a product was summed. Of directions, which are rounded, distances count as equal that are to twelve decimals.
     """
     import torch
 
-    # |q - g|² without |q|², which is the same for the whole gallery
-    values = torch.addmm(lengths, queries, gallery.T, alpha=-2)
+    # |q - g|² without |q|², which is the same for the whole gallery; of vectors seen from their centre, since those far
+    # from 0 would lose digits here
+    lengths = centred.square().sum(1)
+    values = torch.addmm(lengths, seen, centred.T, alpha=-2)
     limit = values.topk(k, dim=1, largest=False).values[:, -1:]
-    rounding = _ROUNDING * (lengths.max() + queries.square().sum(1, keepdim=True))
+    rounding = _ROUNDING * (lengths.max() + seen.square().sum(1, keepdim=True))
     n_short = int((values <= limit + rounding).sum(1).max())
     short = values.topk(n_short, dim=1, largest=False).indices.sort(1).values
     rows = max(_BLOCK_BYTES // (8 * n_short * gallery.shape[1]), 1)
-    far = [
+    far = torch.cat([
         (gallery[some] - block[:, None]).square().sum(2)
         for some, block in zip(torch.split(short, rows), torch.split(queries, rows), strict=True)
-    ]
-    return short.gather(1, torch.cat(far).sort(dim=1, stable=True).indices[:, :k])
+    ])  # fmt: skip
+    if distance == "cosine":
+        far = far.round(decimals=12)
+    return short.gather(1, far.sort(dim=1, stable=True).indices[:, :k])
 
 
 def _check(
@@ -276,8 +283,8 @@ def _check(
     if not problems:
         if queries.shape[1] != gallery.shape[1]:
             problems.append(f"queries have {queries.shape[1]} features and the gallery has {gallery.shape[1]}.")
-        if not 1 <= k <= len(gallery):
-            problems.append(f"k is {k} and the gallery has {len(gallery)} items; ask for 1 to {len(gallery)}.")
+        if not is_whole(k) or not 1 <= k <= len(gallery):
+            problems.append(f"k is {k!r} and the gallery has {len(gallery)} items; ask for 1 to {len(gallery)}.")
         absent = sorted({str(x) for x in query_labels.tolist()} - {str(x) for x in gallery_labels.tolist()})
         if absent:
             problems.append(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from finetune.errors import BadInput
 
@@ -29,10 +31,15 @@ def rows_among(rows: Sequence[int] | Sequence[str], classes: Sequence[str]) -> t
     >>> rows_among(("cat", "dog", "ship"), ("ship", "cat"))
     (2, 0)
     """
-    numbers = tuple(int(row) for row in rows if not isinstance(row, str))
-    if len(numbers) == len(rows):
-        return numbers
-    names = [str(row) for row in rows]
+    if isinstance(rows, str) or not isinstance(rows, Iterable):
+        raise BadInput(f"head_rows is {rows!r}; a row for each class is needed, or the names of the network's classes.")
+    given: list[Any] = list(rows)
+    wrong = [row for row in given if not isinstance(row, str) and not _is_row(row)]
+    if wrong:
+        raise BadInput(f"head_rows holds {wrong[0]!r}; rows are whole numbers, or the names of the network's classes.")
+    if not any(isinstance(row, str) for row in given):
+        return tuple(int(row) for row in given)
+    names = [str(row) for row in given]
     found, problems = [], []
     for name in classes:
         if names.count(name) == 1:
@@ -49,3 +56,12 @@ def rows_among(rows: Sequence[int] | Sequence[str], classes: Sequence[str]) -> t
     if problems:
         raise BadInput.of("the choice of rows by name", problems)
     return tuple(found)
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value is a whole number, of Python, numpy or torch; True and False are none."""
+    try:
+        operator.index(row)
+    except TypeError:
+        return False
+    return not isinstance(row, bool)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from probe import Predictions
 
 RECORD = "run.json"
+_ANEW = "Remove the folder and train again."
 _KEYS = {"format", "state", "identity", "classes", "sessions"}
 
 
@@ -61,7 +62,8 @@ class Run:
     scores : mapping of str to float
         Metric of the kept weights on ``"val"`` and ``"test"``, where there are such splits.
     details : mapping
-        What else the regime tells: the view of the images that was better on val, the probe that the head began as.
+        What else there is to tell: the view of the images that was better on val, the probe that the head began as, how many
+        images splits share.
     sessions : tuple of mapping
         When, where and with which versions each call worked on it.
     """
@@ -107,7 +109,7 @@ class Run:
         """
         if which not in ("best", "last"):
             raise BadInput(f"there are no {which!r} weights of a run; ask for 'best' or 'last'.")
-        return read_tensors(self.path / f"{which}.safetensors")[0]
+        return read_tensors(self.path / f"{which}.safetensors", advice=_ANEW)[0]
 
     def network(self, backbone: Backbone) -> nn.Module:
         """The whole network as trained, images to logits of this run's classes, in evaluation mode.
@@ -251,5 +253,5 @@ def finished_run(folder: Path) -> Run | None:
             history=history,
             **result,
         )
-    except (KeyError, TypeError) as error:
+    except (BadInput, KeyError, TypeError) as error:
         raise CorruptRun(f"{folder / RECORD} is damaged ({error}); remove the folder and train again.") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
 import numpy as np
 
-from finetune.errors import NotFinite
+from finetune.errors import BadInput, NotFinite
 
 if TYPE_CHECKING:
     from probe import metrics as probe_metrics
@@ -80,10 +82,20 @@ class Settled:
     thresholds: np.ndarray | None
 
     def score(self, labels: np.ndarray, logits: np.ndarray) -> float:
-        """The metric of ``(n, k)`` logits."""
+        """The metric of ``(n, k)`` logits.
+
+        Raises
+        ------
+        BadInput
+            A metric of the user's own that raises, or gives something else than a number.
+        """
         from probe import metrics
 
-        return float(metrics.evaluate(self.metric, labels, logits))
+        with _own_errors_explained(self.metric.name):
+            found = metrics.evaluate(self.metric, labels, logits)
+            if np.ndim(found) > 0 or not isinstance(found, SupportsFloat):
+                raise TypeError(f"it gave {found!r:.80}, and one number is needed")
+            return float(found)
 
     def predicted(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Predicted labels of the same form as the true ones."""
@@ -102,6 +114,8 @@ def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settle
     ------
     NotFinite
         Logits that are not numbers.
+    BadInput
+        Thresholds for labels that are neither 0 nor 1.
     """
     from probe import metrics
 
@@ -112,6 +126,53 @@ def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settle
             "learning rate."
         )
     if isinstance(metric, MacroF1AtThresholds):
-        thresholds = np.asarray((metric.choose or metrics.thresholds_by_f1)(labels, logits))
-        return Settled(metrics.macro_f1_at(thresholds), thresholds)
+        n_difficult = int((labels == metrics.DIFFICULT).sum()) if labels.ndim == 2 else 0
+        if n_difficult:
+            raise BadInput(
+                f"{n_difficult} labels are marked as difficult, and F1 takes every class to be there or not: make them 0 or 1, "
+                "or use map11, which leaves them out."
+            )
+        with _own_errors_explained(metric.name):
+            thresholds = np.asarray((metric.choose or metrics.thresholds_by_f1)(labels, logits))
+            return Settled(metrics.macro_f1_at(thresholds), thresholds)
     return Settled(metric, None)
+
+
+def rehearsed(metric: AnyMetric, labels: np.ndarray, n_classes: int) -> str | None:
+    """Why a metric cannot score these labels, whatever a network says; None where it can.
+
+    Made-up logits are scored, so that this is found before a training and not at its first evaluation.
+
+    Parameters
+    ----------
+    metric : Metric or MacroF1AtThresholds
+        Asked for.
+    labels : ndarray of shape (n,) or (n, k)
+        Of val or test.
+    n_classes : int
+        k.
+    """
+    from probe import ProbeError
+
+    logits = np.random.default_rng(0).standard_normal((len(labels), n_classes), dtype=np.float32)
+    try:
+        found = settled(metric, labels, logits).score(labels, logits)
+    except (BadInput, ProbeError) as error:
+        return str(error)
+    return None if math.isfinite(found) else f"metric {metric.name} is {found} of made-up logits, which ranks nothing."
+
+
+@contextlib.contextmanager
+def _own_errors_explained(name: str) -> Iterator[None]:
+    """Say of what a user's own function raises that it was the metric; our own errors say so themselves."""
+    from probe import ProbeError
+
+    try:
+        yield
+    except (ProbeError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"metric {name} cannot score these images: {type(error).__name__}: {error}. It is called with labels and "
+            "predictions (n,) or (n, k) and gives one number."
+        ) from error

@@ -25,6 +25,7 @@ import numpy as np
 from finetune.checkpoint import refuse_another
 from finetune.errors import BadInput, Diverged
 from finetune.files import FORMAT, write_atomically
+from finetune.folder import is_folder_name
 from finetune.joining import joined
 from finetune.keeping import KeepLast, StopEarly
 from finetune.predicting import predict
@@ -187,10 +188,10 @@ def search(
         Every cell did.
     """
     out = Path(out)
-    _check(grid, refit, options, regime)
+    _check(grid, refit, val, options, regime)
     if _name_of(regime) in ("tune_head", "probe_then_tune"):
         options.setdefault("store", out / "features")  # one extraction for all cells
-    asked = asked_for(train, val, next(iter(grid.values())), test=test, **_common(options))
+    asked = asked_for(train, val, next(iter(grid.values())), backbone=backbone, test=test, **_common(options))
     for recipe in grid.values():
         replace(asked, recipe=recipe).check()
     _begin(out, asked, backbone, regime, grid, options)
@@ -252,6 +253,10 @@ def run_cell(work: Work, name: str, recipe: Recipe) -> Cell:
         return Cell(name, recipe, None, diverged["note"])
     try:
         run = work.regime(work.backbone, work.train, work.val, recipe=recipe, out=folder, **work.options)
+        if not isinstance(run, Run):
+            raise BadInput(
+                f"{_name_of(work.regime)} gives a {type(run).__name__}; the regime of a search must give a Run."
+            )
         return Cell(name, recipe, run)
     except Diverged as error:
         note = f"diverged at step {error.step}, learning rate {error.lr:.3g}"
@@ -284,13 +289,27 @@ def _as_done(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | N
         yield Cell(name, grid[name], run, note)
 
 
-def _check(grid: Mapping[str, Recipe], refit: bool, options: Mapping[str, Any], regime: Callable[..., Run]) -> None:
+def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime: Any) -> None:
     problems = []
-    if not grid:
+    if not callable(regime):
+        problems.append(f"the regime is {regime!r}; it must be a function like finetune.full_tune.")
+    if not isinstance(grid, Mapping):
+        problems.append(
+            f"the grid is {grid!r:.80}; it must be a mapping from a cell's name to its recipe: finetune.grids."
+        )
+    elif not grid:
         problems.append("the grid is empty; finetune.grids has the papers' own.")
-    bad = [name for name in grid if not name or "/" in name or "\\" in name or name.startswith(".")]
-    if bad:
-        problems.append(f"cells are called {', '.join(map(repr, bad[:3]))}, which cannot be names of folders.")
+    else:
+        bad = [name for name in grid if not is_folder_name(name)]
+        if bad:
+            problems.append(f"cells are called {', '.join(map(repr, bad[:3]))}, which cannot be names of folders.")
+        problems += [
+            f"cell {name!r} is {one!r:.80}; it must be a Recipe."
+            for name, one in grid.items()
+            if not isinstance(one, Recipe)
+        ]
+    if val is None:
+        problems.append("a search chooses on a validation split, and there is none: pass val.")
     if refit and isinstance(options.get("metric"), MacroF1AtThresholds):
         problems.append("after a refit there is no val to choose thresholds on; pass refit=False.")
     if refit and _name_of(regime) == "probe_then_tune":

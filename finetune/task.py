@@ -7,6 +7,7 @@ the rest.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from finetune.checking import is_whole
 from finetune.checkpoint import Row
 from finetune.devices import device_problems, memory_errors_explained
 from finetune.errors import BadInput
@@ -26,7 +28,7 @@ from finetune.loop import train as train_loop
 from finetune.progress import reporter, say
 from finetune.recipe import Recipe
 from finetune.run import Run, finished_run
-from finetune.scoring import MacroF1AtThresholds, as_any_metric, settled
+from finetune.scoring import MacroF1AtThresholds, as_any_metric, rehearsed, settled
 from finetune.tensorboard import event_writer, require_tensorboard
 from finetune.trainable import Parts
 
@@ -219,8 +221,19 @@ class Asked:
 
     def image_identity(self) -> dict[str, dict[str, Any]]:
         """What the images of each split are: ids and contents, with the shifts applied to them."""
-        digests = {name: split.digest() for name, split in self.splits.items()}
+        with memory_errors_explained(
+            "the memory did not suffice to read the images", "Free some, or raise the limit that this process has."
+        ):
+            digests = {name: split.digest() for name, split in self.splits.items()}
         return {name: {"ids": found.ids_digest, "images": found.content_digest} for name, found in digests.items()}
+
+    def shared_images(self) -> dict[str, int]:
+        """Images that splits share by content, whatever their ids: ``"val in train"`` -> how many; empty where none are."""
+        import probe
+
+        labels = {name: self.labels(name) for name in self.splits}
+        contents = {name: split.digest().rows for name, split in self.splits.items()}
+        return {what: n for what, n in probe.find_leaks(labels, contents).identical.items() if n}
 
     def images(self, backbone: Backbone, view: str | None = None) -> Callable[[str], ImageExamples]:
         """Gives the images of ``"train"`` (augmented as the recipe says), ``"val"`` or ``"test"`` for a network.
@@ -251,7 +264,9 @@ class Asked:
         return load
 
 
-def asked_for(train: Split, val: Split | None, recipe: Recipe, **options: Any) -> Asked:
+def asked_for(
+    train: Split, val: Split | None, recipe: Recipe, *, backbone: Backbone | None = None, **options: Any
+) -> Asked:
     """Bring a regime's arguments into one form, and check them.
 
     Parameters
@@ -260,6 +275,8 @@ def asked_for(train: Split, val: Split | None, recipe: Recipe, **options: Any) -
         See the regimes.
     recipe : Recipe
         Every hyper-parameter.
+    backbone : Backbone or None
+        What is trained, to be checked with the rest.
     options : Any
         See `Options`.
 
@@ -270,6 +287,7 @@ def asked_for(train: Split, val: Split | None, recipe: Recipe, **options: Any) -
     """
     from finetune.rows import rows_among
 
+    _check_types(train, val, recipe, backbone, options)
     pairs = (("train", train), ("val", val), ("test", options.pop("test", None)))
     splits = {name: split for name, split in pairs if split is not None}
     is_multi_label = train.labels is not None and train.labels.ndim == 2
@@ -277,9 +295,43 @@ def asked_for(train: Split, val: Split | None, recipe: Recipe, **options: Any) -
     rows = options.pop("head_rows", None)
     asked = Asked(splits, recipe, metric, None if rows is None else rows_among(rows, train.classes), **options)
     asked.check()
+    found = {name: rehearsed(metric, asked.labels(name), asked.n_classes) for name in splits if name != "train"}
+    if any(found.values()):
+        raise BadInput.of(
+            "this training", [f"{name} '{splits[name].name}': {why}" for name, why in found.items() if why]
+        )
     if asked.tensorboard:
         require_tensorboard()
     return asked
+
+
+def _check_types(train: Any, val: Any, recipe: Any, backbone: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what is no split, no recipe and no option at all, before anything is asked of it."""
+    import featstore
+
+    wanted: dict[str, tuple[Any, type[Any], str]] = {
+        "train": (train, featstore.Split, "featstore.load_split(…) makes one"),
+        "val": (val, featstore.Split, "featstore.load_split(…) makes one, or None"),
+        "test": (options.get("test"), featstore.Split, "featstore.load_split(…) makes one, or None"),
+        "recipe": (recipe, Recipe, "finetune.Recipe(…) makes one"),
+        "backbone": (backbone, featstore.Backbone, "featstore.load_backbone(…) makes one"),
+    }
+    found = [
+        f"{name} is {value!r:.80}; it must be a {kind.__name__}: {how}."
+        for name, (value, kind, how) in wanted.items()
+        if not isinstance(value, kind) and (value is not None or name in ("train", "recipe"))
+    ]
+    known = Options.__annotations__
+    for name in options.keys() - known.keys():
+        near = difflib.get_close_matches(name, known, n=1) or known
+        found.append(
+            f"there is no option '{name}' of a training; {'near it' if len(near) == 1 else 'there'} is {', '.join(near)}."
+        )
+    workers = options.get("workers")
+    if workers is not None and not (is_whole(workers) and workers >= 0):
+        found.append(f"workers is {workers!r}; it must be an int of at least 0, or None.")
+    if found:
+        raise BadInput.of("this training", found)
 
 
 def preprocessing_of(backbone: Backbone, view: str) -> Preprocessing:
@@ -332,6 +384,8 @@ def run_of(
         finished = finished_run(out)
         if asked.progress:
             say(f"{out} holds this run, finished" if finished else f"training {what}")
+        for shared, n in {} if finished or not asked.progress else asked.shared_images().items():
+            say(f"warning: {n} images of {shared} by content, so that their scores are too good")
         return finished or work(folder)
 
 
@@ -390,6 +444,8 @@ def carry_out(
         )
     network.eval()
     chosen, told = (lambda name: val if name == "val" and val is not None else load(name)), dict(details or {})
+    if shared := asked.shared_images():
+        told["shared_images"] = shared
     if other_view is not None and val is not None:
         told["view"] = _views_compared(asked, network, val, other_view("val"))
         chosen = other_view if told["view"]["chosen"] == "crop" else chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,46 @@ def test_it_undoes_a_shift_of_colours(backbone: Any, digits: dict[str, featstore
 
 
 def test_what_does_not_fit_is_said(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
-    """Eight pixels cannot be halved four times; a network's dropout is not an adapter's; nothing is written."""
+    """Eight pixels cannot be halved four times; an auxiliary head is not an adapter's; nothing is written."""
     with pytest.raises(finetune.BadInput, match="8 × 8 pixels 4 times"):
         tune(backbone, digits, tmp_path / "run", ImageToImage(n_blocks=4))
-    with pytest.raises(finetune.BadInput, match="dropout is 0"):
-        tune(backbone, digits, tmp_path / "run", Colour(), recipe=replace(RECIPE, dropout=0.5))
+    with pytest.raises(finetune.BadInput, match="set auxiliary=None"):
+        tune(
+            backbone, digits, tmp_path / "run", Colour(), recipe=replace(RECIPE, auxiliary=finetune.Auxiliary("conv1"))
+        )
     with pytest.raises(finetune.BadInput, match="-1 hidden"):
         tune(backbone, digits, tmp_path / "run", Colour(n_hidden=-1))
     assert not (tmp_path / "run").exists()
+
+
+def test_dropout_acts_where_the_head_is_trained(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """As in `tune_unit`: a head that stays as it is has no dropout, whatever the recipe says, and a new one has.
+
+    Refused instead, a recipe with dropout could not have an adapter among its candidates.
+    """
+    for rows, is_same in ((range(10), True), (None, False)):
+        runs = [
+            tune(
+                backbone, digits, tmp_path / f"{rows}-{rate}", Colour(), recipe=replace(RECIPE, dropout=rate), head_rows=rows
+            )
+            for rate in (0.0, 0.5)
+        ]  # fmt: skip
+        before, after = (run.weights()["adapter.of_pixels.out.weight"] for run in runs)
+        assert torch.equal(before, after) == is_same
+
+
+def test_an_adapter_that_does_not_fit_is_said_before_any_unit_is_tuned(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """As a candidate it is asked for with a day of other trainings, which must not have to be done first."""
+    others = {"adapter": functools.partial(finetune.tune_adapter, adapter=ImageToImage(n_blocks=4))}
+    with pytest.raises(finetune.BadInput, match="8 × 8 pixels 4 times"):
+        finetune.flex_tune(
+            backbone, digits["train"], digits["val"], recipe=RECIPE, others=others, out=tmp_path / "flex", progress=False
+        )  # fmt: skip
+    assert not (tmp_path / "flex" / "candidates").exists()
 
 
 def test_another_adapter_is_another_run(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:

@@ -276,6 +276,17 @@ def test_papers_recipes_by_name(options: tuple[str, ...], expected: Recipe) -> N
     assert take_recipe(given, fail) == expected
 
 
+@pytest.mark.parametrize("paper", [(), ("--paper", "surgical2022"), ("--paper", "royer2020:mnist:0.01")])
+def test_a_decay_that_no_paper_reads_is_wrong_usage(
+    paper: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Passed over, it would look as if the training had it."""
+    with pytest.raises(SystemExit) as caught:
+        main(["full", MODEL, "--train", "x", "--out", str(tmp_path / "r"), "--lr", "0.1", "--decay", "1e-4", *paper])
+    assert caught.value.code == 2
+    assert "--decay belongs to --paper kornblith2019 and fang2023" in capsys.readouterr().err
+
+
 def test_search_prints_the_table_and_show_repeats_it(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

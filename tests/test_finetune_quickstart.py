@@ -116,6 +116,10 @@ def test_the_verdict_says_what_the_numbers_say(flex: int, head: int, everything:
     sentence = quickstart.Finding("blurred", outcomes, {"conv1": 0.4, "conv2": 0.5}, against).verdict
     assert all(word in sentence for word in [*words, "of 2 candidates flex-tuning chose 'conv2'"]), sentence
     assert sentence.endswith("fast and probe chose it too, faster and rgn chose 'conv1'.")
+    outcomes["ft-all"] = replace(outcomes["flex"], method="ft-all")  # a network is not compared with itself
+    same = quickstart.Finding("blurred", outcomes, {"conv1": 0.4, "conv2": 0.5}, against).verdict
+    assert "which is ft-all" in same
+    assert "apart from ft-all" not in same
 
 
 def test_an_adapter_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

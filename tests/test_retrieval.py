@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,28 @@ def enumerated(
         precisions.append(total / {"possible": possible, "found": max(n_right, 1), "k": k}[z])
         neighbours.append(nearest)
     return neighbours, precisions
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_of_equally_near_ones_the_earlier_comes_first(distance: Any) -> None:
+    """On a grid of small whole numbers most distances occur several times, of vectors that differ.
+
+    The order is that of exact fractions: rounding, of the mean or of a length, must not decide between them.
+    """
+    random = np.random.Generator(np.random.PCG64(0))
+    every = np.array([(a, b, c) for a in range(-2, 3) for b in range(-2, 3) for c in range(-2, 3) if a or b or c])
+    gallery, queries = random.permutation(every), random.permutation(every)[:40]
+    found = mean_average_precision(
+        queries, np.zeros(40, int), gallery, np.zeros(len(gallery), int), k=len(gallery), distance=distance
+    )  # fmt: skip
+    for query, nearest in zip(queries.tolist(), found.nearest.tolist(), strict=True):
+        keys = []
+        for row, item in enumerate(gallery.tolist()):
+            product = sum(a * b for a, b in zip(query, item, strict=True))
+            closeness = Fraction(product * abs(product), sum(b * b for b in item))  # cosine, squared with its sign
+            far = Fraction(sum((a - b) ** 2 for a, b in zip(query, item, strict=True)))
+            keys.append((far if distance == "euclidean" else -closeness, row))
+        assert nearest == [row for _, row in sorted(keys)]
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])

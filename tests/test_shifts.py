@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from featstore import BadInput, UnknownName, load_split
+from featstore import BadInput, UnknownName, UnreadableImage, load_split
 from featstore.datasets.shifts import (
     SHIFTS,
     DomainShift,
@@ -318,3 +318,15 @@ def test_what_cannot_be_made_is_refused() -> None:
     ):
         with pytest.raises(BadInput):
             make_shift(name, arguments)
+
+
+def test_sixteen_bits_are_scaled_before_they_are_shifted() -> None:
+    """PIL's own conversion cuts them off at 255: nearly every pixel of a shifted image would be white."""
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (20, 30), dtype=np.uint16)
+    shallow = Image.fromarray((deep >> 8).astype(np.uint8))
+    for shift in (blur(1.0), invert(), noise(), occlude(), affine(), turn(), yuv()):
+        found, expected = shift(Image.fromarray(deep), "a"), shift(shallow, "a")
+        assert found.mode == expected.mode
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    with pytest.raises(UnreadableImage, match="floating-point"):
+        blur(1.0)(Image.fromarray(deep.astype(np.float32)), "a")

@@ -90,6 +90,8 @@ def test_losses_are_the_formulae() -> None:
 def test_several_labels_per_image(backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, name: str) -> None:
     """Marks are learned; scores are the metric's on the stored logits, with thresholds that val chose, not test."""
     several = {part: marks(split) for part, split in digits.items()}
+    if name.startswith("macro"):  # F1 has no difficult marks; they are refused
+        several = {part: replace(split, labels=np.asarray(split.labels) % 2) for part, split in several.items()}
     recipe = replace(RECIPE, keep=KeepBest(), epochs=12)
     metric: Any = {"map11": None, "roc_auc": probe.metrics.roc_auc}.get(name, MacroF1AtThresholds())
     run = tune(finetune.full_tune, backbone, several, tmp_path / "run", metric=metric, recipe=recipe)

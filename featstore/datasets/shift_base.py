@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featstore.preprocessing import eight_bit
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -64,7 +66,9 @@ def _made_again(name: str, arguments: tuple[float | str, ...]) -> DomainShift:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Return grey images as they are and all others in RGB: palettes and alpha have no meaningful average."""
+    """Return grey images as they are, of 16 bits scaled to 8, and all others in RGB: palettes and alpha have no meaningful
+    average."""
+    image = eight_bit(image)
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 

@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from finetune import papers
 from finetune.cli import values
 from finetune.recipe import Precision, Recipe, TrainMode, View
 
@@ -47,8 +46,7 @@ def add_data(parser: argparse.ArgumentParser, *, has_rows: bool = True, needs_va
                            help="file with the names of the network's own classes, one a line in the order of its "
                            "rows; those of the images' classes are started from")  # fmt: skip
     parser.add_argument("--metric", help="accuracy, mean_per_class, … of probe.metrics, or macro_f1_at_thresholds")
-    parser.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
-    parser.add_argument("--units", dest="granularity", choices=("coarse", "fine"), help="how the network is cut")
+    add_backbone(parser)
     parser.add_argument("--data-root", type=Path, help="where the data sets with a name are")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--workers", type=int, help="threads that decode and augment images; else one per core")
@@ -124,13 +122,13 @@ def take_recipe(options: dict[str, Any], fail: Callable[[str], None]) -> Recipe:
         Ends the command with wrong usage.
     """
     given, paper, decay = take_fields(options), options.pop("paper", None), options.pop("decay", None)
+    name, _, rest = (paper or "").partition(":")
+    if decay is not None and name.partition("-")[0] not in ("kornblith2019", "fang2023"):
+        fail("--decay belongs to --paper kornblith2019 and fang2023; --weight-decay is torch's")
     if paper is None:
         if "lr" not in given or not {"steps", "epochs"} & set(given):
             fail("without --paper, --lr and one of --steps and --epochs are needed")
-        if decay is not None:
-            fail("--decay belongs to --paper kornblith2019 and fang2023; --weight-decay is torch's")
         return Recipe(**given)
-    name, _, rest = paper.partition(":")
     if name == "royer2020":
         return _royer(rest, given, fail)
     if paper not in _PAPERS:
@@ -139,7 +137,7 @@ def take_recipe(options: dict[str, Any], fail: Callable[[str], None]) -> Recipe:
         fail(f"--paper {paper} needs --lr")
     study, lr = paper.partition("-")[0], given.pop("lr")
     if study == "surgical2022":
-        return Recipe(**papers.changed(papers.surgical2022(lr=lr), given))
+        return Recipe.surgical2022(lr=lr, **given)
     if decay is None:
         fail(f"--paper {paper} needs --decay")
     make: Callable[..., Recipe] = getattr(Recipe, study)
@@ -163,16 +161,29 @@ def take_data(options: dict[str, Any]) -> tuple[Backbone, Split, Split | None]:
         from finetune.scoring import metric_named
 
         options["metric"] = metric_named(options["metric"])
+    data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
+    train, val = _with_val(featstore.load_split(options.pop("train"), **data), options.pop("val", None), data)
+    if "test" in options:
+        options["test"] = featstore.load_split(options["test"], **data)
+    return take_backbone(options), train, val
+
+
+def take_backbone(options: dict[str, Any]) -> Backbone:
+    """Take the network out of a command's options."""
+    import featstore
+
     loading = {"weights": options.pop("weights")} if "weights" in options else {}
     if loading.get("weights") == "random":
         loading["weights"] = None
     if "granularity" in options:
         loading["units"] = options.pop("granularity")
-    data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
-    train, val = _with_val(featstore.load_split(options.pop("train"), **data), options.pop("val", None), data)
-    if "test" in options:
-        options["test"] = featstore.load_split(options["test"], **data)
-    return featstore.load_backbone(options.pop("model"), **loading), train, val
+    return featstore.load_backbone(options.pop("model"), **loading)
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """Options that say which weights a network has and how it is cut."""
+    parser.add_argument("--weights", help="local file of weights, or 'random'; else those of the hub")
+    parser.add_argument("--units", dest="granularity", choices=("coarse", "fine"), help="how the network is cut")
 
 
 def _with_val(train: Split, val: str | None, data: dict[str, Any]) -> tuple[Split, Split | None]:

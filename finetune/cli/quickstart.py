@@ -158,7 +158,9 @@ def verdict(finding: Finding) -> str:
     flex = finding.outcomes["flex"]
     low, high = flex.test.interval()
     compared = " and ".join(
-        f"{_apart(c)} {name} ({finding.outcomes[name].test.accuracy():.3f}, {_p(c)})"
+        f"which is {name}"
+        if finding.outcomes[name].tunes == flex.tunes
+        else f"{_apart(c)} {name} ({finding.outcomes[name].test.accuracy():.3f}, {_p(c)})"
         for name, c in finding.against.items()
     )
     by_choice: dict[str, list[str]] = {}

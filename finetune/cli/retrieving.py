@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finetune.cli.options import add_backbone, take_backbone
+
 
 def add(commands: Any) -> None:
     """Add ``retrieve``."""
@@ -26,26 +28,21 @@ def add(commands: Any) -> None:
     parser.add_argument("--normaliser", metavar="{possible,found,k}",
                         help="what precisions are divided by: as many right ones as are possible, or as were found, or k; "
                         "else possible")  # fmt: skip
-    parser.add_argument("--weights", help="local file of weights; else those of the hub")
-    parser.add_argument("--units", dest="granularity", choices=("coarse", "fine"), help="how the network is cut")
+    add_backbone(parser)
     parser.add_argument("--data-root", type=Path, help="where the data sets with a name are")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--json", dest="as_json", action="store_true", help="print JSON for programs")
     parser.set_defaults(command=look_up)
 
 
-def look_up(
-    model: str, gallery: str, queries: str, *, run: Path | None = None, as_json: bool = False, **options: Any
-) -> int:
+def look_up(gallery: str, queries: str, *, run: Path | None = None, as_json: bool = False, **options: Any) -> int:
     """Load network and splits, look up, print mAP@k."""
     import featstore
     import finetune
 
     data = {"data_root": options.pop("data_root")} if "data_root" in options else {}
-    names = {"weights": "weights", "granularity": "units"}
-    loading = {argument: options.pop(name) for name, argument in names.items() if name in options}
     found = finetune.retrieve(
-        featstore.load_backbone(model, **loading),
+        take_backbone(options),
         featstore.load_split(gallery, **data),
         featstore.load_split(queries, **data),
         run=None if run is None else finetune.open_run(run),

@@ -67,7 +67,7 @@ def get(name: str) -> Metric:
     known = {metric.name: metric for metric in NAMED}
     if a_name(name, "A metric") in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
     raise BadInput(f"There is no metric named {name!r}; {hint}")
 
