@@ -197,10 +197,14 @@ class Run:
     def provenance(self, part: SplitPlan, made_by: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is worth knowing beside the identity. Nothing in it differs between two runs of the same
         command."""
+        is_last = self.engine.is_channels_last(
+            self.backbone, self.device, self.precision, deterministic=self.deterministic
+        )
         said: dict[str, Any] = {
             "units": list(self.backbone.units),
             "weights": self.backbone.weights,
             "batch_size": self.batch_size,
+            "channels_last": is_last,
             **made_by,
             **self.engine.provenance(),
         }

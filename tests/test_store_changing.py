@@ -74,7 +74,7 @@ def test_ls_shows_damage_and_progress(tmp_path: Path, capsys: pytest.CaptureFixt
     manifest.write_text(manifest.read_text()[:100])
     assert main(["ls", str(tmp_path / "s")]) == 0
     out, err = capsys.readouterr()
-    states = {line.split()[3]: line for line in out.splitlines()[1:]}
+    states = {line.split()[4]: line for line in out.splitlines()[1:]}
     assert "no, 75 %" in states["neck"]
     assert "damaged" in states["body"]
     assert "20" in states["stem"]
