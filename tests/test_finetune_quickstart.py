@@ -118,7 +118,7 @@ def test_the_verdict_says_what_the_numbers_say(flex: int, head: int, everything:
     assert sentence.endswith("fast and probe chose it too, faster and rgn chose 'conv1'.")
     outcomes["ft-all"] = replace(outcomes["flex"], method="ft-all")  # a network is not compared with itself
     same = quickstart.Finding("blurred", outcomes, {"conv1": 0.4, "conv2": 0.5}, against).verdict
-    assert "which is ft-all" in same
+    assert "(ft-all), which reads" in same
     assert "apart from ft-all" not in same
 
 

@@ -157,11 +157,11 @@ def verdict(finding: Finding) -> str:
     """Say what flex-tuning chose, what it reads, how that compares, and what the cheaper choices were."""
     flex = finding.outcomes["flex"]
     low, high = flex.test.interval()
+    own = [name for name in finding.against if finding.outcomes[name].tunes == flex.tunes]
     compared = " and ".join(
-        f"which is {name}"
-        if finding.outcomes[name].tunes == flex.tunes
-        else f"{_apart(c)} {name} ({finding.outcomes[name].test.accuracy():.3f}, {_p(c)})"
+        f"{_apart(c)} {name} ({finding.outcomes[name].test.accuracy():.3f}, {_p(c)})"
         for name, c in finding.against.items()
+        if name not in own
     )
     by_choice: dict[str, list[str]] = {}
     for method in (m for m in METHODS if m != "flex"):
@@ -171,9 +171,9 @@ def verdict(finding: Finding) -> str:
         for unit, methods in by_choice.items()
     ]
     return (
-        f"{finding.shift.capitalize()} digits: of {len(finding.candidates)} candidates flex-tuning chose '{flex.tunes}', "
-        f"which reads {flex.test.accuracy():.3f} [{low:.3f}, {high:.3f}] of {len(flex.test)} test images right, "
-        f"{compared}; {', '.join(choices)}."
+        f"{finding.shift.capitalize()} digits: of {len(finding.candidates)} candidates flex-tuning chose '{flex.tunes}'"
+        f"{f' ({own[0]})' if own else ''}, which reads {flex.test.accuracy():.3f} [{low:.3f}, {high:.3f}] of "
+        f"{len(flex.test)} test images right, {compared}; {', '.join(choices)}."
     )
 
 
