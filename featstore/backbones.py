@@ -113,10 +113,11 @@ class Backbone:
         import torch
 
         kind = torch.device(device).type
-        return (kind == "cpu" or (kind == "cuda" and precision != "fp32")) and self._takes_channels_last
+        return (kind == "cpu" or (kind == "cuda" and precision != "fp32")) and self.takes_channels_last
 
     @functools.cached_property
-    def _takes_channels_last(self) -> bool:
+    def takes_channels_last(self) -> bool:
+        """Whether the network computes the same whatever the order of its maps in memory."""
         from featstore.engine import takes_channels_last
 
         return takes_channels_last(self.chain, self.example())

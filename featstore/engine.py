@@ -85,7 +85,7 @@ class Engine:
         """
         if self.channels_last is None:
             return not deterministic and backbone.prefers_channels_last(device, precision)
-        if self.channels_last and not takes_channels_last(backbone.chain, backbone.example()):
+        if self.channels_last and not backbone.takes_channels_last:
             name = type(backbone.module).__name__
             raise BadInput(
                 f"{name} views its maps in a way that depends on their order in memory: leave out channels_last."

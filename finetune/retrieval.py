@@ -116,11 +116,12 @@ def mean_average_precision(
         found, wanted = found / found.norm(dim=1, keepdim=True), wanted / wanted.norm(dim=1, keepdim=True)
     centre = wanted.mean(0)
     centred = wanted - centre
+    lengths = centred.square().sum(1)
     rows = max(_BLOCK_BYTES // (8 * len(wanted)), 1)
     blocks = []
     with torch.inference_mode():
         for block in torch.split(found, rows):
-            blocks.append(_nearest(block, block - centre, wanted, centred, k=k, distance=distance).cpu())
+            blocks.append(_nearest(block, block - centre, wanted, (centred, lengths), k=k, distance=distance).cpu())
     nearest: np.ndarray = torch.cat(blocks).numpy()
     is_right = there[nearest] == asked[:, None]
     _, place, counts = np.unique(there, return_inverse=True, return_counts=True)
@@ -237,18 +238,21 @@ def _vectors(x: ArrayLike | Tensor, device: str) -> Tensor:
         raise BadInput(f"features must be numbers, (n, d), and cannot be made such: {error}.") from error
 
 
-def _nearest(queries: Tensor, seen: Tensor, gallery: Tensor, centred: Tensor, *, k: int, distance: Distance) -> Tensor:
+def _nearest(
+    queries: Tensor, seen: Tensor, gallery: Tensor, about: tuple[Tensor, Tensor], *, k: int, distance: Distance
+) -> Tensor:
     """Rows of the gallery that are nearest to each query, ``(b, k)``; of equally near ones the earlier first.
 
-    ``seen`` and ``centred`` are queries and gallery less the gallery's centre. Matrix products find those that can be
-    among the first k; between them the differences themselves decide, so that what is equally far is so whatever the order
-    in which a product was summed. Of directions, which are rounded, distances count as equal that are to twelve decimals.
+    ``seen`` are the queries less the gallery's centre, ``about`` the gallery less it and its squared lengths. Matrix
+    products find those that can be among the first k; between them the differences themselves decide, so that what is
+    equally far is so whatever the order in which a product was summed. Of directions, which are rounded, distances count as
+    equal that are to twelve decimals.
     """
     import torch
 
     # |q - g|² without |q|², which is the same for the whole gallery; of vectors seen from their centre, since those far
     # from 0 would lose digits here
-    lengths = centred.square().sum(1)
+    centred, lengths = about
     values = torch.addmm(lengths, seen, centred.T, alpha=-2)
     limit = values.topk(k, dim=1, largest=False).values[:, -1:]
     rounding = _ROUNDING * (lengths.max() + seen.square().sum(1, keepdim=True))
