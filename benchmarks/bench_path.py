@@ -9,7 +9,8 @@ Parts, each a row with its target (`--parts`; without it, those that `PARTS` lis
 
 warm        scikit-learn's L-BFGS walks from strong to weak, each value from where the one before ended
 cold        45 independent fits from zero, as DINOv2 does it
-sets        ten label sets of one feature matrix in one call of `probe.fit_paths`, against ten calls of `probe.fit_path`
+sets        ten label sets of one feature matrix in one call of `probe.fit_paths`, against ten calls of `probe.fit_path`;
+            and in one call whose problems are dealt to as many processes as the ten calls have threads (`n_jobs`)
 folds       the same with ten folds
 streaming   from a store, with memory for a quarter of the matrix, against the same in memory
 again       a `probe.sweep` whose results are there already, in milliseconds

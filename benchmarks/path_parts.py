@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from path_certificates import BAR, Certifier, Proof, certifier
 from path_problems import Problem, fold_rows, label_sets
 from path_rivals import Walked
 from path_tables import Row, row_of, verdict
+from threadpoolctl import threadpool_info
 
 import probe
 
@@ -78,7 +80,7 @@ def ours(problem: Problem, C: np.ndarray) -> Measured:
 
 
 def together(mine: Measured, part: str) -> list[Row]:
-    """Ten label sets or folds in one call, and in ten."""
+    """Ten label sets or folds in ten calls, in one, and in one that deals them to as many processes as a call has threads."""
     problem, C, n = mine.problem, mine.C, len(mine.problem.y)
     if part == "sets":
         what, sets = label_sets(problem)
@@ -90,31 +92,39 @@ def together(mine: Measured, part: str) -> list[Row]:
     shape = (*problem.shape[:2], max(len(np.unique(y)) for y in sets))
     blank = Row(problem.name, "", *shape)
 
-    def one_call() -> tuple[probe.Path, ...]:
+    def one_call(n_jobs: int | None = None) -> tuple[probe.Path, ...]:
         chosen: Any = None if part == "sets" else rows
-        return tuple(probe.fit_paths(problem.X, sets, C, rows=chosen))
+        return tuple(probe.fit_paths(problem.X, sets, C, rows=chosen, n_jobs=n_jobs))
 
     def ten_calls() -> tuple[probe.Path, ...]:
         if part == "sets":
             return tuple(probe.fit_path(problem.X, y, C) for y in sets)
         return tuple(probe.fit_path(problem.X[r], y[r], C) for y, r in zip(sets, rows, strict=True))
 
+    calls: list[tuple[str, Callable[[], tuple[probe.Path, ...]]]] = [("ten calls", ten_calls), ("one call", one_call)]
+    n_threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    if n_threads > 1:
+        probe.fit_paths(problem.X, sets[:n_threads], C[:1], n_jobs=n_threads)  # the processes are there
+        calls.append((f"one call, {n_threads} processes", partial(one_call, n_threads)))
     found = []
     certifiers = [certifier(problem.X[r], y[r]) for y, r in zip(sets, rows, strict=True)]
-    for solver, call in ((f"probe, {count}, ten calls", ten_calls), (f"probe, {count}, one call", one_call)):
+    for how, call in calls:
         seconds, paths = timed(call)
         proofs = [p for path, certify in zip(paths, certifiers, strict=True) for p in proofs_of(path, certify)]
         found.append(
             replace(
-                blank, solver=solver, seconds=round(seconds, 4), passes=reads(paths),
+                blank, solver=f"probe, {count}, {how}", seconds=round(seconds, 4), passes=reads(paths),
                 worst_grad=max(p.grad_norm for p in proofs), worst_gap=max(p.gap for p in proofs),
                 n_certified=sum(p.gap <= BAR for p in proofs), n_values=len(proofs),
             )
         )  # fmt: skip
-    ten, one = found
-    ratio = (ten.seconds or 0.0) / (one.seconds or 1.0)
-    ruling = verdict(ratio, ONE_CALL, is_bound=False, is_certified=one.n_certified == one.n_values)
-    return [replace(ten, note=what), replace(one, ratio=ratio, target=ONE_CALL, verdict=ruling)]
+    ten, *others = found
+    judged = []
+    for row in others:
+        ratio = (ten.seconds or 0.0) / (row.seconds or 1.0)
+        ruling = verdict(ratio, ONE_CALL, is_bound=False, is_certified=row.n_certified == row.n_values)
+        judged.append(replace(row, ratio=ratio, target=ONE_CALL, verdict=ruling))
+    return [replace(ten, note=what), *judged]
 
 
 def streaming(mine: Measured) -> Row:

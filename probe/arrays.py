@@ -243,36 +243,23 @@ def largest(x: Array, m: int) -> Array:
     return namespace(x).argsort(x, descending=True)[:m]
 
 
-def grouped_sum(x: Array, weight: Array, begin: Array) -> Array:
-    """Weighted sums of groups of neighbouring rows.
+def grouped_sum(x: Array, begin: Array) -> Array:
+    """Sums of groups of neighbouring rows.
 
     Parameters
     ----------
-    x : array of shape (m, k)
-    weight : array of shape (m, L)
-        Of the rows, L times.
+    x : array of shape (m, …)
     begin : array of shape (u,), integer
         Where each group begins: ascending, the first 0, none empty.
 
     Returns
     -------
-    array of shape (u, L k)
-        ``Σ_i weight_il x_i``, by group.
+    array of shape (u, …)
     """
-    (m, k), L = (int(s) for s in x.shape), int(weight.shape[1])
-    if isinstance(x, np.ndarray):  # as products with a sparse matrix: nothing of m rows is made, as reduceat needs
-        from scipy.sparse import csr_array
-
-        out: np.ndarray = np.empty((len(begin), L * k), dtype=x.dtype)
-        columns, ends = np.arange(m), np.append(begin, m)
-        for lane in range(L):
-            of_lane = np.ascontiguousarray(weight[:, lane])
-            out[:, lane * k : (lane + 1) * k] = csr_array((of_lane, columns, ends), shape=(len(begin), m)) @ x
-        return out
     xp = namespace(x)
-    rows = xp.reshape(x[:, None, :] * weight[:, :, None], (m, L * k))
-    zero = xp.zeros((1, L * k), dtype=xp.float64, device=x.device)
-    total = xp.concat([zero, xp.cumulative_sum(xp.astype(rows, xp.float64), axis=0)], axis=0)
+    m = int(x.shape[0])
+    zero = xp.zeros((1, *x.shape[1:]), dtype=xp.float64, device=x.device)
+    total = xp.concat([zero, xp.cumulative_sum(xp.astype(x, xp.float64), axis=0)], axis=0)
     end = xp.concat([begin[1:], xp.asarray([m], dtype=begin.dtype, device=x.device)])
     return xp.astype(xp.take(total, end, axis=0) - xp.take(total, begin, axis=0), x.dtype)
 

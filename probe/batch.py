@@ -7,8 +7,10 @@ rows a problem leaves out have weight zero in its lane; small subsets of many ro
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -26,6 +28,7 @@ from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
 from probe.streamed import Streamed
 from probe.wide import Wide
+from probe.workers import at_once, dealt, n_workers
 
 _APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
 
@@ -52,6 +55,7 @@ def fit_paths(
     max_iter: int = 1000,
     device: Any = None,
     memory: float | Literal["auto"] | None = None,
+    n_jobs: int | None = None,
 ) -> tuple[Path, ...]:
     """Fit several problems over the same features along a grid of penalties, sharing every pass over X.
 
@@ -75,6 +79,10 @@ def fit_paths(
     fit_intercept, tol, max_iter, device, memory
         As in `fit_path`; streamed features are read whole for every problem, unless the rows of all problems together fit:
         then these are loaded.
+    n_jobs : int, optional
+        Processes that the problems are dealt to, as in scikit-learn: -1 is one for every processor, None is one (or what
+        `joblib.parallel_config` says). Each has its share of the processors for its products; the rotation is still made once.
+        For features in numpy. The first call with it waits about a second for the processes to start.
 
     Returns
     -------
@@ -84,7 +92,7 @@ def fit_paths(
     Raises
     ------
     BadInput
-        As `fit_path`; and where `y` and `rows` are lists of different length.
+        As `fit_path`; where `y` and `rows` are lists of different length; `n_jobs` for features that processes cannot share.
     Interrupted
         On Ctrl-C once a penalty is solved for all problems of a batch; `paths` holds what is finished, None where nothing is.
 
@@ -114,7 +122,7 @@ def fit_paths(
                 A, problems[:] = _gathered(X, source, problems, device)
             with exact(A.example if isinstance(A, RowSource) else A):
                 for group in _groups(problems):
-                    _solve(A, group, grid, fit_intercept, options, found)
+                    _solve(A, group, grid, fit_intercept, options, found, n_workers(n_jobs, A, len(group)))
 
     try:
         allowing(attempt, X, memory, stacklevel=2)
@@ -128,22 +136,47 @@ def fit_paths(
     return paths
 
 
+@dataclass(frozen=True, eq=False)
+class _Team:
+    """Problems that advance together, and what makes their features and labels."""
+
+    problems: list[_Problem]
+    make: Callable[[list[_Problem]], tuple[Design, Labels]]
+
+
 def _solve(
     A: Array, group: list[_Problem], grid: np.ndarray, fit_intercept: bool, options: dict[str, Any],
-    found: dict[int, Path],
+    found: dict[int, Path], n_processes: int,
 ) -> None:  # fmt: skip
     """Solve a batch and add its paths to those found; on Ctrl-C as many penalties as it came to, as they are."""
     started = time.perf_counter()
     unique, where = np.unique(grid, return_inverse=True)
-    design, labels = _batch(A, group, fit_intercept)
-    with threads_for(A, labels.k * labels.n_lanes):
+    teams = _teams(A, group, fit_intercept, n_processes)
+    tasks = [(team, unique, where, fit_intercept, options) for team in teams]
+    results, was_stopped = at_once(_walk, tasks) if len(tasks) > 1 else ([_walk(*tasks[0])], False)
+    seconds = time.perf_counter() - started
+    for paths, _ in results:
+        found |= {number: replace(path, seconds=seconds) for number, path in paths.items()}
+    if was_stopped or any(is_stopped for _, is_stopped in results):
+        raise KeyboardInterrupt
+
+
+def _walk(
+    team: _Team, unique: np.ndarray, where: np.ndarray, fit_intercept: bool, options: dict[str, Any],
+    is_stopped: Callable[[], bool] | None = None,
+) -> tuple[dict[int, Path], bool]:  # fmt: skip
+    """The paths of a team, by the numbers of its problems, and whether it was stopped before the last penalty."""
+    design, labels = team.make(team.problems)
+    small = (
+        threads_for(design.example, labels.k * labels.n_lanes) if isinstance(design, Whole | Subsets) else nullcontext()
+    )
+    with small:
         solver = PathSolver(design, labels, fit_intercept, **options)
         try:
-            solver.walk(1.0 / unique)
-            found |= _paths(solver, group, unique, where, started, True)
+            solver.walk(1.0 / unique, is_stopped)
+            return _paths(solver, team.problems, unique, where, True), False
         except KeyboardInterrupt:
-            found |= _paths(solver, group, unique, where, started, False)
-            raise
+            return _paths(solver, team.problems, unique, where, False), True
 
 
 def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
@@ -158,7 +191,7 @@ def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
 
 
 def _paths(
-    solver: PathSolver, group: list[_Problem], unique: np.ndarray, where: np.ndarray, started: float, is_whole: bool
+    solver: PathSolver, group: list[_Problem], unique: np.ndarray, where: np.ndarray, is_whole: bool
 ) -> dict[int, Path]:
     """The paths of a batch that was solved, or of as many penalties as it came to."""
     if solver.n_done == 0:
@@ -169,7 +202,8 @@ def _paths(
     for problem in group:
         lanes = slice(begin, begin + problem.labels.n_lanes)
         solution = certified.solution(lanes)
-        found[problem.number] = path_of(solution, unique[:n_done], where[where < n_done], problem.labels, started)
+        grid = unique[:n_done], where[where < n_done]
+        found[problem.number] = path_of(solution, *grid, problem.labels, 0.0)  # `_solve` knows the seconds
         begin = lanes.stop
     return found
 
@@ -253,23 +287,35 @@ def _groups(problems: list[_Problem]) -> list[list[_Problem]]:
     return list(groups.values())
 
 
-def _batch(A: Array, group: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
-    """Features and labels of problems that advance together."""
-    n, d = (int(s) for s in A.shape)
+def _teams(A: Array, group: list[_Problem], fit_intercept: bool, n: int) -> list[_Team]:
+    """Problems that advance together, dealt to so many processes, and how their features and labels are made."""
     if isinstance(A, RowSource):
-        return _from_blocks(A, group, fit_intercept)
-    every = np.arange(n)
+        return [_Team(group, partial(_from_blocks, A, fit_intercept))]
+    n_rows, d = (int(s) for s in A.shape)
+    every = np.arange(n_rows)
     subsets = [every if p.rows is None else p.rows for p in group]
     union = every if any(p.rows is None for p in group) else np.unique(np.concatenate(subsets))
     longest = max(len(rows) for rows in subsets)
+    make: Callable[[list[_Problem]], tuple[Design, Labels]]
     if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
-        return _apart(A, group, fit_intercept)
-    if len(group) == 1:
-        return _whole(A, group[0].rows, fit_intercept), group[0].labels
-    place = np.full(n, -1, dtype=np.int64)
-    place[union] = np.arange(len(union))
-    own = [(p.labels, place[rows]) for p, rows in zip(group, subsets, strict=True)]
-    return _whole(A, None if len(union) == n else union, fit_intercept), _merged(own, len(union))
+        make = partial(_apart, A, fit_intercept)
+    elif len(group) == 1:
+        make = partial(_alone, _whole(A, group[0].rows, fit_intercept))
+    else:
+        make = partial(_joined, _whole(A, None if len(union) == n_rows else union, fit_intercept), union)
+    return [_Team([group[i] for i in place], make) for place in dealt([p.labels.n_lanes for p in group], n)]
+
+
+def _alone(design: Whole, problems: list[_Problem]) -> tuple[Design, Labels]:
+    """One problem over its rows."""
+    return design, problems[0].labels
+
+
+def _joined(design: Whole, union: np.ndarray, problems: list[_Problem]) -> tuple[Design, Labels]:
+    """Problems over the rows of all of them."""
+    every = np.arange(len(union))
+    parts = [(p.labels, every if p.rows is None else np.searchsorted(union, p.rows)) for p in problems]
+    return design, _merged(parts, len(union))
 
 
 def _gathered(
@@ -286,7 +332,7 @@ def _gathered(
     return A, [replace(p, rows=np.searchsorted(union, mine)) for p, mine in zip(problems, subsets, strict=True)]
 
 
-def _from_blocks(A: RowSource, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+def _from_blocks(A: RowSource, fit_intercept: bool, problems: list[_Problem]) -> tuple[Design, Labels]:
     """Rows that are read for every product: all of them, as every problem reads them with the others."""
     n, d = A.shape
     labels = _merged([(p.labels, np.arange(n) if p.rows is None else p.rows) for p in problems], n)
@@ -303,7 +349,7 @@ def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
         raise
 
 
-def _apart(A: Array, problems: list[_Problem], fit_intercept: bool) -> tuple[Design, Labels]:
+def _apart(A: Array, fit_intercept: bool, problems: list[_Problem]) -> tuple[Design, Labels]:
     """A matrix for each problem."""
     subsets = [np.arange(int(A.shape[0])) if p.rows is None else p.rows for p in problems]
     designs = []

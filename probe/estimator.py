@@ -84,6 +84,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         Where the features are moved to for the fits, see `probe.fit_path`; the model comes back to where they were.
     backend : {"auto", "numpy", "torch", "cupy", "cuml", "sklearn"}
         Who solves, see `probe.fit_path`.
+    n_jobs : int or None
+        Processes that folds are dealt to while C is chosen, see `probe.fit_paths`.
 
     Attributes
     ----------
@@ -148,6 +150,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         random_state: Any = 0,
         device: Any = None,
         backend: str = "auto",
+        n_jobs: int | None = None,
     ) -> None:
         self.C = C
         self.loss = loss
@@ -162,6 +165,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         self.random_state = random_state
         self.device = device
         self.backend = backend
+        self.n_jobs = n_jobs
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -285,7 +289,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             rule = PredictionMetric("accuracy of entries", _entries)
         return select_splits(
             A, y, splits, grid, fit=self._fitter(), metric=rule, sample_weight=weight, val_weight=val_weight, widen=self.widen,
-            **self._options_of_choice(),
+            n_jobs=self.n_jobs, **self._options_of_choice(),
         )  # fmt: skip
 
     def _splits(self, y: np.ndarray, every_y: np.ndarray, kept: np.ndarray | None) -> _Splits:

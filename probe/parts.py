@@ -70,20 +70,32 @@ def fit_all(parts: Sequence[Part | Given], C: np.ndarray, options: dict[str, Any
         Those of one call of `parts_of`.
     C : numpy.ndarray of shape (b,)
     options : dict
-        Those of the function that fits.
+        Those of the function that fits, and `n_jobs` of `probe.fit_paths`.
 
     Returns
     -------
     list of Path
+
+    Raises
+    ------
+    BadInput
+        `n_jobs` for parts that are not fitted in one batch.
     """
+    options = dict(options)
+    n_jobs = options.pop("n_jobs", None)
     together = [part for part in parts if isinstance(part, Part) and _can_share(part, options)]
     if len(together) < max(2, len(parts)):
+        if n_jobs is not None and len(parts) > 1:
+            raise BadInput(
+                f"n_jobs is {n_jobs!r}, but only splits that probe.fit_path fits with backend='auto' are dealt to processes; leave "
+                "it out."
+            )
         return [part.fit(C, options) for part in parts]
     from probe.batch import fit_paths
 
     shared = {name: value for name, value in options.items() if name != "backend"}
     first, rows = together[0], [part.train for part in together]
-    return list(fit_paths(first.X, first.y, C, rows=rows, sample_weight=first.weight, **shared))
+    return list(fit_paths(first.X, first.y, C, rows=rows, sample_weight=first.weight, n_jobs=n_jobs, **shared))
 
 
 def _can_share(part: Part, options: dict[str, Any]) -> bool:

@@ -260,13 +260,17 @@ def _along(
 ) -> Path:
     """Solve the values of a grid, each once and from strong to weak."""
     unique, where = np.unique(grid, return_inverse=True)
+
+    def seconds() -> float:
+        return time.perf_counter() - started
+
     try:
         with threads_for(A, labels.n_rows_of_coef):
             solution = solve(A, labels, 1.0 / unique)
     except Stopped as stop:
         n_done = len(stop.solution.status)
-        _interrupt(path_of(stop.solution, unique[:n_done], where[where < n_done], labels, started), len(grid))
-    return path_of(solution, unique, where, labels, started)
+        _interrupt(path_of(stop.solution, unique[:n_done], where[where < n_done], labels, seconds()), len(grid))
+    return path_of(solution, unique, where, labels, seconds())
 
 
 class Stopped(KeyboardInterrupt):
@@ -396,7 +400,7 @@ def grid_of(C: Any) -> np.ndarray:
     return grid
 
 
-def path_of(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, started: float) -> Path:
+def path_of(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, seconds: float) -> Path:
     """A solution in ascending C as a path in the order that was asked for: ``unique[where]``."""
     same = len(where) == len(unique) and (where == np.arange(len(unique))).all()
     coef = s.W if same else s.W[where.tolist(), ...]
@@ -405,7 +409,7 @@ def path_of(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, 
         C=unique[where], coef=coef, intercept=intercept, classes=labels.classes, status=tuple(s.status[i] for i in where),
         grad_norm=s.certificate.grad_norm[where], gap=s.certificate.gap[where], coef_error=s.certificate.coef_error[where],
         objective=s.certificate.objective[where] * unique[where], n_iter=s.n_iter[where], passes=s.passes[where],
-        precision=s.precision[where], seconds=time.perf_counter() - started, task=labels.task,
+        precision=s.precision[where], seconds=seconds, task=labels.task,
         loss=labels.kind, reads=s.reads,
     )  # fmt: skip
 

@@ -24,6 +24,8 @@ from probe.arrays import Array, grouped_sum, largest, like, namespace, spd_inver
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from scipy.sparse import csc_array, csr_array
+
     from probe.objective import Curvature
     from probe.rows import Candidates
 
@@ -85,25 +87,28 @@ class _Pairs:
     row_of: Array  # (m,), into `rows`
     group: Array  # (u,), where each row's pairs begin
     solve: Callable[[Array], Array]  # with I + Uᵀ D⁻¹ U
+    gather: csr_array | None = None  # (m, u k): `vectors` at the scores of each pair's row, on the host
+    scatter: csc_array | None = None  # its transpose
 
     def part(self, Q: Array) -> Array:
         """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (L, k, r) → (L, k, r)."""
         xp = namespace(Q)
         L, k, r = (int(s) for s in Q.shape)
-        total = self.between(self.rows @ xp.reshape(Q, (L * k, r)).T, self.row_of, L)
+        scores = xp.reshape(self.rows @ xp.reshape(Q, (L * k, r)).T, (-1, L, k))
+        total = xp.reshape(self.between(scores), (-1, L * k))
         return xp.reshape(total.T @ self.rows, (L, k, r))
 
-    def between(self, scores: Array, row_of: Array, L: int) -> Array:
-        """What is between the two products with the rows: (·, L k) scores, and the row of each pair among them → (u, L k)."""
+    def between(self, scores: Array) -> Array:
+        """What is between the two products with the rows: scores (u, L, k) → (u, L, k)."""
+        if self.gather is not None and self.scatter is not None:
+            u, L, k = scores.shape
+            along = self.gather @ (scores.transpose(0, 2, 1).reshape(u * k, L) if L > 1 else scores.reshape(u * k, 1))
+            solved = self.solve(along.astype(np.float64)).astype(scores.dtype)
+            return (self.scatter @ solved).reshape(u, k, L).transpose(0, 2, 1)
         xp = namespace(scores)
-        k = int(scores.shape[1]) // L
-        mine = xp.reshape(xp.take(scores, row_of, axis=0), (-1, L, k))
-        if isinstance(scores, np.ndarray):  # without an array for the products
-            along = np.einsum("mk,mlk->ml", self.vectors, mine)
-        else:
-            along = xp.sum(self.vectors[:, None, :] * mine, axis=2)
+        along = xp.sum(self.vectors[:, None, :] * xp.take(scores, self.row_of, axis=0), axis=2)
         solved = xp.astype(self.solve(xp.astype(along, xp.float64)), scores.dtype)
-        return grouped_sum(self.vectors, solved, self.group)
+        return grouped_sum(self.vectors[:, None, :] * solved[:, :, None], self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +137,7 @@ class Together:
         for q, (lane, place) in enumerate(zip(self.lanes, self.places, strict=True)):
             if lane._pairs is not None:
                 mine = slice(q * k, (q + 1) * k)
-                total[place, mine] = lane._pairs.between(scores[:, mine], place[lane._pairs.row_of], 1)
+                total[place, mine] = lane._pairs.between(scores[place, None, mine])[:, 0, :]
         Q -= (total.T @ self.rows).reshape(L, k, r) * inverse_diagonal
         return Q
 
@@ -339,4 +344,17 @@ def _pairs(candidates: Candidates, curvature: Curvature, chosen: np.ndarray, inv
     B = xp.astype(B, xp.float64)
     diagonal = xp.arange(len(order), device=A.device)
     B[diagonal, diagonal] += 1.0
-    return _Pairs(candidates.A, different, rows, vectors, i, like(A, begin, xp.int64), spd_solver(B))
+    first = like(A, begin, xp.int64)
+    if not isinstance(vectors, np.ndarray):
+        return _Pairs(candidates.A, different, rows, vectors, i, first, spd_solver(B))
+    gather = _at_their_rows(vectors, row_of, len(different))
+    return _Pairs(candidates.A, different, rows, vectors, i, first, spd_solver(B), gather, gather.T)
+
+
+def _at_their_rows(vectors: np.ndarray, row_of: np.ndarray, u: int) -> csr_array:
+    """The vectors of the pairs as one sparse matrix, (m, u k): no scores are copied for the pairs of one row."""
+    from scipy.sparse import csr_array
+
+    m, k = vectors.shape
+    columns = (row_of[:, None] * k + np.arange(k)).astype(np.int32)
+    return csr_array((vectors.ravel(), columns.ravel(), np.arange(0, m * k + 1, k, dtype=np.int32)), shape=(m, u * k))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -111,16 +112,25 @@ class PathSolver:
     def _is_double(self) -> bool:
         return bool(self._problem.rows.dtype == self._xp.float64)
 
-    def walk(self, l2: np.ndarray) -> None:
+    def walk(self, l2: np.ndarray, is_stopped: Callable[[], bool] | None = None) -> None:
         """Solve penalties from strong to weak: the corners one after the other, those between two corners together.
 
         Parameters
         ----------
         l2 : numpy.ndarray of shape (b,)
             λ, falling, and weaker than what was solved before.
+        is_stopped : callable, optional
+            Asked before every corner, in processes that Ctrl-C does not reach.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            When it says so.
         """
         begin = 0
         while begin < len(l2):
+            if is_stopped is not None and is_stopped():
+                raise KeyboardInterrupt
             corner = min(begin + self._stride(len(l2)) - 1, len(l2) - 1) if self._corners else begin
             self.step(float(l2[corner]))
             assert self._ahead is not None

@@ -131,6 +131,7 @@ def select_splits(
     widen: bool = False,
     device: Any = None,
     memory: float | Literal["auto"] | None = None,
+    n_jobs: int | None = None,
     **options: Any,
 ) -> FoldChoice:
     """Choose C by the mean of a metric over splits of the rows; on a tie the strongest penalty.
@@ -157,6 +158,8 @@ def select_splits(
     memory : float or "auto", optional
         As in `fit_path`: features of a store or a dask array that take more bytes are never loaded whole. Folds that are fitted
         together share every reading of them.
+    n_jobs : int, optional
+        Processes that the splits are dealt to, see `probe.fit_paths`.
     **options
         Those of `fit`: class_weight, fit_intercept, tol, max_iter, backend.
 
@@ -184,6 +187,7 @@ def select_splits(
                 "fit with fit_path or svm_path."
             )
         options = {**options, "memory": memory, "device": device}
+    options["n_jobs"] = n_jobs
     A = X if stays else as_matrix(X, device)
     parts = parts_of(A, host(y), splits, rule, sample_weight, val_weight, fit, memory)
     grid = np.atleast_1d(np.asarray(host(C), dtype=np.float64))

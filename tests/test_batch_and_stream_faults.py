@@ -103,7 +103,7 @@ def test_ctrl_c_between_and_after_batches_keeps_what_is_finished(
     assert first is not None
     assert relative(first, probe.fit_path(X, y, GRID)) < 1e-5
 
-    made, designs = batch._batch, []
+    made, designs = batch._teams, []
 
     def interrupted_second(*arguments: Any) -> Any:
         designs.append(arguments)
@@ -111,7 +111,7 @@ def test_ctrl_c_between_and_after_batches_keeps_what_is_finished(
             os.kill(os.getpid(), signal.SIGINT)
         return made(*arguments)
 
-    monkeypatch.setattr(batch, "_batch", interrupted_second)
+    monkeypatch.setattr(batch, "_teams", interrupted_second)
     with pytest.raises(probe.Interrupted, match="6 fits of 1 of 2 problems"):
         probe.fit_paths(X, [y, y % 2], GRID)
 
