@@ -105,7 +105,7 @@ def together(mine: Measured, part: str) -> list[Row]:
     n_threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
     if n_threads > 1:
         probe.fit_paths(problem.X, sets[:n_threads], C[:1], n_jobs=n_threads)  # the processes are there
-        calls.append((f"one call, {n_threads} processes", partial(one_call, n_threads)))
+        calls.append((f"n_jobs={n_threads}", partial(one_call, n_threads)))
     found = []
     certifiers = [certifier(problem.X[r], y[r]) for y, r in zip(sets, rows, strict=True)]
     for how, call in calls:

@@ -198,10 +198,9 @@ def is_prepared(name: str, features: Path, tiny: bool) -> bool:
     if name not in SOURCES:
         return True
     try:
-        featstore.open_store(folder(features, tiny)).units(SOURCES[name].split, SOURCES[name].network)
+        return bool(featstore.open_store(folder(features, tiny)).units(SOURCES[name].split, SOURCES[name].network))
     except featstore.FeatstoreError:
         return False
-    return True
 
 
 def read_units(source: Source, root: Path, n_units: int | None) -> tuple[np.ndarray, np.ndarray]:

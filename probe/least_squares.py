@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from types import ModuleType
 
 import numpy as np
 
@@ -22,7 +23,10 @@ from probe.arrays import Array, like, namespace, require_finite, to_numpy
 from probe.certificate import Certificate, certify, gradients, meets
 from probe.errors import BadInput
 from probe.labels import Labels
+from probe.objective import BatchedLoss
 from probe.rotation import Rotation, eigenbasis, symmetric_eigen
+from probe.sources import RowSource
+from probe.streamed import Streamed
 
 _BLOCK_ENTRIES = 1 << 22
 _CANCELLED = (
@@ -93,12 +97,100 @@ class Fits:
     passes: np.ndarray
 
 
+class Held:
+    """Features in memory.
+
+    Parameters
+    ----------
+    X : array of shape (n, d)
+    fit_intercept : bool
+    """
+
+    n_reads = 0
+
+    def __init__(self, X: Array, fit_intercept: bool) -> None:
+        self.example = X
+        self.shape = (int(X.shape[0]), int(X.shape[1]))
+        self._fit_intercept = fit_intercept
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Rows in order, float64."""
+        (n, d), xp = self.shape, namespace(self.example)
+        step = max(1, _BLOCK_ENTRIES // d)
+        for a in range(0, n, step):
+            yield slice(a, min(a + step, n)), xp.astype(self.example[a : min(a + step, n), :], xp.float64)
+
+    def require_finite(self) -> None:
+        """Say which rows and columns are not."""
+        require_finite(self.example)
+
+    def certify(
+        self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray
+    ) -> tuple[Certificate, Array]:
+        """See `probe.certificate.certify`."""
+        return certify(self.example, loss, W, b, l2, scale, self._fit_intercept)
+
+    def gradients(self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray) -> Array:
+        """See `probe.certificate.gradients`."""
+        return gradients(self.example, loss, W, b, l2)
+
+
+class Read(Streamed):
+    """Features that are read block by block: the same, and nothing of them stays.
+
+    Parameters
+    ----------
+    source : RowSource
+    fit_intercept : bool
+
+    Raises
+    ------
+    BadInput
+        More columns than rows: the closed form then needs the rows themselves.
+    """
+
+    def __init__(self, source: RowSource, fit_intercept: bool) -> None:
+        n, d = source.shape
+        if n < d:
+            raise BadInput(
+                f"Ridge classification reads features block by block where they have at least as many rows as columns, not "
+                f"{n} × {d}; leave memory out to load them, or fit logistic regression (fit_path)."
+            )
+        self._prepare(source, fit_intercept)
+
+    @property
+    def n_reads(self) -> int:
+        """Readings of all rows until now."""
+        return self.reads.n
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Rows in order, float64."""
+        xp = namespace(self.example)
+        self.reads.n += 1
+        for where, block in self.source.blocks(self.block_bytes):
+            rows = xp.astype(block, xp.float64)
+            if not bool(xp.all(xp.isfinite(xp.sum(rows, axis=0)))):
+                require_finite(block, first=where.start, n_all=self.shape[0])
+            yield where, rows
+
+    def require_finite(self) -> None:
+        """Every block was looked at."""
+
+    def gradients(self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray) -> Array:
+        """See `probe.certificate.gradients`; one pass."""
+        xp = namespace(W)
+        g, L, k, d = (int(s) for s in W.shape)
+        lanes = np.tile(np.arange(L), g)
+        sums = self._pass(loss, lanes, xp.reshape(W, (g * L * k, d)), xp.reshape(b, (g * L, k)), with_weights=True)
+        return xp.reshape(sums.by_W, W.shape) + like(W, l2)[:, None, None, None] * W
+
+
 class LeastSquares:
     """The problem of one feature matrix and its labels.
 
     Parameters
     ----------
-    X : array of shape (n, d)
+    X : array of shape (n, d), or RowSource
     labels : Labels
         Of `Labels.against_rest`.
     fit_intercept : bool
@@ -106,7 +198,9 @@ class LeastSquares:
         Of `X`, with the same `fit_intercept`, when it is already known; for rows without weights.
     """
 
-    def __init__(self, X: Array, labels: Labels, fit_intercept: bool, rotation: Rotation | None = None) -> None:
+    def __init__(
+        self, X: Array | RowSource, labels: Labels, fit_intercept: bool, rotation: Rotation | None = None
+    ) -> None:
         if rotation is not None and labels.weights is not None:
             raise BadInput("A rotation found without weights does not diagonalise weighted rows; leave it out.")
         if labels.weights is not None and labels.weights.ndim == 2:
@@ -114,13 +208,22 @@ class LeastSquares:
                 f"sample_weight has shape {labels.weights.T.shape}, a weight for every label, but ridge classification solves all "
                 "labels with one factorisation of the rows; give (n,) weights, or fit logistic regression (fit_path)."
             )
-        self._X, self._fit_intercept = X, fit_intercept
+        self._rows = Read(X, fit_intercept) if isinstance(X, RowSource) else Held(X, fit_intercept)
         self.labels = labels
-        self.loss = labels.loss(X, namespace(X).float64)
-        is_tall = int(X.shape[0]) >= int(X.shape[1])
-        self.moments = moments_of(X, labels, fit_intercept, with_gram=is_tall and rotation is None)
+        self.loss = labels.loss(self._rows.example, self._xp.float64)
+        n, d = self._rows.shape
+        self.moments = moments_of(self._rows, labels, fit_intercept, with_gram=n >= d and rotation is None)
         self.basis = self._first_basis(rotation)
         self._is_exact = False
+
+    @property
+    def _xp(self) -> ModuleType:
+        return namespace(self._rows.example)
+
+    @property
+    def n_reads(self) -> int:
+        """Readings of all rows until now, where they are streamed."""
+        return self._rows.n_reads
 
     def fit(self, l2: np.ndarray, tol: float) -> Fits:
         """Solve every penalty, certify it, and repair what falls short of `tol`."""
@@ -134,20 +237,22 @@ class LeastSquares:
             )
             if len(short) == 0:
                 break
-            if needs_exact_basis and not self._is_exact:
+            if (
+                needs_exact_basis and not self._is_exact and isinstance(self._rows, Held)
+            ):  # for which all rows are needed
                 self.basis, self._is_exact = self._singular_basis(), True
             self._refine(fits, short, l2[short])
         return fits
 
     def rotated(self) -> Array:
         """Centred rows in the basis, without their weights: ``(X − μ) V``, shape (n, r), float64."""
-        blocks = [block @ self.basis.vectors for _, block in _centred(self._X, self.moments.mean, None)]
-        return namespace(self._X).concat(blocks, axis=0)
+        blocks = [block @ self.basis.vectors for _, block in _centred(self._rows, self.moments.mean, None)]
+        return self._xp.concat(blocks, axis=0)
 
     def _weighted_rows(self) -> Array:
         """``√s (X − μ)``, shape (n, d), float64."""
-        blocks = [block for _, block in _centred(self._X, self.moments.mean, self.labels.weights)]
-        return namespace(self._X).concat(blocks, axis=0)
+        blocks = [block for _, block in _centred(self._rows, self.moments.mean, self.labels.weights)]
+        return self._xp.concat(blocks, axis=0)
 
     def _first_basis(self, rotation: Rotation | None) -> Basis:
         if rotation is not None and rotation.basis is not None:
@@ -163,8 +268,7 @@ class LeastSquares:
         return Basis(vectors[:, first:], values[first:])
 
     def _singular_basis(self) -> Basis:
-        xp = namespace(self._X)
-        _, sizes, Vt = xp.linalg.svd(self._weighted_rows(), full_matrices=False)
+        _, sizes, Vt = self._xp.linalg.svd(self._weighted_rows(), full_matrices=False)
         values = to_numpy(sizes)
         kept = int((values > values[0] * np.finfo(np.float64).eps).sum())
         return Basis(Vt[:kept, :].T, values[:kept] ** 2)
@@ -174,49 +278,47 @@ class LeastSquares:
         xp = namespace(fits.W)
         where = like(fits.W, short, xp.int64)
         W, b = xp.take(fits.W, where, axis=0), xp.take(fits.b, where, axis=0)
-        W = W - self.basis.solve(gradients(self._X, self.loss, W[:, :, None, :], b[..., None], l2)[:, :, 0, :], l2)
-        again, moved = certify(
-            self._X, self.loss, W[:, :, None, :], self._intercepts(W)[..., None], l2, self.moments.zero_gradient,
-            self._fit_intercept,
-        )  # fmt: skip
+        gradient = self._rows.gradients(self.loss, W[:, :, None, :], b[..., None], l2)[:, :, 0, :]
+        W = W - self.basis.solve(gradient, l2)
+        again, moved = self._from_rows(W, self._intercepts(W), l2)
         fits.n_iter[short] += 1
         fits.passes[short] += 4
         for j, i in enumerate(short):
             if again.gap[j].max() < fits.certificate.gap[i].max():
-                fits.W[int(i), ...], fits.b[int(i), ...] = W[j, ...], moved[j, :, 0]
+                fits.W[int(i), ...], fits.b[int(i), ...] = W[j, ...], moved[j, :]
                 _put(fits.certificate, int(i), again, j)
 
     def _certified(self, W: Array, l2: np.ndarray) -> tuple[Certificate, Array]:
         """From the moments, which costs no pass over X; from the rows where there is no Gram matrix or the loss cancels."""
         b = self._intercepts(W)
         if self.moments.gram is None:
-            found, moved = certify(
-                self._X, self.loss, W[:, :, None, :], b[..., None], l2, self.moments.zero_gradient, self._fit_intercept
-            )
-            return found, moved[..., 0]
+            return self._from_rows(W, b, l2)
         found, share = certify_by_moments(self.moments, W, b, l2)
         lost = np.flatnonzero(share.min(axis=1) < _CANCELLED)
         if len(lost):
-            where = like(W, lost, namespace(W).int64)
-            rows, moved = certify(
-                self._X, self.loss, namespace(W).take(W, where, axis=0)[:, :, None, :],
-                namespace(W).take(b, where, axis=0)[..., None], l2[lost], self.moments.zero_gradient, self._fit_intercept,
-            )  # fmt: skip
+            xp, where = namespace(W), like(W, lost, namespace(W).int64)
+            rows, moved = self._from_rows(xp.take(W, where, axis=0), xp.take(b, where, axis=0), l2[lost])
             for j, i in enumerate(lost):
-                b[int(i), ...] = moved[j, :, 0]
+                b[int(i), ...] = moved[j, :]
                 _put(found, int(i), rows, j)
         return found, b
+
+    def _from_rows(self, W: Array, b: Array, l2: np.ndarray) -> tuple[Certificate, Array]:
+        """Certificates, and the intercepts at their optimum (b, K), from the rows: two passes."""
+        found, moved = self._rows.certify(self.loss, W[:, :, None, :], b[..., None], l2, self.moments.zero_gradient)
+        return found, moved[..., 0]
 
     def _intercepts(self, W: Array) -> Array:
         return self.moments.target_mean - W @ self.moments.mean
 
 
-def moments_of(X: Array, labels: Labels, fit_intercept: bool, with_gram: bool) -> Moments:
+def moments_of(X: Held | Read, labels: Labels, fit_intercept: bool, with_gram: bool) -> Moments:
     """Sum the moments from row blocks.
 
     Parameters
     ----------
-    X : array of shape (n, d)
+    X : Held or Read
+        Features of shape (n, d).
     labels : Labels
     fit_intercept : bool
         Without an intercept nothing is centred.
@@ -231,16 +333,16 @@ def moments_of(X: Array, labels: Labels, fit_intercept: bool, with_gram: bool) -
     BadInput
         NaN or infinity (rows named); squares beyond float64.
     """
-    xp = namespace(X)
-    (n, d), K = (int(s) for s in X.shape), len(labels.codes)
+    xp, device = namespace(X.example), X.example.device
+    (n, d), K = X.shape, len(labels.codes)
     s = np.ones(n) if labels.weights is None else labels.weights
     t = 2.0 * labels.codes - 1.0
     t_mean = (t @ s) / s.sum() if fit_intercept else np.zeros(K)
     mean = _mean(X, labels)
     mean = mean if fit_intercept else xp.zeros_like(mean)
     targets = like(mean, (t - t_mean[:, None]) * np.sqrt(s))
-    right = xp.zeros((K, d), dtype=xp.float64, device=X.device)
-    gram = xp.zeros((d, d), dtype=xp.float64, device=X.device) if with_gram else None
+    right = xp.zeros((K, d), dtype=xp.float64, device=device)
+    gram = xp.zeros((d, d), dtype=xp.float64, device=device) if with_gram else None
     with np.errstate(over="ignore", invalid="ignore"):
         squares = xp.zeros_like(mean)
         for rows, block in _centred(X, mean, labels.weights):
@@ -249,9 +351,7 @@ def moments_of(X: Array, labels: Labels, fit_intercept: bool, with_gram: bool) -
             if gram is not None:
                 gram = gram + block.T @ block
     if not bool(xp.all(xp.isfinite(squares))):
-        raise BadInput(
-            f"X reaches {float(xp.max(xp.abs(X))):.3g}, and its squares are beyond float64; divide the features by a constant."
-        )
+        raise BadInput("The squares of X are beyond float64; divide the features by a constant.")
     total = float(s.sum())
     sums = total * like(mean, t_mean)
     by_W = to_numpy(xp.max(xp.abs(right + sums[:, None] * mean[None, :]), axis=1))
@@ -300,37 +400,29 @@ def certify_by_moments(m: Moments, W: Array, b: Array, l2: np.ndarray) -> tuple[
     return Certificate(objective, largest / m.zero_gradient, gap, error), share
 
 
-def _mean(X: Array, labels: Labels) -> Array:
+def _mean(X: Held | Read, labels: Labels) -> Array:
     """Weighted mean of the rows, float64; NaN, infinity and overflow are found here."""
-    xp = namespace(X)
-    n, d = (int(s) for s in X.shape)
+    xp, (n, d) = namespace(X.example), X.shape
     s = np.ones(n) if labels.weights is None else labels.weights
-    total = xp.zeros((d,), dtype=xp.float64, device=X.device)
+    total = xp.zeros((d,), dtype=xp.float64, device=X.example.device)
     weight = like(total, s / s.sum())
     finite = total
     with np.errstate(over="ignore", invalid="ignore"):
-        for a, stop in _steps(X):
-            block = xp.astype(X[a:stop, :], xp.float64)
-            total = total + weight[a:stop] @ block
+        for rows, block in X.blocks():
+            total = total + weight[rows] @ block
             finite = finite + xp.sum(block, axis=0)  # rows of weight zero too
     if not bool(xp.all(xp.isfinite(finite))):
-        require_finite(X)
+        X.require_finite()
         raise BadInput("The sum of a column of X is beyond float64; divide the features by a constant.")
     return total
 
 
-def _centred(X: Array, mean: Array, weights: np.ndarray | None) -> Iterator[tuple[slice, Array]]:
+def _centred(X: Held | Read, mean: Array, weights: np.ndarray | None) -> Iterator[tuple[slice, Array]]:
     """Blocks of ``√s (x − μ)``, float64, with the rows they are of."""
-    xp = namespace(X)
     root = None if weights is None else like(mean, np.sqrt(weights))[:, None]
-    for a, stop in _steps(X):
-        block = xp.astype(X[a:stop, :], xp.float64) - mean[None, :]
-        yield slice(a, stop), block if root is None else block * root[a:stop, :]
-
-
-def _steps(X: Array) -> list[tuple[int, int]]:
-    n, step = int(X.shape[0]), max(1, _BLOCK_ENTRIES // int(X.shape[1]))
-    return [(a, min(a + step, n)) for a in range(0, n, step)]
+    for rows, block in X.blocks():
+        centred = block - mean[None, :]
+        yield rows, centred if root is None else centred * root[rows, :]
 
 
 def _put(into: Certificate, i: int, of: Certificate, j: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from probe.path import Path, fitted, options_of
 from probe.rotation import Rotation
 from probe.selection import Choice, chosen, score_of
 from probe.solver import Solution
+from probe.sources import RowSource
 from probe.status import ending
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def ridge_path(
     fit_intercept: bool = True,
     tol: float = 1e-6,
     device: Any = None,
+    memory: float | Literal["auto"] | None = None,
 ) -> Path:
     """Fit ridge classification at every C of a grid in closed form, each with a certificate.
 
@@ -65,6 +67,9 @@ def ridge_path(
         As in `fit_path`.
     tol : float
         What a fit's certificate must meet to be CONVERGED, as in `fit_path`; the closed form usually ends far below it.
+    memory : float or "auto", optional
+        As in `fit_path`. Features that take more bytes are read twice, for all penalties together, and again for those whose
+        certificate the moments cannot tell; n ≥ d only. The Gram matrix of the columns (d × d, float64) comes on top.
 
     Returns
     -------
@@ -75,7 +80,7 @@ def ridge_path(
     Raises
     ------
     BadInput
-        As `fit_path`.
+        As `fit_path`; streamed features with more columns than rows.
 
     Warns
     -----
@@ -97,7 +102,7 @@ def ridge_path(
     solver = RidgeSolver(fit_intercept, tol)
     return fitted(
         X, y, C, solver, Loss.SQUARED_ERROR, X_val=X_val, y_val=y_val, sample_weight=sample_weight,
-        class_weight=class_weight, device=device,
+        class_weight=class_weight, device=device, memory=memory,
     )  # fmt: skip
 
 
@@ -184,6 +189,10 @@ def select_ridge_loo(
     [0.0, 1.0]
     """
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
+    if "memory" in options:
+        raise BadInput(
+            "Leaving rows out needs all rows at once: select_ridge_loo takes no memory; hold rows out (select_kfold)."
+        )
     given = {"sample_weight": None, "class_weight": None, "device": None, **options}
     solver = RidgeSolver(fit_intercept, tol)
     path = fitted(X, y, C, solver, Loss.SQUARED_ERROR, X_val=None, y_val=None, **given)
@@ -212,7 +221,7 @@ class RidgeSolver:
     def __init__(self, fit_intercept: bool, tol: float, rotation: Rotation | None = None) -> None:
         self._fit_intercept, self._tol, self._rotation = fit_intercept, options_of(tol, 1)["tol"], rotation
 
-    def __call__(self, X: Array, labels: Labels, l2: np.ndarray) -> Solution:
+    def __call__(self, X: Array | RowSource, labels: Labels, l2: np.ndarray) -> Solution:
         """Solve every penalty."""
         self.problem = LeastSquares(X, labels, self._fit_intercept, self._rotation)
         return self._solution(self.problem.fit(l2, self._tol))
@@ -226,7 +235,7 @@ class RidgeSolver:
         )
         status = tuple(ending(is_met, is_finite, False) for is_met, is_finite in zip(met, finite, strict=True))
         precision = np.full(len(met), "float64", dtype="<U7")
-        return Solution(fits.W, fits.b, worst, status, fits.n_iter, fits.passes, precision)
+        return Solution(fits.W, fits.b, worst, status, fits.n_iter, fits.passes, precision, reads=self.problem.n_reads)
 
 
 def left_out_scores(problem: LeastSquares, l2: np.ndarray, fit_intercept: bool) -> Iterator[Array]:

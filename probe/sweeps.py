@@ -18,7 +18,7 @@ import featstore
 from probe import jobs as work
 from probe import metrics
 from probe.claims import in_turns
-from probe.classifiers import RIDGE, Classifier, named_classifier
+from probe.classifiers import Classifier, named_classifier
 from probe.errors import BadInput, DamagedRecord
 from probe.grids import named_grid
 from probe.jobs import Draw, Features, Job, Labels, Source
@@ -110,8 +110,8 @@ def sweep(
         Where to fit, for example "cuda"; None stays with numpy.
     memory : float, optional
         Bytes that the features of a unit (train, val and test) may take. Those of a unit that take more are not loaded but read
-        block by block, again and again, by `fit_path` or `svm_path` with this `memory`: the same results, in as few readings as
-        possible. Not for ridge classification, which needs them at once.
+        block by block, again and again, by the function that fits with this `memory`: the same results, in as few readings as
+        possible; ridge classification in two, where there are at least as many rows as columns.
     scheduler : str or distributed.Client, optional
         Address of a Dask scheduler, "tcp://host:8786", whose workers fit the units, see `probe.cluster`; None fits here.
     progress : bool
@@ -148,7 +148,7 @@ def sweep(
     if not 0 < tol < 1:
         raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
     draw, chosen = _draw(val, per_class), named_classifier(classifier)
-    _check_memory(memory, chosen)
+    _check_memory(memory)
     protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), float(tol), chosen, widen)
     splits: dict[str, SplitLike | None] = {"train": train, "val": None, "test": test}
     if draw.fraction is None and not isinstance(val, float):
@@ -181,16 +181,11 @@ def sweep(
     return Results(tuple(records[job.digest] for job in jobs), folder, len(fitted), len(jobs) - len(fitted))
 
 
-def _check_memory(memory: float | None, classifier: Classifier) -> None:
+def _check_memory(memory: float | None) -> None:
     if memory is None:
         return
     if isinstance(memory, bool) or not isinstance(memory, NUMBER) or not memory >= 1:
         raise BadInput(f"memory is {memory!r}, but it must be a number of bytes that features may take, such as 4e9.")
-    if classifier == RIDGE:
-        raise BadInput(
-            f"memory is {memory!r}, but ridge classification needs all rows of a unit at once; leave memory out to load them, or "
-            "use classifier='logistic' or 'svm', which read features block by block."
-        )
 
 
 def _opened(store: Store | str | Path, *, for_others: bool) -> Store:

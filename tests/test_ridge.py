@@ -310,3 +310,45 @@ def test_damaged_features_are_named() -> None:
         probe.ridge_path(X * 1e200, y)
     with pytest.raises(probe.BadInput, match="fit_ridge takes one C, got 2"):
         probe.fit_ridge(X, y, C=[1.0, 2.0])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_streamed_features_give_the_same_path(dtype: type, weighted: bool, fit_intercept: bool) -> None:
+    """In two readings for all penalties."""
+    X, y = digits(400)
+    X = (X + 3.0).astype(dtype)
+    weight = np.random.default_rng(0).integers(0, 3, len(y)) if weighted else None
+    grid = [1e-6, 1e-2, 1.0, 1e4]
+    options = {"sample_weight": weight, "fit_intercept": fit_intercept}
+    loaded = probe.ridge_path(X, y, grid, **options)
+    streamed = probe.ridge_path(X, y, grid, memory=X.nbytes // 4, **options)
+    assert [s.value for s in streamed.status] == ["converged"] * 4
+    assert streamed.reads == 2
+    np.testing.assert_allclose(streamed.coef, loaded.coef, rtol=1e-7, atol=1e-9 * abs(loaded.coef).max())
+    np.testing.assert_allclose(streamed.objective, loaded.objective, rtol=1e-10)
+
+
+def test_streamed_fits_that_the_moments_cannot_certify_are_read_for_it() -> None:
+    """A loss that cancels, as many directions as rows: the certificates are those of rows in memory."""
+    X, y = np.random.default_rng(0).normal(size=(40, 39)), np.arange(40) % 2
+    loaded = probe.ridge_path(X, y, [1.0, 1e8])
+    path = probe.ridge_path(X, y, [1.0, 1e8], memory=X.nbytes // 4)
+    assert path.reads > 2
+    assert [s.value for s in path.status] == ["converged"] * 2
+    np.testing.assert_allclose(path.coef, loaded.coef, rtol=1e-6)
+    np.testing.assert_allclose(path.objective, loaded.objective, rtol=1e-9)
+
+
+def test_what_ridge_cannot_stream_is_said() -> None:
+    """More columns than rows, leaving rows out, and rows that are no numbers."""
+    X, y = digits(50)
+    with pytest.raises(probe.BadInput, match="not 50 × 64; leave memory out"):
+        probe.ridge_path(X, y, [1.0], memory=1000)
+    with pytest.raises(probe.BadInput, match="takes no memory"):
+        probe.select_ridge_loo(X, y, [1.0], memory=1000)
+    X, y = digits(300)
+    X[217, 5] = np.inf
+    with pytest.raises(probe.BadInput, match=r"1 of 300 rows \(first 217\)"):
+        probe.ridge_path(X, y, [1.0], memory=1000)

@@ -49,8 +49,10 @@ def _refuse_large(patch: pytest.MonkeyPatch, limit: int = MEMORY) -> None:
         {"val": "val", "C": (1e-6, 1e-5), "widen": True},
         {"val": "val", "classifier": "svm", "refit": True},
         {"val": 0.3, "classifier": "svm", "seeds": 2, "per_class": 10},
+        {"val": "val", "classifier": "ridge", "refit": True},
+        {"val": 0.3, "classifier": "ridge", "seeds": 2, "per_class": 10},
     ],
-    ids=["val split", "held out", "few-shot", "widened", "svm", "svm, few-shot"],
+    ids=["val split", "held out", "few-shot", "widened", "svm", "svm, few-shot", "ridge", "ridge, few-shot"],
 )
 @pytest.mark.filterwarnings("ignore::probe.GridWidened")
 def test_results_do_not_depend_on_memory(store: featstore.Store, tmp_path: Path, how: dict[str, Any]) -> None:
@@ -86,7 +88,6 @@ def test_what_fits_is_loaded(store: featstore.Store, tmp_path: Path, monkeypatch
     [
         ({"memory": "much"}, "must be a number of bytes"),
         ({"memory": 0}, "must be a number of bytes"),
-        ({"memory": 1e9, "classifier": "ridge"}, "ridge classification needs all rows"),
     ],
 )
 def test_memory_that_cannot_be(store: featstore.Store, tmp_path: Path, wrong: dict[str, Any], sentence: str) -> None:
@@ -107,10 +108,20 @@ def test_folds_are_streamed(store: featstore.Store) -> None:
     assert streamed.paths[0].reads > 0
 
 
-def test_folds_of_a_fit_that_needs_all_features(store: featstore.Store) -> None:
+def test_folds_of_other_fits(store: featstore.Store) -> None:
+    """Ridge classification streams every fold; a function of one's own that does not know `memory` is refused."""
     F = store.features("pixels", "train")
-    with pytest.raises(BadInput, match="ridge_path has no such option"):
-        probe.select_kfold(F, F.labels, GRID, fit=probe.ridge_path, memory=F.nbytes // 4)
+    loaded = probe.select_kfold(F.numpy(), F.labels, GRID, n_folds=3, fit=probe.ridge_path)
+    with pytest.MonkeyPatch.context() as patch:
+        _refuse_large(patch)
+        streamed = probe.select_kfold(F, F.labels, GRID, n_folds=3, fit=probe.ridge_path, memory=F.nbytes // 4)
+    np.testing.assert_allclose(loaded.split_scores, streamed.split_scores, atol=1e-12)
+
+    def mine(X: Any, y: Any, C: Any, sample_weight: Any = None) -> probe.Path:
+        return probe.ridge_path(X, y, C)
+
+    with pytest.raises(BadInput, match="mine has no such option"):
+        probe.select_kfold(F, F.labels, GRID, fit=mine, memory=F.nbytes // 4)
 
 
 @pytest.mark.usefixtures("never_whole")
