@@ -24,7 +24,15 @@ URL = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
 
 
 def place(root: str | Path) -> Path:
-    """Return the path of a folder, or of a store behind a URL; ``file://`` is a folder."""
+    """Return the path of a folder, or of a store behind a URL; ``file://`` is a folder.
+
+    Raises
+    ------
+    BadInput
+        It is neither text nor a path.
+    """
+    if not isinstance(root, str | os.PathLike):
+        raise BadInput(f"a store is named by the path of a folder or a URL, not by {root!r} ({type(root).__name__}).")
     found = URL.fullmatch(str(root)) if isinstance(root, str) else None
     if found is None:
         return root if isinstance(root, Path) else Path(root)

@@ -51,10 +51,9 @@ def predict(
     if split.labels is None or split.classes != run.classes:
         raise BadInput(f"'{split.name}' has no labels, or other classes than the run in {run.path}.")
     network = run.network(backbone).to(device)
-    view = run.details.get("view", {}).get("chosen", run.recipe.view)
     examples = ImageExamples(
         split,
-        preprocessing_of(backbone, view),
+        preprocessing_of(backbone, run.view),
         split.labels,
         channels_last=backbone.prefers_channels_last(device),
         device=device,

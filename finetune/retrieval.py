@@ -176,7 +176,7 @@ def retrieve(
     queries : Split
         Images of the target domain, with classes of the same names.
     run : Run or None
-        Whose tuned network the queries pass; None is the source network itself.
+        Whose tuned network the queries pass, looked at as the run's test images were; None is the source network itself.
     k, distance, normaliser, device
         See `mean_average_precision`.
 
@@ -209,6 +209,7 @@ def _penultimate(backbone: Backbone, run: Run | None, split: Split, device: str)
     from finetune.heads import head_for, head_name
     from finetune.images import ImageExamples
     from finetune.networks import with_head
+    from finetune.task import preprocessing_of
 
     assert split.labels is not None
     network = with_head(backbone, head_for(backbone, 1, None, seed=0)) if run is None else run.network(backbone)
@@ -216,7 +217,7 @@ def _penultimate(backbone: Backbone, run: Run | None, split: Split, device: str)
     network.get_submodule(head_name(backbone)).register_forward_hook(lambda layer, given, said: given[0])
     examples = ImageExamples(
         split,
-        backbone.preprocessing,
+        backbone.preprocessing if run is None else preprocessing_of(backbone, run.view),
         split.labels,
         channels_last=backbone.prefers_channels_last(device),
         device=device,

@@ -86,6 +86,12 @@ class Run:
         return str(self.identity["regime"])
 
     @property
+    def view(self) -> str:
+        """How its test images are looked at: what its recipe says, or, of two views, the one that was better on val."""
+        chosen: str = self.details.get("view", {}).get("chosen", self.recipe.view)
+        return chosen
+
+    @property
     def predictions(self) -> dict[str, Predictions]:
         """Predictions of the kept weights on ``"val"`` and ``"test"``, with logits as scores, read from disk."""
         from probe import Predictions

@@ -312,10 +312,39 @@ def test_search_prints_the_table_and_show_repeats_it(
 
 
 @pytest.mark.parametrize(
+    ("options", "regime"),
+    [(("head", "--n-units", "2"), "tune_head"), (("adapter", "--adapter", "colour"), "tune_adapter"),
+     (("lp-ft", "--C", "0.01,1"), "probe_then_tune")],
+)  # fmt: skip
+def test_searches_of_other_regimes_take_their_options(
+    options: tuple[str, ...], regime: str, data: Path, tmp_path: Path
+) -> None:
+    """Every cell is trained as the command of the regime would."""
+    own = ["--train", f"npz:{data}/test.npz", "--val", "0.3", "--out", str(tmp_path / "s"), "--no-refit", "--quiet"]
+    grid = ["--steps", "2", "--batch-size", "8", "--lr", "0.01"]
+    assert main(["search", MODEL, "--regime", *options, *own, *grid]) == 0
+    identity = json.loads((next((tmp_path / "s" / "cells").iterdir()) / "run.json").read_text())["identity"]
+    assert identity["regime"] == regime
+    found = {"tune_head": '["layer2", "head"]', "tune_adapter": '"adapter"', "probe_then_tune": '"C"'}[regime]
+    assert found in json.dumps(identity)
+
+
+@pytest.mark.parametrize(
     ("options", "part"),
     [
         (("--regime", "full"), "--lr and one of --steps and --epochs are needed"),
-        (("--regime", "unit", "--grid", "surgical2022"), "--unit belongs to --regime unit"),
+        (("--regime", "unit", "--grid", "surgical2022"), "--regime unit needs --unit"),
+        (("--regime", "full", "--unit", "conv2", "--grid", "surgical2022"), "--unit belongs to --regime unit"),
+        (("--regime", "full", "--n-units", "2", "--grid", "surgical2022"), "--n-units belongs to --regime head"),
+        (
+            ("--regime", "head", "--adapter", "colour", "--grid", "surgical2022"),
+            "--adapter belongs to --regime adapter",
+        ),
+        (("--regime", "full", "--C", "1,10", "--grid", "surgical2022"), "--C belongs to --regime lp-ft"),
+        (
+            ("--regime", "unit", "--unit", "conv2", "--store", "s", "--grid", "surgical2022"),
+            "--store belongs to --regime head and lp-ft",
+        ),
         (("--regime", "full", "--grid", "fang2024"), "--grid fang2024 is none of kornblith2019"),
         (("--regime", "full", "--grid", "kornblith2019", "--lr", "0.1"), "of its own; leave out --lr"),
         (("--regime", "flux", "--grid", "kornblith2019"), "invalid choice: 'flux'"),

@@ -16,6 +16,7 @@ import finetune
 from finetune import retrieval
 from finetune.cli import main
 from finetune.retrieval import average_precisions, mean_average_precision, retrieve
+from finetune.task import preprocessing_of
 
 
 def enumerated(
@@ -189,3 +190,22 @@ def test_tuned_features_are_asked_in_the_source_network(tmp_path: Path, capsys: 
     assert capsys.readouterr().out.startswith("mAP@3 0.")
     assert main([*words, "--k", "3000"]) == 1
     assert "k is 3000 and the gallery has" in capsys.readouterr().err
+
+
+def test_queries_are_looked_at_as_the_runs_test_images(tmp_path: Path) -> None:
+    """A run that saw the inner 87.5 % of its images; the gallery is seen as the source network sees it."""
+    backbone = featstore.load_backbone("featstore:digits_net")
+    plain, queries = featstore.load_split("digits:val"), featstore.load_split("digits:test")
+    recipe = finetune.Recipe(lr=1e-3, steps=2, batch_size=8, view="crop")
+    run = finetune.tune_unit(backbone, plain, unit="conv2", recipe=recipe, out=tmp_path, progress=False)
+    assert run.view == "crop"
+    network = run.network(backbone).eval()
+    features: list[torch.Tensor] = []
+    network.get_submodule("head").register_forward_pre_hook(lambda layer, given: features.append(given[0]))
+    cropped = preprocessing_of(backbone, "crop")
+    with torch.inference_mode():
+        network(torch.stack([cropped(queries.image(i)) for i in range(len(queries))]))
+        images = torch.stack([backbone.preprocessing(plain.image(i)) for i in range(len(plain))])
+        gallery = backbone.chain.run(images, last="penultimate").flatten(1)
+    by_hand = mean_average_precision(features[0], queries.labels, gallery, plain.labels)  # type: ignore[arg-type]
+    assert retrieve(backbone, plain, queries, run=run).score == pytest.approx(by_hand.score, abs=1e-3)

@@ -1188,3 +1188,10 @@ def test_a_grid_knows_its_rows() -> None:
     assert (grid.n_chunks, [grid.rows(k) for k in range(3)]) == (3, [(0, 4), (4, 8), (8, 10)])
     assert grid.file_bytes == 4 * 2 * 4 + 4
     assert Grid.of(array_key(pass_key(toy_split(3)), "x", 2), 3, 4).chunk_rows == 3
+
+
+@pytest.mark.parametrize("root", [None, 3, b"store"])
+def test_what_names_no_store_is_said(root: Any) -> None:
+    """Before anything is looked for."""
+    with pytest.raises(BadInput, match="a store is named by the path of a folder or a URL"):
+        open_store(root)

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.cli.options import add_data, add_recipe, add_store, take_data, take_fields
 from finetune.cli.output import print_search
-from finetune.cli.values import names
+from finetune.cli.values import adapter, names, numbers
 
 _REGIMES = {
     "full": "full_tune",
@@ -17,7 +17,15 @@ _REGIMES = {
     "head": "tune_head",
     "unit": "tune_unit",
     "scale-shift": "tune_scale_shift",
+    "adapter": "tune_adapter",
     "lp-ft": "probe_then_tune",
+}
+_OPTIONS = {
+    "unit": ("unit",),
+    "n_units": ("head",),
+    "adapter": ("adapter",),
+    "C": ("lp-ft",),
+    "store": ("head", "lp-ft"),
 }
 _GRIDS = ("kornblith2019", "fang2023", "fang2023:DATA", "surgical2022")
 
@@ -36,6 +44,11 @@ def add(commands: Any) -> None:
     add_store(parser)
     parser.add_argument("--regime", choices=tuple(_REGIMES), required=True, help="what is trained")
     parser.add_argument("--unit", type=names, metavar="UNIT[,UNIT]", help="of regime unit")
+    parser.add_argument("--n-units", type=int, help="of regime head: units to train, counted from the head; else 1")
+    parser.add_argument(
+        "--adapter", type=adapter, metavar="KIND", help="of regime adapter, as of the command; else image"
+    )
+    parser.add_argument("--C", type=numbers, help="of regime lp-ft: values of C, increasing; else 45 from 1e-6 to 1e5")
     parser.add_argument("--grid", metavar="NAME", help=f"{', '.join(_GRIDS)}; else lists in --lr and --weight-decay")
     parser.add_argument("--no-refit", dest="refit", action="store_false", help="test the best cell as it is")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers train the cells")
@@ -47,10 +60,11 @@ def search(regime: str, fail: Callable[[str], None], out: Path, *, as_json: bool
     """Load network and splits, search, print the table."""
     import finetune
 
-    if (regime == "unit") != ("unit" in options):
-        fail("--unit belongs to --regime unit, which needs it")
-    if "store" in options and regime not in ("head", "lp-ft"):
-        fail("--store belongs to --regime head and lp-ft")
+    if regime == "unit" and "unit" not in options:
+        fail("--regime unit needs --unit")
+    for option, regimes in _OPTIONS.items():
+        if option in options and regime not in regimes:
+            fail(f"--{option.replace('_', '-')} belongs to --regime {' and '.join(regimes)}")
     grid = _grid(options, regime == "scratch", fail)
     backbone, train, val = take_data(options)
     assert val is not None  # --val is required
