@@ -35,24 +35,23 @@ storing for nothing. Measured ratios may lie above it: it counts convolutions an
 batch norm are dearest near the image, where fed candidates need not go, and batch norm of frozen units is merged into the
 convolutions of fed ones (`finetune.folding`).
 
-Measured, 256 + 256 images, 2 epochs, beside other work on the two cores, so that the clock of single rows errs by a third
-and more (processor time is the steadier; 7 units on two threads and the shortest of three, ResNet-20 on one thread, coarse
-the shortest of two):
+Measured, 256 + 256 images, 2 epochs, once, on one thread, beside other work on the two cores, so that single rows err by a
+third and more (processor time of all rows is the steadier):
 
     ======================  ===========  =======  ===========  =======  ==================
     network                 plain / fed  counted  peer / fed   counted  stored
     ======================  ===========  =======  ===========  =======  ==================
-    7 units                 1.52         1.51     1.78         2.13     65.0 MB, 4.1 s
-    ResNet-20, coarse       1.17         1.35     1.64         1.82     50.5 MB, 1.1 s
-    ResNet-20, fine         1.63         1.50     2.11         2.14     167.9 MB, 2.0 s
+    7 units                 1.35         1.51     2.05         2.13     65.0 MB, 4.1 s
+    ResNet-20, coarse       1.40         1.35     1.71         1.82     50.5 MB, 1.8 s
+    ResNet-20, fine         1.44         1.50     2.15         2.14     167.9 MB, 2.9 s
     ======================  ===========  =======  ===========  =======  ==================
 
-By candidate, plain / fed of the clock (counted): conv1 0.6 (1.0), conv2 1.2 (1.0), conv3 1.0 (1.2), conv4 1.2 (1.7), conv5 2.5
-(3.0), penultimate 6.9 (27: what its optimiser does to two million weights is not counted), head 46; fine units of ResNet-20
-0.9 and 1.0 for the first two, 2.1 to 4.1 for those of its middle, 3.9 to 5.0 for layer3, head 80. Whole methods, processor
-time: fast 1.40 and faster 1.36 on the 7 units, 1.06 and 1.05 on ResNet-20, 1.04 and 1.28 on its fine units. The validation
-scores of all three ways were equal, candidate by candidate. The target of 2.5 is met by no network here against plain;
-without ft-all the fine ResNet-20 had 2.4 of plain and 3.8 of the peer's loop by a busy clock, where 1.6 and 2.4 are counted.
+Before maps had their channels last, from which all three gain, they were 1.52, 1.17, 1.63 and 1.78, 1.64, 2.11. By candidate,
+plain / fed (counted): conv1 1.0 (1.0), conv2 0.8 (1.0), conv3 0.9 (1.2), conv4 1.2 (1.7), conv5 1.4 (3.0), penultimate 3.7 (27:
+what its optimiser does to two million weights is not counted), head 34; layer2 of ResNet-20 1.7 (1.4), layer3 3.3 (2.5), head
+110. Whole methods were measured before: fast 1.40 and faster 1.36 on the 7 units, 1.06 and 1.05 on ResNet-20, 1.04 and 1.28 on
+its fine units. The validation scores of all three ways were equal, candidate by candidate. The target of 2.5 is met by no
+network here against plain; without ft-all the peer's loop takes 2.5 to 2.9 times as long.
 """
 
 from __future__ import annotations
