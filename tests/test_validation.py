@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from problems import digits
+from sklearn.model_selection import KFold
 
 import probe
 from probe import folds
@@ -191,6 +192,14 @@ def test_bad_input_is_said() -> None:
         probe.select_splits(X, y, [(rows[:3] < 2, rows)], GRID)
     with pytest.raises(probe.BadInput, match="no split"):
         probe.select_splits(X, y, [], GRID)
+    with pytest.raises(probe.BadInput, match=r"Split 0 is a ndarray of length 120, .* a list of one pair"):
+        probe.select_splits(X, y, (rows[:120], rows[120:]), GRID)
+    with pytest.raises(probe.BadInput, match=r"Split 0 is a int 3, .* a list of one pair"):
+        probe.select_splits(X, y, [3], GRID)
+    with pytest.raises(probe.BadInput, match=r"KFold.*pass splitter\.split\(X, y\)"):
+        probe.select_splits(X, y, KFold(3), GRID)
+    with pytest.raises(probe.BadInput, match="they are 5; give a list of them"):
+        probe.select_splits(X, y, 5, GRID)  # type: ignore[arg-type]
     with pytest.raises(probe.BadInput, match="240 rows but y has 239"):
         probe.select_splits(X, y[1:], [(rows, rows)], GRID)
     with pytest.raises(probe.BadInput, match="val_weight must be 240"):
