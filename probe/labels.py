@@ -165,12 +165,11 @@ def _require_classification(labels: np.ndarray) -> None:
         raise BadInput(
             f"Input y contains {held}: {len(missing)} labels are missing (first at rows {missing[:5].tolist()}); drop these rows."
         )
-    if labels.dtype.kind == "f":
-        if not (labels == np.round(labels)).all():
-            raise BadInput(
-                f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]}; "
-                "labels must be classes (integers, text), not measurements."
-            )
+    if labels.dtype.kind == "f" and not (labels == np.round(labels)).all():
+        raise BadInput(
+            f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]}; "
+            "labels must be classes (integers, text), not measurements."
+        )
 
 
 def _is_missing(labels: np.ndarray) -> np.ndarray:
