@@ -15,15 +15,16 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, require_finite, threads_for, to_numpy
+from probe.arrays import Array, as_matrix, require_finite, threads_for
 from probe.design import Design, Subsets, Whole
 from probe.errors import BadInput, Interrupted
 from probe.exactness import exact
 from probe.grids import C_GRID
 from probe.joining import rows_of
-from probe.labels import Labels, Task, encode, numbers, weights_of
+from probe.labels import Labels, Task
 from probe.memory import allowing, said
 from probe.path import Path, grid_of, options_of, path_of, warn
+from probe.several import Problem, groups_of, problems_of
 from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
 from probe.streamed import Streamed
@@ -31,15 +32,6 @@ from probe.wide import Wide
 from probe.workers import at_once, dealt, n_workers
 
 _APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """One problem: its rows, and their labels."""
-
-    number: int
-    rows: np.ndarray | None
-    labels: Labels
 
 
 def fit_paths(
@@ -112,17 +104,17 @@ def fit_paths(
     """
     grid, options = grid_of(C), options_of(tol, max_iter)
     found: dict[int, Path] = {}
-    problems: list[_Problem] = []
+    problems: list[Problem] = []
 
     def attempt(allowed: float | None) -> None:
         with said(X, y, device):
             source = streamed(X, allowed, device)
             A = as_matrix(X, device) if source is None else source
-            problems[:] = _problems(y, rows, int(A.shape[0]), sample_weight, class_weight)
+            problems[:] = problems_of(y, rows, int(A.shape[0]), sample_weight, class_weight)
             if source is not None:
                 A, problems[:] = _gathered(X, source, problems, device)
             with exact(A.example if isinstance(A, RowSource) else A):
-                for group in _groups(problems):
+                for group in groups_of(problems):
                     _solve(A, group, grid, fit_intercept, options, found, n_workers(n_jobs, A, len(group)))
 
     try:
@@ -141,12 +133,12 @@ def fit_paths(
 class _Team:
     """Problems that advance together, and what makes their features and labels."""
 
-    problems: list[_Problem]
-    make: Callable[[list[_Problem]], tuple[Design, Labels]]
+    problems: list[Problem]
+    make: Callable[[list[Problem]], tuple[Design, Labels]]
 
 
 def _solve(
-    A: Array, group: list[_Problem], grid: np.ndarray, fit_intercept: bool, options: dict[str, Any],
+    A: Array, group: list[Problem], grid: np.ndarray, fit_intercept: bool, options: dict[str, Any],
     found: dict[int, Path], n_processes: int,
 ) -> None:  # fmt: skip
     """Solve a batch and add its paths to those found; on Ctrl-C as many penalties as it came to, as they are."""
@@ -192,7 +184,7 @@ def _interrupt(found: dict[int, Path], n: int) -> NoReturn:
 
 
 def _paths(
-    solver: PathSolver, group: list[_Problem], unique: np.ndarray, where: np.ndarray, is_whole: bool
+    solver: PathSolver, group: list[Problem], unique: np.ndarray, where: np.ndarray, is_whole: bool
 ) -> dict[int, Path]:
     """The paths of a batch that was solved, or of as many penalties as it came to."""
     if solver.n_done == 0:
@@ -209,86 +201,7 @@ def _paths(
     return found
 
 
-def _problems(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, class_weight: Any) -> list[_Problem]:
-    label_sets = list(y) if _is_several(y, n) else [y]
-    subsets = [None] if rows is None else [_numbers(r, n, i) for i, r in enumerate(rows)]
-    if not label_sets or not subsets:
-        raise BadInput("There is no problem to fit: y or rows is an empty list.")
-    if len(label_sets) > 1 and len(subsets) > 1 and len(label_sets) != len(subsets):
-        raise BadInput(
-            f"y holds {len(label_sets)} label sets and rows {len(subsets)} subsets; give as many of both, or one of either for "
-            "all problems."
-        )
-    count = max(len(label_sets), len(subsets))
-    weights = None if sample_weight is None else numbers(sample_weight, "sample_weight")
-    if weights is not None and weights.ndim > 0 and len(weights) != n:
-        weights_of(weights, n)  # which refuses them
-    problems = []
-    for i in range(count):
-        labels, chosen = label_sets[i % len(label_sets)], subsets[i % len(subsets)]
-        mine, weight, size = labels, weights, n
-        if chosen is not None:
-            whole = np.asarray(_host(labels))
-            if whole.ndim == 0 or len(whole) != n:
-                held = "is no list of labels" if whole.ndim == 0 else f"has {len(whole)}"
-                raise BadInput(f"X has {n} rows but label set {i} {held}; they must be of the same samples.")
-            mine, size = whole[chosen], len(chosen)
-            weight = weights if weights is None or weights.ndim == 0 else weights[chosen]
-        try:
-            problems.append(_problem(i, chosen, encode(mine, size, weight, class_weight)))
-        except BadInput as error:
-            if count == 1:
-                raise
-            raise BadInput(f"Problem {i} of {count}: {error}") from error
-    return problems
-
-
-def _problem(number: int, rows: np.ndarray | None, labels: Labels) -> _Problem:
-    """A problem whose rows are there once: those that stand several times have their weights added up."""
-    if rows is None:
-        return _Problem(number, None, labels)
-    once, first, which = np.unique(rows, return_index=True, return_inverse=True)
-    if len(once) == len(rows):
-        return _Problem(number, rows, labels)
-    weights = np.ones((1, len(rows))) if labels.weights is None else np.atleast_2d(labels.weights)
-    summed = np.stack([np.bincount(which, weights=lane, minlength=len(once)) for lane in weights])
-    return _Problem(number, once, replace(labels, codes=labels.codes[:, first], weights=summed))
-
-
-def _is_several(y: Any, n: int) -> bool:
-    """Whether y is a list of label sets: one entry has entries of its own, and they are not n rows of 0 and 1."""
-    if not isinstance(y, list | tuple) or not y:
-        return False
-    sizes = [len(one) if hasattr(one, "__len__") and not isinstance(one, str | bytes) else None for one in y]
-    is_table = len(y) == n and len(set(sizes)) == 1 and sizes[0] != n
-    return not is_table and any(size is not None for size in sizes)
-
-
-def _numbers(rows: Any, n: int, i: int) -> np.ndarray:
-    found = np.asarray(_host(rows))
-    if found.dtype == bool and found.shape == (n,):
-        found = np.flatnonzero(found)
-    if found.ndim != 1 or found.size == 0 or found.dtype.kind not in "iu" or found.min() < -n or found.max() >= n:
-        raise BadInput(
-            f"Subset {i} of rows must hold numbers of rows of X, below {n}, at least one; got {found.dtype} of shape {found.shape}."
-        )
-    numbers: np.ndarray = found.astype(np.int64) % n
-    return numbers
-
-
-def _host(x: Any) -> Any:
-    return to_numpy(x) if hasattr(x, "shape") else x
-
-
-def _groups(problems: list[_Problem]) -> list[list[_Problem]]:
-    """Problems that can be lanes of one batch: those with as many rows of coefficients in a lane."""
-    groups: dict[int, list[_Problem]] = {}
-    for problem in problems:
-        groups.setdefault(problem.labels.k, []).append(problem)
-    return list(groups.values())
-
-
-def _teams(A: Array, group: list[_Problem], fit_intercept: bool, n: int) -> list[_Team]:
+def _teams(A: Array, group: list[Problem], fit_intercept: bool, n: int) -> list[_Team]:
     """Problems that advance together, dealt to so many processes, and how their features and labels are made."""
     if isinstance(A, RowSource):
         return [_Team(group, partial(_from_blocks, A, fit_intercept))]
@@ -297,7 +210,7 @@ def _teams(A: Array, group: list[_Problem], fit_intercept: bool, n: int) -> list
     subsets = [every if p.rows is None else p.rows for p in group]
     union = every if any(p.rows is None for p in group) else np.unique(np.concatenate(subsets))
     longest = max(len(rows) for rows in subsets)
-    make: Callable[[list[_Problem]], tuple[Design, Labels]]
+    make: Callable[[list[Problem]], tuple[Design, Labels]]
     if len(group) > 1 and longest * min(longest, d) < _APART * len(union) * min(len(union), d):
         make = partial(_apart, A, fit_intercept)
     elif len(group) == 1:
@@ -307,12 +220,12 @@ def _teams(A: Array, group: list[_Problem], fit_intercept: bool, n: int) -> list
     return [_Team([group[i] for i in place], make) for place in dealt([p.labels.n_lanes for p in group], n)]
 
 
-def _alone(design: Whole, problems: list[_Problem]) -> tuple[Design, Labels]:
+def _alone(design: Whole, problems: list[Problem]) -> tuple[Design, Labels]:
     """One problem over its rows."""
     return design, problems[0].labels
 
 
-def _joined(design: Whole, union: np.ndarray, problems: list[_Problem]) -> tuple[Design, Labels]:
+def _joined(design: Whole, union: np.ndarray, problems: list[Problem]) -> tuple[Design, Labels]:
     """Problems over the rows of all of them."""
     every = np.arange(len(union))
     parts = [(p.labels, every if p.rows is None else np.searchsorted(union, p.rows)) for p in problems]
@@ -320,8 +233,8 @@ def _joined(design: Whole, union: np.ndarray, problems: list[_Problem]) -> tuple
 
 
 def _gathered(
-    X: Any, source: RowSource, problems: list[_Problem], device: Any
-) -> tuple[Array | RowSource, list[_Problem]]:
+    X: Any, source: RowSource, problems: list[Problem], device: Any
+) -> tuple[Array | RowSource, list[Problem]]:
     """The rows of all problems, loaded, where these fit: a few subsets of very many rows. Else everything as it is."""
     n, d = source.shape
     subsets = [np.arange(n) if p.rows is None else p.rows for p in problems]
@@ -333,7 +246,7 @@ def _gathered(
     return A, [replace(p, rows=np.searchsorted(union, mine)) for p, mine in zip(problems, subsets, strict=True)]
 
 
-def _from_blocks(A: RowSource, fit_intercept: bool, problems: list[_Problem]) -> tuple[Design, Labels]:
+def _from_blocks(A: RowSource, fit_intercept: bool, problems: list[Problem]) -> tuple[Design, Labels]:
     """Rows that are read for every product: all of them, as every problem reads them with the others."""
     n, d = A.shape
     labels = _merged([(p.labels, np.arange(n) if p.rows is None else p.rows) for p in problems], n)
@@ -350,7 +263,7 @@ def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:
         raise
 
 
-def _apart(A: Array, fit_intercept: bool, problems: list[_Problem]) -> tuple[Design, Labels]:
+def _apart(A: Array, fit_intercept: bool, problems: list[Problem]) -> tuple[Design, Labels]:
     """A matrix for each problem."""
     subsets = [np.arange(int(A.shape[0])) if p.rows is None else p.rows for p in problems]
     designs = []

@@ -13,56 +13,23 @@ basis, then in that of a singular value decomposition of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import ModuleType
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, require_finite, to_numpy
-from probe.certificate import Certificate, certify, gradients, meets
+from probe.arrays import Array, like, namespace, to_numpy
+from probe.certificate import Certificate, meets
 from probe.errors import BadInput
 from probe.labels import Labels
-from probe.objective import BatchedLoss
+from probe.moments import certify_by_moments, moments_of
 from probe.rotation import Rotation, eigenbasis, symmetric_eigen
+from probe.row_blocks import Held, Read, about
 from probe.sources import RowSource
-from probe.streamed import Streamed
 
-_BLOCK_ENTRIES = 1 << 22
 _CANCELLED = (
     1e-6  # loss over its value at zero weights below which the quadratic form is all rounding, and rows are read
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Weighted first and second moments of features and targets, in float64, from the data as given.
-
-    Attributes
-    ----------
-    total : float
-        Σ s.
-    mean : array of shape (d,)
-        Of the features; zero without an intercept.
-    target_mean : array of shape (K,)
-        Of the targets; zero without an intercept.
-    target_square : numpy.ndarray of shape (K,)
-        ``Σ s (t − t̄)²``.
-    right : array of shape (K, d)
-        ``Σ s (t − t̄)(x − μ)ᵀ``.
-    zero_gradient : numpy.ndarray of shape (K,)
-        ‖∇F‖∞ at zero weights and intercept.
-    gram : array of shape (d, d) or None
-        ``Σ s (x − μ)(x − μ)ᵀ``; None with fewer rows than columns.
-    """
-
-    total: float
-    mean: Array
-    target_mean: Array
-    target_square: np.ndarray
-    right: Array
-    zero_gradient: np.ndarray
-    gram: Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,94 +62,6 @@ class Fits:
     certificate: Certificate
     n_iter: np.ndarray
     passes: np.ndarray
-
-
-class Held:
-    """Features in memory.
-
-    Parameters
-    ----------
-    X : array of shape (n, d)
-    fit_intercept : bool
-    """
-
-    n_reads = 0
-
-    def __init__(self, X: Array, fit_intercept: bool) -> None:
-        self.example = X
-        self.shape = (int(X.shape[0]), int(X.shape[1]))
-        self._fit_intercept = fit_intercept
-
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Rows in order, float64."""
-        (n, d), xp = self.shape, namespace(self.example)
-        step = max(1, _BLOCK_ENTRIES // d)
-        for a in range(0, n, step):
-            yield slice(a, min(a + step, n)), xp.astype(self.example[a : min(a + step, n), :], xp.float64)
-
-    def require_finite(self) -> None:
-        """Say which rows and columns are not."""
-        require_finite(self.example)
-
-    def certify(
-        self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray
-    ) -> tuple[Certificate, Array]:
-        """See `probe.certificate.certify`."""
-        return certify(self.example, loss, W, b, l2, scale, self._fit_intercept)
-
-    def gradients(self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray) -> Array:
-        """See `probe.certificate.gradients`."""
-        return gradients(self.example, loss, W, b, l2)
-
-
-class Read(Streamed):
-    """Features that are read block by block: the same, and nothing of them stays.
-
-    Parameters
-    ----------
-    source : RowSource
-    fit_intercept : bool
-
-    Raises
-    ------
-    BadInput
-        More columns than rows: the closed form then needs the rows themselves.
-    """
-
-    def __init__(self, source: RowSource, fit_intercept: bool) -> None:
-        n, d = source.shape
-        if n < d:
-            raise BadInput(
-                f"Ridge classification reads features block by block where they have at least as many rows as columns, not "
-                f"{n} × {d}; leave memory out to load them, or fit logistic regression (fit_path)."
-            )
-        self._prepare(source, fit_intercept)
-
-    @property
-    def n_reads(self) -> int:
-        """Readings of all rows until now."""
-        return self.reads.n
-
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Rows in order, float64."""
-        xp = namespace(self.example)
-        self.reads.n += 1
-        for where, block in self.source.blocks(self.block_bytes):
-            rows = xp.astype(block, xp.float64)
-            if not bool(xp.all(xp.isfinite(xp.sum(rows, axis=0)))):
-                require_finite(block, first=where.start, n_all=self.shape[0])
-            yield where, rows
-
-    def require_finite(self) -> None:
-        """Every block was looked at."""
-
-    def gradients(self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray) -> Array:
-        """See `probe.certificate.gradients`; one pass."""
-        xp = namespace(W)
-        g, L, k, d = (int(s) for s in W.shape)
-        lanes = np.tile(np.arange(L), g)
-        sums = self._pass(loss, lanes, xp.reshape(W, (g * L * k, d)), xp.reshape(b, (g * L, k)), with_weights=True)
-        return xp.reshape(sums.by_W, W.shape) + like(W, l2)[:, None, None, None] * W
 
 
 class LeastSquares:
@@ -237,21 +116,20 @@ class LeastSquares:
             )
             if len(short) == 0:
                 break
-            if (
-                needs_exact_basis and not self._is_exact and isinstance(self._rows, Held)
-            ):  # for which all rows are needed
+            has_rows = isinstance(self._rows, Held)  # which that basis is made of
+            if needs_exact_basis and has_rows and not self._is_exact:
                 self.basis, self._is_exact = self._singular_basis(), True
             self._refine(fits, short, l2[short])
         return fits
 
     def rotated(self) -> Array:
         """Centred rows in the basis, without their weights: ``(X − μ) V``, shape (n, r), float64."""
-        blocks = [block @ self.basis.vectors for _, block in _centred(self._rows, self.moments.mean, None)]
+        blocks = [block @ self.basis.vectors for _, block in about(self._rows, self.moments.mean, None)]
         return self._xp.concat(blocks, axis=0)
 
     def _weighted_rows(self) -> Array:
         """``√s (X − μ)``, shape (n, d), float64."""
-        blocks = [block for _, block in _centred(self._rows, self.moments.mean, self.labels.weights)]
+        blocks = [block for _, block in about(self._rows, self.moments.mean, self.labels.weights)]
         return self._xp.concat(blocks, axis=0)
 
     def _first_basis(self, rotation: Rotation | None) -> Basis:
@@ -310,119 +188,6 @@ class LeastSquares:
 
     def _intercepts(self, W: Array) -> Array:
         return self.moments.target_mean - W @ self.moments.mean
-
-
-def moments_of(X: Held | Read, labels: Labels, fit_intercept: bool, with_gram: bool) -> Moments:
-    """Sum the moments from row blocks.
-
-    Parameters
-    ----------
-    X : Held or Read
-        Features of shape (n, d).
-    labels : Labels
-    fit_intercept : bool
-        Without an intercept nothing is centred.
-    with_gram : bool
-
-    Returns
-    -------
-    Moments
-
-    Raises
-    ------
-    BadInput
-        NaN or infinity (rows named); squares beyond float64.
-    """
-    xp, device = namespace(X.example), X.example.device
-    (n, d), K = X.shape, len(labels.codes)
-    s = np.ones(n) if labels.weights is None else labels.weights
-    t = 2.0 * labels.codes - 1.0
-    t_mean = (t @ s) / s.sum() if fit_intercept else np.zeros(K)
-    mean = _mean(X, labels)
-    mean = mean if fit_intercept else xp.zeros_like(mean)
-    targets = like(mean, (t - t_mean[:, None]) * np.sqrt(s))
-    right = xp.zeros((K, d), dtype=xp.float64, device=device)
-    gram = xp.zeros((d, d), dtype=xp.float64, device=device) if with_gram else None
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = xp.zeros_like(mean)
-        for rows, block in _centred(X, mean, labels.weights):
-            right = right + targets[:, rows] @ block
-            squares = squares + xp.sum(block * block, axis=0)
-            if gram is not None:
-                gram = gram + block.T @ block
-    if not bool(xp.all(xp.isfinite(squares))):
-        raise BadInput("The squares of X are beyond float64; divide the features by a constant.")
-    total = float(s.sum())
-    sums = total * like(mean, t_mean)
-    by_W = to_numpy(xp.max(xp.abs(right + sums[:, None] * mean[None, :]), axis=1))
-    largest = np.maximum(by_W, np.abs(total * t_mean)) if fit_intercept else by_W
-    squared = ((t - t_mean[:, None]) ** 2) @ s
-    return Moments(
-        total, mean, like(mean, t_mean), squared, right, np.maximum(largest, np.finfo(np.float64).tiny), gram
-    )
-
-
-def certify_by_moments(m: Moments, W: Array, b: Array, l2: np.ndarray) -> tuple[Certificate, np.ndarray]:
-    """Certify fits without reading a row: the gradient of a quadratic is its Gram matrix times W.
-
-    Parameters
-    ----------
-    m : Moments
-        With a Gram matrix.
-    W : array of shape (b, K, d), float64
-    b : array of shape (b, K), float64
-    l2 : numpy.ndarray of shape (b,)
-
-    Returns
-    -------
-    certificate : Certificate
-        Arrays of shape (b, K).
-    share : numpy.ndarray of shape (b, K)
-        Loss over the loss at zero weights; digits are lost in proportion to its inverse.
-    """
-    xp = namespace(W)
-    by_gram = W @ m.gram
-    G = by_gram - m.right + like(W, l2)[:, None, None] * W
-    by_b = m.total * (b + W @ m.mean - m.target_mean)
-    by_W = G + by_b[..., None] * m.mean
-    residual = to_numpy(xp.sum(W * by_gram, axis=-1) - 2.0 * xp.sum(W * m.right, axis=-1)) + m.target_square
-    sum_b = to_numpy(by_b)
-    loss = 0.5 * np.maximum(residual, 0.0) + 0.5 * sum_b**2 / m.total
-    weights = to_numpy(xp.sum(W * W, axis=-1))
-    objective = loss + 0.5 * l2[:, None] * weights
-    squared = to_numpy(xp.sum(G * G, axis=-1))
-    bound = squared / (2.0 * l2[:, None]) + 0.5 * sum_b**2 / m.total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gap = bound / objective
-        error = np.where(squared == 0, 0.0, np.sqrt(squared) / (l2[:, None] * np.sqrt(weights)))
-        share = residual / m.target_square
-    largest = np.maximum(to_numpy(xp.max(xp.abs(by_W), axis=-1)), np.abs(sum_b))
-    return Certificate(objective, largest / m.zero_gradient, gap, error), share
-
-
-def _mean(X: Held | Read, labels: Labels) -> Array:
-    """Weighted mean of the rows, float64; NaN, infinity and overflow are found here."""
-    xp, (n, d) = namespace(X.example), X.shape
-    s = np.ones(n) if labels.weights is None else labels.weights
-    total = xp.zeros((d,), dtype=xp.float64, device=X.example.device)
-    weight = like(total, s / s.sum())
-    finite = total
-    with np.errstate(over="ignore", invalid="ignore"):
-        for rows, block in X.blocks():
-            total = total + weight[rows] @ block
-            finite = finite + xp.sum(block, axis=0)  # rows of weight zero too
-    if not bool(xp.all(xp.isfinite(finite))):
-        X.require_finite()
-        raise BadInput("The sum of a column of X is beyond float64; divide the features by a constant.")
-    return total
-
-
-def _centred(X: Held | Read, mean: Array, weights: np.ndarray | None) -> Iterator[tuple[slice, Array]]:
-    """Blocks of ``√s (x − μ)``, float64, with the rows they are of."""
-    root = None if weights is None else like(mean, np.sqrt(weights))[:, None]
-    for rows, block in X.blocks():
-        centred = block - mean[None, :]
-        yield rows, centred if root is None else centred * root[rows, :]
 
 
 def _put(into: Certificate, i: int, of: Certificate, j: int) -> None:

@@ -12,7 +12,8 @@ from test_margins import signs
 import probe
 from probe.certificate import certify, zero_gradient
 from probe.labels import Loss, encode
-from probe.least_squares import LeastSquares, certify_by_moments
+from probe.least_squares import LeastSquares
+from probe.moments import certify_by_moments
 from probe.objective import ridge_value_and_gradient
 from probe.ridge import RidgeSolver, left_out_scores
 from probe.rotation import rotate
