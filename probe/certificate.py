@@ -120,8 +120,8 @@ def scale_of(by_W: Array, R: Array, reach: float, fit_intercept: bool) -> np.nda
     size = mass * reach
     if fit_intercept:
         largest, size = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1))), np.maximum(size, mass)
-    scale: np.ndarray = np.where(largest > _ROUNDING * size, largest, size)
-    return np.maximum(scale, np.finfo(np.float64).tiny)
+    scale: np.ndarray = np.maximum(np.where(largest > _ROUNDING * size, largest, size), np.finfo(np.float64).tiny)
+    return scale
 
 
 def certify(

@@ -177,7 +177,8 @@ def convert(
     >>> conventions.convert(0.001, conventions.WEIGHT_DECAY, n=1000)
     1.0
     """
-    for given in (of, to):
+    conventions: tuple[object, object] = (of, to)
+    for given in conventions:
         if not isinstance(given, Convention):
             known = ", ".join(name for name, one in globals().items() if isinstance(one, Convention))
             raise BadInput(

@@ -174,10 +174,9 @@ def _require_classification(labels: np.ndarray) -> None:
 
 def _is_missing(labels: np.ndarray) -> np.ndarray:
     """Which labels are none: NaN, infinity, None, no date."""
-    if labels.dtype.kind == "f":
-        return ~np.isfinite(labels)
-    if labels.dtype.kind in "mM":
-        return np.isnat(labels)
+    if labels.dtype.kind in "fmM":
+        missing: np.ndarray = ~np.isfinite(labels)
+        return missing
     if labels.dtype.kind != "O":
         return np.zeros(len(labels), dtype=bool)
     return np.array(
