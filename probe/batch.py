@@ -73,8 +73,9 @@ def fit_paths(
         then these are loaded.
     n_jobs : int, optional
         Processes that the problems are dealt to, as in scikit-learn: -1 is one for every processor, None is one (or what
-        `joblib.parallel_config` says). Each has its share of the processors for its products; the rotation is still made once.
-        For features in numpy. The first call with it waits about a second for the processes to start.
+        `joblib.parallel_config` says, of which the number counts and not the backend). Each has its share of the processors for
+        its products; the rotation is still made once. For features in numpy. The first call with it waits about a second for
+        the processes to start.
 
     Returns
     -------

@@ -25,6 +25,7 @@ from probe.objective import BatchedLoss
 _SCORES_AT_ONCE = 1 << 24  # float64 scores held at once: 128 MB
 _NEAR = 1e-6  # decrement, in parts of the loss, below which the Hessian by the intercepts hardly changes any more
 _BLOCK_ENTRIES = 1 << 21  # entries of X converted to float64 at once
+_ROUNDING = 1e-14  # a sum that is this part of its summands' sizes is what rounding left of zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +86,41 @@ def zero_gradient(X: Array, loss: BatchedLoss, k: int, fit_intercept: bool) -> n
     Returns
     -------
     numpy.ndarray of shape (L,)
+        See `scale_of`.
     """
     xp = namespace(X)
     _, R = loss.evaluate(xp.zeros((loss.n_lanes, k, int(X.shape[0])), dtype=xp.float64, device=X.device))
-    largest = to_numpy(xp.max(xp.abs(_adjoint(X, R)), axis=(1, 2)))
+    reach = max(float(xp.max(xp.abs(block))) for block in _blocks(X))
+    return scale_of(_adjoint(X, R), R, reach, fit_intercept)
+
+
+def scale_of(by_W: Array, R: Array, reach: float, fit_intercept: bool) -> np.ndarray:
+    """‖∇F‖∞ at zero from its sums; where these are zero but for rounding, the size of what was summed.
+
+    Constant features of as many rows in every class are such a case: zero is the optimum, and whatever rounding leaves of the
+    gradient there is no measure of anything.
+
+    Parameters
+    ----------
+    by_W : array of shape (L, k, d), float64
+        The derivative by the weights.
+    R : array of shape (L, k, n), float64
+        That by the scores.
+    reach : float
+        Largest feature.
+    fit_intercept : bool
+
+    Returns
+    -------
+    numpy.ndarray of shape (L,)
+    """
+    xp = namespace(R)
+    largest = to_numpy(xp.max(xp.abs(by_W), axis=(1, 2)))
+    mass = to_numpy(xp.max(xp.sum(xp.abs(R), axis=2), axis=1))
+    size = mass * reach
     if fit_intercept:
-        largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
-    scale: np.ndarray = np.maximum(largest, np.finfo(np.float64).tiny)
+        largest, size = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1))), np.maximum(size, mass)
+    scale: np.ndarray = np.maximum(np.where(largest > _ROUNDING * size, largest, size), np.finfo(np.float64).tiny)
     return scale
 
 

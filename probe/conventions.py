@@ -34,6 +34,7 @@ from typing import overload
 import numpy as np
 
 from probe.errors import BadInput
+from probe.labels import numbers
 
 
 class Reduction(Enum):
@@ -166,7 +167,7 @@ def convert(
     Raises
     ------
     BadInput
-        Values that are not positive and finite, or `n` missing.
+        Values that are not positive and finite, `n` missing, or what is no convention.
 
     Examples
     --------
@@ -176,7 +177,14 @@ def convert(
     >>> conventions.convert(0.001, conventions.WEIGHT_DECAY, n=1000)
     1.0
     """
-    values = np.asarray(value, dtype=np.float64)
+    conventions: tuple[object, object] = (of, to)
+    for given in conventions:
+        if not isinstance(given, Convention):
+            known = ", ".join(name for name, one in globals().items() if isinstance(one, Convention))
+            raise BadInput(
+                f"A convention is one of probe.conventions ({known}) or a Convention of your own, not {given!r}."
+            )
+    values = numbers(value, "A penalty")
     bad = values[~(np.isfinite(values) & (values > 0))]
     if bad.size:
         raise BadInput(

@@ -159,18 +159,29 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
 
 
 def _require_classification(labels: np.ndarray) -> None:
-    if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all():
-            bad = np.flatnonzero(~np.isfinite(labels))
-            raise BadInput(
-                f"Input y contains NaN or infinity: {len(bad)} labels are missing (first at rows {bad[:5].tolist()}); "
-                "drop these rows."
-            )
-        if not (labels == np.round(labels)).all():
-            raise BadInput(
-                f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]}; "
-                "labels must be classes (integers, text), not measurements."
-            )
+    missing = np.flatnonzero(_is_missing(labels))
+    if len(missing):
+        held = "NaN or infinity" if labels.dtype.kind == "f" else repr(labels[missing[0]])
+        raise BadInput(
+            f"Input y contains {held}: {len(missing)} labels are missing (first at rows {missing[:5].tolist()}); drop these rows."
+        )
+    if labels.dtype.kind == "f" and not (labels == np.round(labels)).all():
+        raise BadInput(
+            f"Unknown label type: continuous. y holds values such as {labels[labels != np.round(labels)][0]}; "
+            "labels must be classes (integers, text), not measurements."
+        )
+
+
+def _is_missing(labels: np.ndarray) -> np.ndarray:
+    """Which labels are none: NaN, infinity, None, no date."""
+    if labels.dtype.kind in "fmM":
+        missing: np.ndarray = ~np.isfinite(labels)
+        return missing
+    if labels.dtype.kind != "O":
+        return np.zeros(len(labels), dtype=bool)
+    return np.array(
+        [y is None or (isinstance(y, float | np.floating) and not np.isfinite(y)) for y in labels], dtype=bool
+    )
 
 
 def weights_of(sample_weight: Any, n: int, k: int | None = None) -> np.ndarray | None:

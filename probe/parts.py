@@ -16,6 +16,7 @@ from probe.labels import Loss, numbers
 from probe.metrics import PredictionMetric
 from probe.path import Path, fit_path
 from probe.selection import select
+from probe.workers import check_n_jobs
 
 if TYPE_CHECKING:
     from probe.metrics import Metric
@@ -83,9 +84,10 @@ def fit_all(parts: Sequence[Part | Given], C: np.ndarray, options: dict[str, Any
     """
     options = dict(options)
     n_jobs = options.pop("n_jobs", None)
+    check_n_jobs(n_jobs)
     together = [part for part in parts if isinstance(part, Part) and _can_share(part, options)]
     if len(together) < max(2, len(parts)):
-        if n_jobs is not None and len(parts) > 1:
+        if n_jobs not in (None, 1) and len(parts) > 1:
             raise BadInput(
                 f"n_jobs is {n_jobs!r}, but only splits that probe.fit_path fits with backend='auto' are dealt to processes; leave "
                 "it out."
@@ -129,8 +131,8 @@ def parts_of(
     weight = None if sample_weight is None else _weight(sample_weight, n, "sample_weight", k)
     by_val = None if val_weight is None else _weight(val_weight, n, "val_weight")
     parts = []
-    for i, (given_train, given_val) in enumerate(splits):
-        train, val = _numbers(given_train, n), _numbers(given_val, n)
+    for i, split in enumerate(_given(splits)):
+        train, val = (_numbers(rows, n) for rows in _pair(split, i))
         if len(train) == 0 or len(val) == 0:
             raise BadInput(
                 f"Split {i} has {len(train)} rows to train on and {len(val)} to validate on; both need at least one."
@@ -140,6 +142,24 @@ def parts_of(
     if not parts:
         raise BadInput("There is no split to choose C on; give at least one pair of rows to train and to validate on.")
     return parts
+
+
+def _given(splits: Any) -> Iterable[Any]:
+    """Splits that can be gone through; what makes them is none."""
+    if not isinstance(splits, Iterable):
+        remedy = "pass splitter.split(X, y)" if hasattr(splits, "split") else "give a list of them"
+        raise BadInput(f"Splits are pairs (train rows, validation rows), but they are {splits!r}; {remedy}.")
+    return splits
+
+
+def _pair(split: Any, i: int) -> tuple[Any, Any]:
+    if not hasattr(split, "__len__") or isinstance(split, str) or len(split) != 2:
+        held = f"of length {len(split)}" if hasattr(split, "__len__") else repr(split)
+        raise BadInput(
+            f"Split {i} is a {type(split).__name__} {held}, but must be a pair (train rows, validation rows); one split is a list "
+            "of one pair."
+        )
+    return split[0], split[1]
 
 
 def _weighted(rows: np.ndarray, weight: np.ndarray | None, rule: Metric) -> tuple[np.ndarray, Metric]:

@@ -175,7 +175,10 @@ class Predictions:
     def from_bytes(cls, content: bytes, where: str) -> Predictions:
         """Read the content of an npz file; ``where`` names it in errors."""
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            file = np.load(io.BytesIO(content), allow_pickle=False)
+            if not hasattr(file, "files"):
+                raise BadInput(f"'{where}' holds no predictions: it is one array.")
+            with file:
                 arrays: dict[str, Any] = {key: file[key] for key in file.files}
         except _UNREADABLE as error:
             raise BadInput(f"'{where}' is not a readable npz file of predictions: {error}.") from error

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from probe.arrays import Array, namespace, require_finite, to_numpy
-from probe.certificate import Certificate, bounds, intercept_step
+from probe.certificate import Certificate, bounds, intercept_step, scale_of
 from probe.design import Rotated
 from probe.errors import BadInput
 from probe.objective import BatchedLoss
@@ -141,14 +141,12 @@ class Streamed(Rotated):
         Z = xp.zeros((loss.n_lanes, k, n), dtype=xp.float64, device=self.example.device)
         _, R = loss.evaluate(Z)
         G = xp.zeros((loss.n_lanes * k, d), dtype=xp.float64, device=self.example.device)
+        reach = 0.0
         self.reads.n += 1
         for where, block in self.source.blocks(self.block_bytes):
             G = G + xp.reshape(R[..., where], (loss.n_lanes * k, -1)) @ xp.astype(block, xp.float64)
-        largest = to_numpy(xp.max(xp.abs(xp.reshape(G, (loss.n_lanes, -1))), axis=1))
-        if self._fit_intercept:
-            largest = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1)))
-        scale: np.ndarray = np.maximum(largest, np.finfo(np.float64).tiny)
-        return scale
+            reach = max(reach, float(xp.max(xp.abs(block))))
+        return scale_of(xp.reshape(G, (loss.n_lanes, k, d)), R, reach, self._fit_intercept)
 
     def certify(
         self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray

@@ -16,7 +16,7 @@ from probe.errors import BadInput
 from probe.grids import C_GRID
 from probe.joining import joined, reordered
 from probe.parts import Given, Part, fit_all, fitter_of, host, parts_of
-from probe.path import Path, fit_path
+from probe.path import Path, fit_path, grid_of
 from probe.selection import Choice
 from probe.sources import can_stay, streamed
 from probe.widening import DECADES, Searched, say, search
@@ -178,19 +178,22 @@ def select_splits(
         Naming what was added.
     """
     check_backend(options.get("backend", "auto"), device)
+    if not callable(fit):
+        raise BadInput(f"fit is {fit!r}, but must be a function that fits a path: fit_path, svm_path, ridge_path.")
+    grid = grid_of(C)
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
     stays = _stays(X, memory, device)
     if stays:
         if "memory" not in inspect.signature(fit).parameters:
+            name = getattr(fit, "__name__", repr(fit))
             raise BadInput(
-                f"memory is {memory!r}, but {fit.__name__} has no such option: it needs all features loaded. Leave memory out, or "
-                "fit with fit_path or svm_path."
+                f"memory is {memory!r}, but {name} has no such option: it needs all features loaded. Leave memory out, or fit "
+                "with fit_path, svm_path or ridge_path."
             )
         options = {**options, "memory": memory, "device": device}
     options["n_jobs"] = n_jobs
     A = X if stays else as_matrix(X, device)
     parts = parts_of(A, host(y), splits, rule, sample_weight, val_weight, fit, memory)
-    grid = np.atleast_1d(np.asarray(host(C), dtype=np.float64))
     paths = fit_all(parts, grid, options)
     paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
     say(found)

@@ -44,10 +44,7 @@ def n_workers(n_jobs: int | None, X: Array | RowSource, n_problems: int) -> int:
     """
     from joblib import effective_n_jobs
 
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
-        raise BadInput(
-            f"n_jobs must be a number of processes, -1 for one on each processor, or None for one; got {n_jobs!r}."
-        )
+    check_n_jobs(n_jobs)
     count = int(effective_n_jobs(n_jobs))
     if not isinstance(X, np.ndarray):
         if n_jobs is not None and count > 1:
@@ -58,6 +55,23 @@ def n_workers(n_jobs: int | None, X: Array | RowSource, n_problems: int) -> int:
             )
         return 1
     return min(count, n_problems)
+
+
+def check_n_jobs(n_jobs: int | None) -> None:
+    """Refuse what is no number of processes.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+
+    Raises
+    ------
+    BadInput
+    """
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
+        raise BadInput(
+            f"n_jobs must be a number of processes, -1 for one on each processor, or None for one; got {n_jobs!r}."
+        )
 
 
 def dealt(sizes: Sequence[int], n: int) -> list[list[int]]:
@@ -84,6 +98,9 @@ def dealt(sizes: Sequence[int], n: int) -> list[list[int]]:
 
 def at_once(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]) -> tuple[list[Result], bool]:
     """Let every task be worked on in a process of its own. On Ctrl-C they are asked to stop, and their results awaited.
+
+    The processes are this machine's, whichever backend `joblib.parallel_config` names: threads would wait for each other, and
+    another machine does not see the file that says to go on.
 
     Parameters
     ----------
@@ -112,7 +129,11 @@ def at_once(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]) -> tu
 
         def run() -> None:
             try:
-                found.extend(Parallel(n_jobs=len(tasks))(delayed(_undisturbed)(work, task, going) for task in tasks))
+                found.extend(
+                    Parallel(n_jobs=len(tasks), backend="loky")(
+                        delayed(_undisturbed)(work, task, going) for task in tasks
+                    )
+                )
             except BaseException as error:
                 failed.append(error)
             finally:
@@ -147,7 +168,7 @@ def _undisturbed(work: Callable[..., Result], task: tuple[Any, ...], going: Path
     def is_stopped() -> bool:
         return not going.exists()
 
-    if threading.current_thread() is not threading.main_thread():  # joblib may be told to use threads
+    if threading.current_thread() is not threading.main_thread():  # where processes may have none of their own
         return work(*task, is_stopped)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -105,6 +105,10 @@ def test_what_cannot_be_translated_is_said() -> None:
         c.convert(1.0, c.WEIGHT_DECAY, n=0)
     with pytest.raises(probe.BadInput, match=r"1 of 2 are not \(first -1.0\)"):
         c.convert([1.0, -1.0], c.LINEAR_EVAL)
+    with pytest.raises(probe.BadInput, match=r"WEIGHT_DECAY, .* not 'weight decay'"):
+        c.convert(1.0, "weight decay", n=10)  # type: ignore[arg-type]
+    with pytest.raises(probe.BadInput, match="A penalty must hold numbers, but it is 'a'"):
+        c.convert("a", c.LINEAR_EVAL)
     assert "½" in str(c.SCIKIT_LEARN)
     assert "½" not in str(c.LINEAR_EVAL)
 

@@ -128,6 +128,22 @@ def test_constant_and_duplicated_columns_change_nothing_else() -> None:
     assert np.abs(b.coef[:, :, 6]).max() < 1e-6
 
 
+@pytest.mark.parametrize("memory", [None, 1000])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("k", [3, 10])
+def test_features_that_say_nothing_have_zero_as_their_optimum(k: int, fit_intercept: bool, memory: int | None) -> None:
+    """A unit that died is constant; with as many rows in every class the gradient at zero is rounding, and measures nothing."""
+    y = np.tile(np.arange(k), 30)
+    dead = np.full((len(y), 3), 0.7, dtype=np.float32)
+    same = np.repeat(np.random.default_rng(0).normal(size=(30, 3)), k, axis=0)  # every row once in each class
+    for X in (dead, same):
+        path = probe.fit_path(X, y, [1e-3, 1.0, 1e3], fit_intercept=fit_intercept, memory=memory)
+        assert {str(s.value) for s in path.status} == {"converged"}
+        assert float(path.grad_norm.max()) < 1e-9
+        assert float(np.abs(path.coef).max()) < 1e-12
+        np.testing.assert_allclose(path.objective, path.C * len(y) * np.log(k), rtol=1e-12)
+
+
 def test_empty_batches_are_refused_by_name() -> None:
     """Nothing to fit, score, choose on or predict: one sentence with the shape, not an error of numpy's inside."""
     X, y = digits(60, 3)

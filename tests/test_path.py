@@ -296,6 +296,12 @@ BAD = [
     (lambda X, y: (X, y, {"sample_weight": (y > 0).astype(float)}), "weight zero"),
     (lambda X, y: (X, y + 0.5, {}), "continuous"),
     (lambda X, y: (X, np.where(y == 0, np.nan, y), {}), "labels are missing"),
+    (lambda X, y: (X, np.where(y == 0, np.nan, y.astype(object)), {}), r"contains nan: \d+ labels are missing"),
+    (
+        lambda X, y: (X, np.where(y == 0, None, y.astype(str).astype(object)), {}),
+        r"contains None: \d+ labels are missing",
+    ),
+    (lambda X, y: (X, np.where(y == 0, np.datetime64("NaT"), np.datetime64(2000, "Y") + y), {}), "labels are missing"),
     (lambda X, y: (X, np.stack([y, y], 1), {}), "0 and 1 only"),
     (lambda X, y: (X, np.zeros((200, 0), int), {}), "no label at all"),
     (lambda X, y: (X, np.array(["a", 1] * 100, object), {}), r"several kinds \(int, str\)"),

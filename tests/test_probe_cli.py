@@ -227,6 +227,8 @@ def test_results_list_and_damage(results: Path, tmp_path: Path, capsys: Output) 
         (["sweep", "{store}", "--train", "train", "--out", "{tmp}/file/r", GRID], "Not a directory"),
         (["path", "{tmp}/nowhere.npz"], "no file"),
         (["path", "{tmp}/file"], "not a readable npz"),
+        (["path", "{tmp}/array.npy"], "holds one array; save features and labels as X and y"),
+        (["compare", "{tmp}/array.npz", "{tmp}/array.npz"], "holds no predictions: it is one array"),
         (["path", "{tmp}/other.npz"], "has the arrays A but not X and y"),
         (["path", "{tmp}/nan.npz", GRID], "NaN or infinity"),
         (["path", "{tmp}/one.npz", GRID], "one class"),
@@ -243,6 +245,8 @@ def test_our_errors_are_one_message_and_exit_code_1(
     arguments: list[str], message: str, store: Path, tmp_path: Path, capsys: Output
 ) -> None:
     (tmp_path / "file").write_text("not an npz file")
+    np.save(tmp_path / "array.npy", np.zeros((4, 2)))
+    (tmp_path / "array.npz").write_bytes((tmp_path / "array.npy").read_bytes())
     X = np.arange(8.0).reshape(4, 2)
     np.savez(tmp_path / "other.npz", A=X)
     np.savez(tmp_path / "nan.npz", X=np.where(X == 3, np.nan, X), y=[0, 1, 0, 1])

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from problems import digits
+from sklearn.model_selection import KFold
 
 import probe
 from probe import folds
@@ -179,6 +180,13 @@ def test_grids_continue_at_their_own_step() -> None:
     np.testing.assert_allclose(beyond(np.array([1.0, 1e3]), -1), [1e-3])
 
 
+class Bare:
+    """A function without a name, as one's own may be."""
+
+    def __call__(self, X: np.ndarray, y: np.ndarray, C: np.ndarray, *, sample_weight: np.ndarray | None) -> probe.Path:
+        return probe.fit_path(X, y, C, sample_weight=sample_weight)
+
+
 def test_bad_input_is_said() -> None:
     """Splits without rows, rows that do not exist, labels of another length, paths of another problem."""
     X, y = _digits()
@@ -191,6 +199,20 @@ def test_bad_input_is_said() -> None:
         probe.select_splits(X, y, [(rows[:3] < 2, rows)], GRID)
     with pytest.raises(probe.BadInput, match="no split"):
         probe.select_splits(X, y, [], GRID)
+    with pytest.raises(probe.BadInput, match=r"Split 0 is a ndarray of length 120, .* a list of one pair"):
+        probe.select_splits(X, y, (rows[:120], rows[120:]), GRID)
+    with pytest.raises(probe.BadInput, match=r"Split 0 is a int 3, .* a list of one pair"):
+        probe.select_splits(X, y, [3], GRID)
+    with pytest.raises(probe.BadInput, match=r"KFold.*pass splitter\.split\(X, y\)"):
+        probe.select_splits(X, y, KFold(3), GRID)
+    with pytest.raises(probe.BadInput, match="they are 5; give a list of them"):
+        probe.select_splits(X, y, 5, GRID)  # type: ignore[arg-type]
+    with pytest.raises(probe.BadInput, match="C must be a positive number or a list of them, but it is 'clip'"):
+        probe.select_kfold(X, y, "clip")
+    with pytest.raises(probe.BadInput, match="fit is 'ridge', but must be a function"):
+        probe.select_kfold(X, y, GRID, fit="ridge")
+    with pytest.raises(probe.BadInput, match=r"memory is 9, but <.*Bare.* has no such option"):
+        probe.select_kfold(X, y, GRID, fit=Bare(), memory=9)
     with pytest.raises(probe.BadInput, match="240 rows but y has 239"):
         probe.select_splits(X, y[1:], [(rows, rows)], GRID)
     with pytest.raises(probe.BadInput, match="val_weight must be 240"):

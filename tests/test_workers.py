@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from problems import digits
 
 import probe
 from probe import BadInput
-from probe.workers import dealt
+from probe.workers import at_once, dealt, n_workers
 
 GRID = 10.0 ** np.linspace(-4, 3, 8)
 TESTS = str(Path(__file__).parent)
@@ -75,6 +77,39 @@ def test_a_number_of_processes_that_is_none(n_jobs: Any) -> None:
     X, y = digits(50)
     with pytest.raises(BadInput, match="n_jobs must be a number of processes"):
         probe.fit_paths(X, y, [1.0], n_jobs=n_jobs)
+
+
+@pytest.mark.parametrize("n_jobs", [0, True, "2"])
+def test_a_number_of_processes_that_is_none_is_said_where_nothing_is_dealt_too(n_jobs: Any) -> None:
+    """One split, or splits that another function fits: not only once there are folds."""
+    X, y = digits(50)
+    with pytest.raises(BadInput, match="n_jobs must be a number of processes"):
+        probe.LinearProbe([0.1, 1.0], n_jobs=n_jobs).fit(X, y)
+    with pytest.raises(BadInput, match="n_jobs must be a number of processes"):
+        probe.select_kfold(X, y, GRID, n_folds=2, fit=probe.ridge_path, n_jobs=n_jobs)
+
+
+def test_one_process_is_what_every_function_fits_in() -> None:
+    """Nothing is dealt, so nothing is refused."""
+    X, y = digits(50)
+    one, none = (probe.select_kfold(X, y, GRID, n_folds=2, fit=probe.ridge_path, n_jobs=n) for n in (1, None))
+    np.testing.assert_array_equal(one.split_scores, none.split_scores)
+
+
+def _where(i: int, is_stopped: Callable[[], bool]) -> tuple[int, bool]:
+    return os.getpid(), is_stopped()
+
+
+def test_the_processes_are_this_machines_whatever_joblib_is_told() -> None:
+    """Its number counts, its backend does not: a cluster would not see the file that says to go on, and stop at once."""
+    import joblib
+
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        assert n_workers(None, np.zeros((2, 2)), 5) == 2
+        found, is_stopped = at_once(_where, [(0,), (1,)])
+    assert not is_stopped
+    assert os.getpid() not in [pid for pid, _ in found]
+    assert not any(stopped for _, stopped in found)
 
 
 def test_features_that_processes_cannot_share() -> None:

@@ -112,9 +112,10 @@ def _npz(path: Path) -> tuple[Any, Any]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise BadInput(f"'{path}' holds one array; save features and labels as X and y with numpy.savez.")
+        loaded = np.load(path, allow_pickle=False)
+        if not hasattr(loaded, "files"):
+            raise BadInput(f"'{path}' holds one array; save features and labels as X and y with numpy.savez.")
+        with loaded as file:
             missing = {"X", "y"} - set(file.files)
             if missing:
                 raise BadInput(
