@@ -5,9 +5,7 @@ Feature matrices of any origin become one 2-d array here (`as_matrix`), and are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import PurePath
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -17,7 +15,6 @@ from probe.errors import BadInput, MissingExtra
 
 Array: TypeAlias = Any  # numpy.ndarray, torch.Tensor or cupy.ndarray: the standard has no common base class
 
-_SMALL_WORK = 1e7  # multiplications of one pass below which threads do not pay
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED", "bad_alloc")
 _DEVICE_ERRORS = {"CUDARuntimeError", "CUDADriverError", "CUBLASError", "CUSOLVERError"}
 
@@ -189,39 +186,6 @@ def take(x: Array, lanes: np.ndarray) -> Array:
     """Some entries along the first axis, on the host's word."""
     xp = namespace(x)
     return xp.take(x, xp.asarray(lanes, device=x.device), axis=0)
-
-
-@contextmanager
-def threads_for(X: Array, k: int) -> Iterator[None]:
-    """One BLAS thread while small products are computed: handing them to several costs more than the products.
-
-    On a machine that is busy the difference is not small: threads that spin while they wait for each other made a path over
-    358 × 32 features take 10 s instead of 0.4 s. The wheels of numpy and scipy bring a BLAS each, whose threads would be in each
-    other's way as well: scipy's, which gets the small factors, has one thread at any size.
-
-    Parameters
-    ----------
-    X : array of shape (n, d)
-    k : int
-        Columns of the products.
-    """
-    if not isinstance(X, np.ndarray):
-        yield
-        return
-    import scipy.linalg  # noqa: F401  (it brings a BLAS of its own, and only loaded libraries are limited)
-    from threadpoolctl import ThreadpoolController
-
-    blas = ThreadpoolController().select(user_api="blas")
-    work = int(X.shape[0]) * min(int(X.shape[0]), int(X.shape[1])) * k
-    with (blas if work <= _SMALL_WORK else _second(blas)).limit(limits=1):
-        yield
-
-
-def _second(blas: Any) -> Any:
-    """Of several BLAS libraries those that scipy brought; none where there is one only."""
-    paths = [library["filepath"] for library in blas.info()]
-    of_scipy = [path for path in paths if any(part.startswith("scipy") for part in PurePath(path).parts)]
-    return blas.select(filepath=of_scipy if len(of_scipy) < len(paths) else [])
 
 
 def largest(x: Array, m: int) -> Array:

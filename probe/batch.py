@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, require_finite, threads_for
+from probe.arrays import Array, as_matrix, require_finite
 from probe.design import Design, Subsets, Whole
 from probe.errors import BadInput, Interrupted
 from probe.exactness import exact
@@ -28,6 +28,7 @@ from probe.several import Problem, groups_of, problems_of
 from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
 from probe.streamed import Streamed
+from probe.threads import threads_for
 from probe.wide import Wide
 from probe.workers import at_once, dealt, n_workers
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from probe.arrays import Array, as_matrix, like, namespace, threads_for, to_numpy
+from probe.arrays import Array, as_matrix, like, namespace, to_numpy
 from probe.backends import check_backend, features_for, solver_for
 from probe.errors import BadInput, Interrupted, NotConverged
 from probe.exactness import exact
@@ -22,6 +22,7 @@ from probe.model import Model, linear_scores
 from probe.solver import Solution
 from probe.sources import RowSource, streamed
 from probe.status import Status
+from probe.threads import threads_for
 
 _C_RANGE = (1e-30, 1e30)
 NUMBER = (int, float, np.integer, np.floating)
