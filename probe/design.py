@@ -38,6 +38,10 @@ class Design(Protocol):
     def penalised(self) -> np.ndarray:
         """One where a rotated coordinate is penalised, (r,)."""
 
+    @property
+    def stiffest(self) -> float:
+        """Largest sum of squares of a rotated column that is penalised; zero where there is none."""
+
     def rows(self, dtype: object) -> Rows:
         """The rotated rows."""
 
@@ -68,6 +72,11 @@ class Rotated:
     def penalised(self) -> np.ndarray:
         """One where a rotated coordinate is penalised, (r,)."""
         return self.rotation.penalised
+
+    @property
+    def stiffest(self) -> float:
+        """See `Design.stiffest`."""
+        return float(np.max(self.rotation.spectrum * self.rotation.penalised, initial=0.0))
 
     def largest(self, G: Array, lanes: np.ndarray) -> np.ndarray:
         """Largest entry of the gradients by weights and intercepts, (m,)."""
@@ -175,6 +184,11 @@ class Subsets:
         if self._has_intercept:
             mask[-1] = 0.0
         return mask
+
+    @property
+    def stiffest(self) -> float:
+        """See `Design.stiffest`."""
+        return max(design.stiffest for design in self.designs)
 
     def _padded(self, values: np.ndarray | Array, width: int) -> Array:
         """Fill up the last axis with zeros, before the intercept."""

@@ -12,7 +12,7 @@ from probe.arrays import Array, namespace
 from probe.certificate import Certificate, meets
 from probe.design import Design
 from probe.guessing import Known, guess
-from probe.labels import Labels
+from probe.labels import Labels, Loss
 from probe.lbfgs import LBFGS
 from probe.minimize import Lane, Method, minimize
 from probe.newton import Newton
@@ -28,6 +28,7 @@ _MOST_CORNERS = 4  # that a guess is made from
 _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the certificate, made elsewhere, meets it
 _REPAIRS = 2
 _BOUNDS = ("grad_norm", "gap", "coef_error")
+_EASY = 1e-4  # of the largest sum of squares of a rotated column: squared hinges with penalties above this are solved from zero
 _FLOAT32_TOL = 1e-7  # tolerances below this are out of reach in float32 from the start
 
 
@@ -132,7 +133,7 @@ class PathSolver:
             if is_stopped is not None and is_stopped():
                 raise KeyboardInterrupt
             corner = min(begin + self._stride(len(l2)) - 1, len(l2) - 1) if self._corners else begin
-            self.step(float(l2[corner]))
+            self._come_to(float(l2[corner]))
             assert self._ahead is not None
             if corner > begin:
                 self._between(l2[begin:corner], self._ahead)
@@ -155,11 +156,40 @@ class PathSolver:
             return 1
         return int(np.clip(_COLUMNS // (self._labels.n_lanes * self._labels.k), 1, _MOST_STRIDE))
 
+    def _come_to(self, l2: float) -> None:
+        """Solve the next corner, by way of penalties that are nearer where it is too far; their passes are its own."""
+        passes = np.zeros(self._labels.n_lanes, dtype=np.int64)
+        for stone in self._stones(l2):
+            self.step(float(stone))
+            assert self._ahead is not None
+            passes += [lane.passes for lane in self._ahead.lanes]
+        self.step(l2)
+        assert self._ahead is not None
+        for lane, n in zip(self._ahead.lanes, passes.tolist(), strict=True):
+            lane.passes += n
+
+    def _stones(self, l2: float) -> np.ndarray:
+        """Penalties on the way to one that is too far, where the loss has kinks: (m,), falling; nobody is told of their fits.
+
+        Newton's method on a squared hinge knows the rows that are within the margin where it starts. From afar these are others
+        than where it should end, and it stalls: on digits at C = 1e4 after 600 iterations, or 0.5 from decade to decade.
+        """
+        if self._labels.kind is not Loss.SQUARED_HINGE:
+            return np.zeros(0)
+        easy = self._design.stiffest * _EASY
+        before = self._corners[-1].l2 if self._corners else np.inf
+        top = min(easy, before)
+        n = int(np.ceil(np.log10(max(top / l2, 1.0))))
+        steps = top * (l2 / top) ** (np.arange(n) / max(n, 1))
+        found: np.ndarray = steps[1:] if before <= easy else steps
+        return found
+
     def step(self, l2: float) -> None:
         """Solve the next corner from those before it; it counts as done when the penalties between them are, too."""
         if self._corners:
             start, _ = guess(self._repeated(np.array([l2])), self._corners, np.array([l2]))
-            before: list[Lane] | None = self._fits[-1].lanes
+            assert self._ahead is not None
+            before: list[Lane] | None = self._ahead.lanes
         else:
             start, before = self._intercept_only(), None
         lanes = self._solve(np.array([l2]), start, None, before)

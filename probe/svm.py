@@ -72,7 +72,8 @@ def svm_path(
     Returns
     -------
     Path
-        The certificate is that of the worst class, the objective the sum over them, iterations the most that one needed.
+        The certificate is that of the worst class, the objective the sum over them, iterations the most that one needed. A C far
+        weaker than the one before is approached in decades, whose products count among its `passes`.
         ``predict_proba`` of its models refuses: margins are not log-odds.
 
     Raises

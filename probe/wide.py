@@ -46,6 +46,11 @@ class Wide(Streamed):
         """One where a rotated coordinate is penalised, (r,)."""
         return np.concatenate([np.ones(len(self._values)), [0.0] if self._fit_intercept else []])
 
+    @property
+    def stiffest(self) -> float:
+        """See `probe.design.Design.stiffest`."""
+        return float(np.max(self._values, initial=0.0))
+
     def _gram(self) -> tuple[Array, Array]:
         """Mean of the columns (d,), zero without an intercept, and products of all rows, (n, n), about the first block's mean."""
         xp, (n, d) = namespace(self.example), self.shape

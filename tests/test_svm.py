@@ -165,6 +165,24 @@ def test_perfectly_separable_data_at_weak_penalty() -> None:
     assert path.model(1).score(X, y) == 1.0
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_a_far_penalty_is_approached_in_decades(scale: float) -> None:
+    """From zero Newton's method stalled on digits at C of 1e4 and more; rows of another length move where that is."""
+    X, y = digits(1500)
+    X = scale * X
+    grid = [1e-2 / scale**2, 1e2 / scale**2, 1e6 / scale**2]
+    alone, leaps = probe.svm_path(X, y, grid[-1:]), probe.svm_path(X, y, grid)
+    for path, C in ((alone, grid[-1:]), (leaps, grid)):
+        assert path.C.tolist() == C
+        assert {s.value for s in path.status} == {"converged"}
+        W, b, S = path.coef[-1], path.intercept[-1], signs(y, 10)
+        for c in range(10):
+            own = slice(c, c + 1)
+            value, by_W, _ = hinge_value_and_gradient(W[own], b[own], X, S[:, own], C[-1])
+            assert (by_W**2).sum() * C[-1] / 2 <= 1.1e-4 * value
+    assert alone.passes[0] > leaps.passes[-1]  # those of the decades are its own
+
+
 def test_one_column_that_is_constant_everywhere() -> None:
     """The intercept alone is fitted: to the difference of the class frequencies."""
     model = probe.fit_svm(np.ones((30, 2)), np.array([0] * 20 + [1] * 10))
