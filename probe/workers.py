@@ -8,6 +8,7 @@ do not, and large arrays are mapped into all of them.
 from __future__ import annotations
 
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -42,9 +43,11 @@ def n_workers(n_jobs: int | None, X: Array | RowSource, n_problems: int) -> int:
     BadInput
         Where it is no count, or where several processes cannot share the features.
     """
+    check_n_jobs(n_jobs)
+    if n_jobs is None and "joblib" not in sys.modules:  # then nothing has been configured, and importing it takes memory
+        return 1
     from joblib import effective_n_jobs
 
-    check_n_jobs(n_jobs)
     count = int(effective_n_jobs(n_jobs))
     if not isinstance(X, np.ndarray):
         if n_jobs is not None and count > 1:
