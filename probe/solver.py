@@ -180,7 +180,9 @@ class PathSolver:
         before = self._corners[-1].l2 if self._corners else np.inf
         top = min(easy, before)
         n = int(np.ceil(np.log10(max(top / l2, 1.0))))
-        steps = top * (l2 / top) ** (np.arange(n) / max(n, 1))
+        if n == 0:
+            return np.zeros(0)
+        steps = top * (l2 / top) ** (np.arange(n) / n)
         found: np.ndarray = steps[1:] if before <= easy else steps
         return found
 

@@ -109,11 +109,11 @@ def test_a_store_is_found_from_another_folder(
     monkeypatch.chdir(store.root.parent)
     for i, relative in enumerate((store.root.name, featstore.open_store(store.root.name))):
         found = probe.sweep(
-            relative, train="train", out=f"results{i}", units="coarse", C=[0.01], scheduler=cluster.scheduler_address,
+            relative, train="train", out=f"of_another_folder{i}", units="coarse", C=[0.01], scheduler=cluster.scheduler_address,
             progress=False,
         )  # fmt: skip
         assert found.n_fitted == 1
-        assert len(ResultFolder(store.root.parent / f"results{i}").records()[0]) == 1
+        assert len(ResultFolder(store.root.parent / f"of_another_folder{i}").records()[0]) == 1
 
 
 def test_few_units_and_many_seeds_are_dealt_to_different_workers(
