@@ -172,7 +172,8 @@ class PathSolver:
         """Penalties on the way to one that is too far, where the loss has kinks: (m,), falling; nobody is told of their fits.
 
         Newton's method on a squared hinge knows the rows that are within the margin where it starts. From afar these are others
-        than where it should end, and it stalls: on digits at C = 1e4 after 600 iterations, or 0.5 from decade to decade.
+        than where it should end, and it stalls: on digits at C = 1e4 after 578 iterations. From decade to decade the last leg
+        takes 34, and the fit is certified.
         """
         if self._labels.kind is not Loss.SQUARED_HINGE:
             return np.zeros(0)

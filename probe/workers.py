@@ -44,7 +44,9 @@ def n_workers(n_jobs: int | None, X: Array | RowSource, n_problems: int) -> int:
         Where it is no count, or where several processes cannot share the features.
     """
     check_n_jobs(n_jobs)
-    if n_jobs is None and "joblib" not in sys.modules:  # then nothing has been configured, and importing it takes memory
+    if (
+        n_jobs is None and "joblib" not in sys.modules
+    ):  # then nothing has been configured, and importing it takes memory
         return 1
     from joblib import effective_n_jobs
 
@@ -123,12 +125,9 @@ def at_once(work: Callable[..., Result], tasks: Sequence[tuple[Any, ...]]) -> tu
     found: list[Result] = []
     failed: list[BaseException] = []
     with tempfile.TemporaryDirectory(prefix="probe-") as folder:
-        going = (
-            Path(folder) / "going"
-        )  # work goes on while this file is there, so that it ends with whoever waits for it
+        # Work goes on while this file is there, so that it ends with whoever waits for it.
+        going, is_done = Path(folder) / "going", threading.Event()
         going.touch()
-
-        is_done = threading.Event()
 
         def run() -> None:
             try:
