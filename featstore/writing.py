@@ -276,8 +276,8 @@ class BlockWriter:
                 raise errors[0]
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Wait for what was handed over, also after an error or Ctrl-C: it is the work of a block."""
+        self._pool.shutdown(wait=True)
 
     def _write_chunk(self, staged: Staged, k: int, rows: np.ndarray) -> None:
         path = staged.folder / staged.grid.name(k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Any]:
+    """A Dask cluster here: two processes of one thread each.
+
+    Of a worker that is killed the scheduler and the cluster's own list of workers learn apart; where the list is first,
+    distributed's watcher ends with a `KeyError` that `close` raises again, when workers and scheduler are closed.
+    """
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=100)
+    yield cluster
+    with suppress(KeyError):
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(two_workers: Any) -> Any:
+    """Both workers there, also after a test has killed one."""
+    two_workers.wait_for_workers(2, timeout=60)
+    return two_workers
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,20 +48,6 @@ class Watch(SchedulerPlugin):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> featstore.Store:
     return digits_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[LocalCluster]:
-    """Two processes of one thread each."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=100) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(two_workers: LocalCluster) -> LocalCluster:
-    """Both workers there, also after a test has killed one."""
-    two_workers.wait_for_workers(2, timeout=60)
-    return two_workers
 
 
 def run(store: featstore.Store, out: Path, **changes: Any) -> probe.Results:

@@ -37,20 +37,6 @@ ROOT = Path(__file__).parents[1]
 N = 200
 
 
-@pytest.fixture(scope="module")
-def two_workers() -> Iterator[LocalCluster]:
-    """Two processes of one thread each."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=100) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def cluster(two_workers: LocalCluster) -> LocalCluster:
-    """Both workers there, also after a test has killed one."""
-    two_workers.wait_for_workers(2, timeout=60)
-    return two_workers
-
-
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Client]:
     with Client(cluster, set_as_default=False) as made:
@@ -237,7 +223,7 @@ def test_a_scheduler_that_is_lost_is_one_sentence(backbone: Backbone, tmp_path: 
     code = (
         "from distributed import LocalCluster\n"
         "if __name__ == '__main__':\n"
-        "    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, protocol='tcp')\n"
+        "    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=':0', protocol='tcp')\n"
         "    print(cluster.scheduler_address, flush=True)\n"
         "    input()\n"
     )

@@ -343,7 +343,7 @@ def test_the_same_results_over_a_cluster(tmp_path: Path) -> None:
 
     regimes = (probe.Regime("logistic", options=FAST), probe.Regime("own", counting, {"fails": [0]}))
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as workers,
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as workers,
         Client(workers) as client,
     ):
         there = probe.run_study(study(*regimes), tmp_path / "there", scheduler=client, progress=False)
