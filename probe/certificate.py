@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, to_numpy
+from probe.arrays import Array, like, namespace, take, to_numpy
 from probe.objective import BatchedLoss
 
 _SCORES_AT_ONCE = 1 << 24  # float64 scores held at once: 128 MB
@@ -277,29 +277,45 @@ def _repeated(loss: BatchedLoss, g: int, L: int) -> BatchedLoss:
 def _optimal_intercepts(
     loss: BatchedLoss, Z: Array, b: Array, most: int = 20
 ) -> tuple[Array, np.ndarray, np.ndarray, Array]:
-    """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,), loss and residuals."""
+    """Newton's method on the intercepts alone, on stored scores; also the last Newton decrement, (lanes,), loss and residuals.
+
+    Lanes that are there, or get no further, leave: a look at the scores of all would cost as much as the certificate.
+    """
     xp = namespace(Z)
+    b = xp.asarray(b, copy=True)
     value, R = loss.evaluate(Z + b[..., None])
-    decrement, hessian = np.full(int(Z.shape[0]), np.inf), None
+    decrement, hessian = np.full(len(value), np.inf), None
+    open_, R_open = np.arange(len(value)), R
     for _ in range(most):
-        gradient = xp.sum(R, axis=2)
-        if hessian is None or (decrement > _NEAR * np.abs(value)).any():
-            hessian = loss.intercept_hessian(R)
+        gradient = xp.sum(R_open, axis=2)
+        if hessian is None or (decrement[open_] > _NEAR * np.abs(value[open_])).any():
+            hessian = loss.intercept_hessian(R_open)
         step = intercept_step(gradient, hessian, loss.has_gauge)
-        decrement = np.abs(to_numpy(xp.sum(step * gradient, axis=1)))
-        if (decrement <= 1e-20 * np.abs(value)).all():
+        decrement[open_] = np.abs(to_numpy(xp.sum(step * gradient, axis=1)))
+        kept = np.flatnonzero(~(decrement[open_] <= 1e-20 * np.abs(value[open_])))
+        if len(kept) == 0:
             break
-        t = np.ones(len(value))
+        if len(kept) < len(open_):
+            open_, loss = open_[kept], loss.take(kept)
+            Z, step, hessian = take(Z, kept), take(step, kept), take(hessian, kept)
+        index, t = xp.asarray(open_, device=Z.device), np.ones(len(open_))
+        here = take(b, open_)
         for _ in range(30):
-            tried = b - like(b, t)[:, None] * step
-            new_value, new_R = loss.evaluate(Z + tried[..., None])
-            worse = ~(new_value <= value + 1e-13 * np.abs(value))
+            tried = here - like(b, t)[:, None] * step
+            new_value, R_open = loss.evaluate(Z + tried[..., None])
+            worse = ~(new_value <= value[open_] + 1e-13 * np.abs(value[open_]))
             if not worse.any():
                 break
             t[worse] *= 0.5
-        if worse.any():
-            break
-        b, value, R = tried, new_value, new_R
+        better = np.flatnonzero(~worse)
+        if len(better) < len(open_):
+            if len(better) == 0:
+                break
+            open_, loss, new_value = open_[better], loss.take(better), new_value[better]
+            Z, tried, R_open, hessian = (take(x, better) for x in (Z, tried, R_open, hessian))
+            index = xp.asarray(open_, device=Z.device)
+        b[index, ...], R[index, ...] = tried, R_open
+        value[open_] = new_value
     return b, decrement, value, R
 
 

@@ -30,7 +30,9 @@ _MOST_WAITING = 0.9  # share of the lanes below which the stopped ones leave
 _REBUILD_AFTER = 35  # products: the preconditioner no longer fits, and a better one pays where there is one
 _EXACT_WITHIN = 24  # products that the inverse of the whole Hessian may take
 _COMMON_FOR = 15  # the same where one preconditioner serves all lanes
-_REBUILD_RATIO = 8.0  # change of λ
+_REBUILD_RATIO = 8.0  # change of λ,
+_REBUILD_RATIO_EXACT = 1000.0  # or of an inverse of the whole Hessian that still serves:
+_SERVES = 8  # products that the last step took at most
 
 
 @dataclass
@@ -84,7 +86,8 @@ class Newton:
         common: Preconditioner | None = None
         for q, current in enumerate(s.preconditioners):
             l2 = float(s.problem.l2[q])
-            is_far = current is None or max(current.l2 / l2, l2 / current.l2) > _REBUILD_RATIO
+            serves = current is not None and current.is_whole and s.age[q] <= _SERVES
+            is_far = _ratio(current, l2) > (_REBUILD_RATIO_EXACT if serves else _REBUILD_RATIO)
             was_common = current is None or current.is_common
             is_worn = s.age[q] > (_COMMON_FOR if current is not None and current.is_common else _REBUILD_AFTER)
             if not is_far and not is_worn:
@@ -147,9 +150,17 @@ def _conjugate_gradients(
     return out, pairs, count
 
 
+def _ratio(preconditioner: Preconditioner | None, l2: float) -> float:
+    """How far the penalty is that it was made for."""
+    return np.inf if preconditioner is None else max(preconditioner.l2 / l2, l2 / preconditioner.l2)
+
+
 def _is_exact(s: State) -> np.ndarray:
     """Lanes with the inverse of their own Hessian, made not far away: where it does not solve, rounding is to blame."""
-    return np.array([p is not None and p.is_whole and not p.is_common for p in s.preconditioners])
+    inverses = zip(s.preconditioners, s.problem.l2, strict=True)
+    return np.array(
+        [p is not None and p.is_whole and not p.is_common and _ratio(p, l2) <= _REBUILD_RATIO for p, l2 in inverses]
+    )
 
 
 def _is_enough(s: State, lanes: np.ndarray, D: Array, r: Array, here: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
