@@ -23,7 +23,7 @@ from probe.grids import C_GRID
 from probe.joining import rows_of
 from probe.labels import Labels, Task
 from probe.memory import allowing, said
-from probe.path import Path, grid_of, options_of, path_of, warn
+from probe.path import Path, checked_flag, grid_of, options_of, path_of, warn
 from probe.several import Problem, groups_of, problems_of
 from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
@@ -104,6 +104,7 @@ def fit_paths(
     (['a', 'a', 'b', 'b'], ['b', 'b', 'b', 'b'])
     """
     grid, options = grid_of(C), options_of(tol, max_iter)
+    fit_intercept = checked_flag("fit_intercept", fit_intercept)
     found: dict[int, Path] = {}
     problems: list[Problem] = []
 
@@ -119,14 +120,14 @@ def fit_paths(
                     _solve(A, group, grid, fit_intercept, options, found, n_workers(n_jobs, A, len(group)))
 
     try:
-        allowing(attempt, X, memory, stacklevel=2)
+        allowing(attempt, X, memory)
     except KeyboardInterrupt:
         if not found:
             raise
         _interrupt(found, len(problems))
     paths = tuple(found[p.number] for p in problems)
     for path in paths:
-        warn(path, stacklevel=3)
+        warn(path)
     return paths
 
 

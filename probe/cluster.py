@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from probe import jobs
+from probe import jobs, warned
 from probe.errors import BadInput, ClusterFailed, MissingExtra, NotConverged
 from probe.jobs import PROTOCOL_VERSION, Batch, Result
 from probe.records import digest_of
@@ -160,16 +160,13 @@ def _gathered(client: Client, futures: dict[Future[Any], str]) -> Iterator[list[
 
 def _warn(results: Sequence[Result]) -> None:
     """Say here what a worker's fits warned of there."""
-    import warnings
-
     for record, _ in results:
         short = len(record.grid) - record.n_converged
         if short:
-            warnings.warn(
+            warned.say(
                 f"Unit '{record.unit}', seed {record.seed}: {short} of {len(record.grid)} fits fall short of the tolerance "
                 f"(largest gap {record.worst_gap:.1e}).",
                 NotConverged,
-                stacklevel=2,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probe import folds, metrics
+from probe import folds, metrics, warned
 from probe.arrays import Array, as_matrix, like, namespace, require_finite, to_numpy
 from probe.errors import BadInput
 from probe.grids import C_GRID, named_grid
@@ -329,11 +328,10 @@ def _labels(y: Any) -> np.ndarray:
         raise BadInput("LinearProbe requires y to be passed, but the target y is None: it learns from labels.")
     labels = np.asarray(to_numpy(y) if hasattr(y, "shape") else y)
     if labels.ndim == 2 and labels.shape[1] == 1:
-        warnings.warn(
+        warned.say(
             "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples,), for "
             "example using ravel().",
             DataConversionWarning,
-            stacklevel=3,
         )
         return labels[:, 0]
     return labels

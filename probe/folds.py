@@ -7,6 +7,7 @@ The rule of `featstore.holdout_rows`, for features that come with labels but wit
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def holdout(y: Any, fraction: float = 0.2, *, seed: int = 0, ids: Any = None) ->
     Raises
     ------
     BadInput
-        A fraction outside (0, 1), ids that are not one per row, or nothing that can be held.
+        A fraction outside (0, 1), ids that are not one per row and different, or nothing that can be held.
     """
     if not 0 < fraction < 1:
         raise BadInput(f"The fraction to hold out is {fraction}, but it must lie strictly between 0 and 1.")
@@ -81,7 +82,7 @@ def kfold(y: Any, n_folds: int = 5, *, seed: int = 0, ids: Any = None) -> np.nda
     Raises
     ------
     BadInput
-        Fewer than two folds, more folds than rows to hold, or ids that are not one per row.
+        Fewer than two folds, more folds than rows to hold, or ids that are not one per row and different.
     """
     if int(n_folds) != n_folds or n_folds < 2:
         raise BadInput(f"{n_folds} folds were asked for, but there must be a whole number of at least 2.")
@@ -146,6 +147,12 @@ def _ranked(y: Any, seed: int, ids: Any) -> tuple[list[np.ndarray], int]:
     names = [str(i) for i in range(n)] if ids is None else [str(i) for i in np.asarray(ids)]
     if len(names) != n:
         raise BadInput(f"There are {len(names)} ids for {n} labels; they must be of the same rows.")
+    if len(set(names)) < n:
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise BadInput(
+            f"The id '{twice}' stands for {names.count(twice)} rows: one sample could be in two folds; give every row an id of "
+            "its own."
+        )
     ranks = np.array([hashlib.sha256(f"{seed}:{name}".encode()).hexdigest() for name in names], dtype="S64")
     by_rank = np.argsort(ranks, kind="stable")
     codes = np.unique(labels, return_inverse=True)[1] if labels.ndim == 1 else np.zeros(n, dtype=np.int64)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from probe import warned
 from probe.arrays import is_out_of_memory, library_of
 from probe.errors import NotInMemory, OutOfMemory
 
@@ -84,7 +84,7 @@ def said(X: Any, y: Any, device: Any = None) -> Iterator[None]:
         raise OutOfMemory(sentence) from error
 
 
-def allowing(attempt: Callable[[Any], Fitted], X: Any, memory: Any, stacklevel: int) -> Fitted:
+def allowing(attempt: Callable[[Any], Fitted], X: Any, memory: Any) -> Fitted:
     """Fit; where memory runs out and ``memory="auto"`` allows it, say so and fit once more from streamed rows.
 
     Parameters
@@ -94,8 +94,6 @@ def allowing(attempt: Callable[[Any], Fitted], X: Any, memory: Any, stacklevel: 
     X : array-like
         The features, as given.
     memory : float, "auto" or None
-    stacklevel : int
-        Of the warning, seen from here.
 
     Returns
     -------
@@ -116,11 +114,10 @@ def allowing(attempt: Callable[[Any], Fitted], X: Any, memory: Any, stacklevel: 
         reason = str(error).partition(" (")[0]
     itemsize = int(getattr(X.dtype, "itemsize", 8))
     allowed = max(int(X.shape[0]) * int(X.shape[1]) * itemsize // 4, 1)
-    warnings.warn(
+    warned.say(
         f"{reason}. As memory='auto' allows, they are streamed instead, in {allowed:,} bytes: the same answer, but slower; "
         f"pass memory={allowed} to stream from the start.",
         NotInMemory,
-        stacklevel=stacklevel + 1,
     )
     return attempt(allowed)
 

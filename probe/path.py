@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from probe import warned
 from probe.arrays import Array, as_matrix, like, namespace, to_numpy
 from probe.backends import check_backend, features_for, solver_for
 from probe.errors import BadInput, Interrupted, NotConverged
@@ -96,8 +96,11 @@ class Path:
 
     def model(self, i: int) -> Model:
         """The fit at ``C[i]``."""
-        if not -len(self) <= i < len(self):
-            raise BadInput(f"The path has {len(self)} fits, so there is no fit number {i}.")
+        if isinstance(i, bool) or not isinstance(i, int | np.integer) or not -len(self) <= i < len(self):
+            raise BadInput(
+                f"The path has {len(self)} fits, numbered 0 to {len(self) - 1}, so there is no fit number {i!r}; "
+                "`Path.C` says which C each has."
+            )
         i %= len(self)
         return Model(
             coef=self.coef[i, ...], intercept=self.intercept[i, ...], classes=self.classes, C=float(self.C[i]),
@@ -194,6 +197,7 @@ def fit_path(
     ((2, 1, 1), 'converged', ['a', 'a', 'b', 'b'])
     """
     check_backend(backend, device)
+    fit_intercept = checked_flag("fit_intercept", fit_intercept)
     solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
         X, y, C, solve, Loss.LOGISTIC, X_val=X_val, y_val=y_val, sample_weight=sample_weight, class_weight=class_weight,
@@ -243,7 +247,7 @@ def fitted(
                 labels = labels.against_rest(loss)
             return _along(A, labels, grid, solve, started)
 
-    path = allowing(attempt, X, memory, stacklevel=3)
+    path = allowing(attempt, X, memory)
     warn(path)
     if X_val is None:
         return path
@@ -341,6 +345,13 @@ def _at_home(solution: Solution, A: Array, X: Array) -> Solution:
     return replace(solution, W=like(X, to_numpy(solution.W), double), b=like(X, to_numpy(solution.b), double))
 
 
+def checked_flag(name: str, value: Any) -> bool:
+    """An option that is True or False; "no" would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise BadInput(f"{name} is {value!r}; it must be True or False.")
+    return bool(value)
+
+
 def options_of(tol: Any, max_iter: Any) -> dict[str, Any]:
     """The options of a solver, checked."""
     if not isinstance(tol, NUMBER) or not 0 < tol < 1:
@@ -415,15 +426,14 @@ def path_of(s: Solution, unique: np.ndarray, where: np.ndarray, labels: Labels, 
     )  # fmt: skip
 
 
-def warn(path: Path, stacklevel: int = 4) -> None:
-    """Name every C whose certificate falls short; the warning points at whoever called the function that fits."""
+def warn(path: Path) -> None:
+    """Name every C whose certificate falls short."""
     short = [i for i, status in enumerate(path.status) if status is not Status.CONVERGED]
     if not short:
         return
     named = ", ".join(f"{path.C[i]:.3g} ({path.status[i]}, gap {path.gap[i]:.1e})" for i in short[:6])
     more = f" and {len(short) - 6} more" if len(short) > 6 else ""
-    warnings.warn(
+    warned.say(
         f"{len(short)} of {len(path)} fits fall short of the tolerance: C = {named}{more}. {path.status[short[0]].sentence}",
         NotConverged,
-        stacklevel=stacklevel,
     )

@@ -26,7 +26,7 @@ from probe.grids import C_GRID
 from probe.labels import Labels, Loss
 from probe.least_squares import Fits, LeastSquares
 from probe.model import Model
-from probe.path import Path, fitted, options_of
+from probe.path import Path, checked_flag, fitted, options_of
 from probe.rotation import Rotation
 from probe.selection import Choice, chosen, score_of
 from probe.solver import Solution
@@ -219,7 +219,8 @@ class RidgeSolver:
     problem: LeastSquares
 
     def __init__(self, fit_intercept: bool, tol: float, rotation: Rotation | None = None) -> None:
-        self._fit_intercept, self._tol, self._rotation = fit_intercept, options_of(tol, 1)["tol"], rotation
+        self._fit_intercept = checked_flag("fit_intercept", fit_intercept)
+        self._tol, self._rotation = options_of(tol, 1)["tol"], rotation
 
     def __call__(self, X: Array | RowSource, labels: Labels, l2: np.ndarray) -> Solution:
         """Solve every penalty."""

@@ -16,7 +16,6 @@ the problem of that class only.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,13 +23,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from probe import warned
 from probe.arrays import Array, as_matrix, namespace, require_finite, to_numpy
 from probe.backends import check_backend
 from probe.errors import BadInput, ZeroRows
 from probe.grids import SVM_GRID
 from probe.labels import Loss
 from probe.model import Model
-from probe.path import Path, fitted, options_of, walk
+from probe.path import Path, checked_flag, fitted, options_of, walk
 
 
 def svm_path(
@@ -95,6 +95,7 @@ def svm_path(
     ([[2.0]], [-3.0])
     """
     check_backend(backend, device)
+    fit_intercept = checked_flag("fit_intercept", fit_intercept)
     solve = partial(walk, fit_intercept=fit_intercept, backend=backend, **options_of(tol, max_iter))
     return fitted(
         X, y, C, solve, Loss.SQUARED_HINGE, X_val=X_val, y_val=y_val, sample_weight=sample_weight,
@@ -246,8 +247,7 @@ def _normalized(A: Array) -> tuple[Array, list[int]]:
 def _warn_of(zero: list[int], n: int) -> None:
     if zero:
         shown = ", ".join(map(str, zero[:5])) + (", …" if len(zero) > 5 else "")
-        warnings.warn(
+        warned.say(
             f"{len(zero)} of {n} rows are zero (first {shown}) and stay zero: they have no direction to scale.",
             ZeroRows,
-            stacklevel=3,
         )

@@ -5,7 +5,6 @@ Beside the probes of studies and the command line the one file of this package t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import numpy as np
 
 import featstore
 from probe import jobs as work
-from probe import metrics
+from probe import metrics, warned
 from probe.claims import in_turns
 from probe.classifiers import Classifier, named_classifier
 from probe.errors import BadInput, DamagedRecord
@@ -426,8 +425,7 @@ def _warn_widened(records: Sequence[Record]) -> None:
         return
     named = [f"{r.unit}{f' seed {r.seed}' if r.key.get('seed') is not None else ''}: {r.widened}" for r in wide[:3]]
     more = f" And {len(wide) - 3} more." if len(wide) > 3 else ""
-    warnings.warn(
+    warned.say(
         f"The grid was widened for {len(wide)} of {len(records)} results. {' '.join(named)}{more}",
         GridWidened,
-        stacklevel=3,
     )

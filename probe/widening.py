@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from probe import warned
 from probe.selection import best_index
 
 
@@ -132,23 +131,19 @@ def search(
 def _sentence(given: np.ndarray, side: int, added: list[np.ndarray], best: float, is_open: bool) -> str:
     if not added:
         return ""
+    n = sum(map(len, added))
+    last = f"{added[-1][-1]:.3g}"
+    tried = f"{last} was" if n == 1 else f"{n} values up to {last} were"
     name, end = ("largest", given.max()) if side > 0 else ("smallest", given.min())
     found = (
         f"C = {best:.3g} is the best of all and still at the edge" if is_open
         else f"C = {best:.3g} is better" if best != end
         else "none is better"
     )  # fmt: skip
-    return (
-        f"The best C was the {name} of {len(given)} values, {end:.3g}, so {sum(map(len, added))} values up to "
-        f"{added[-1][-1]:.3g} were tried beyond it: {found}."
-    )
+    return f"The best C was the {name} of {len(given)} values, {end:.3g}, so {tried} tried beyond it: {found}."
 
 
 def say(searched: Searched) -> None:
-    """Warn that the grid was widened, if it was; the warning points at the first line outside this package."""
-    if not searched.sentence:
-        return
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "probe":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(searched.sentence, GridWidened, stacklevel=max(1, level))
+    """Warn that the grid was widened, if it was."""
+    if searched.sentence:
+        warned.say(searched.sentence, GridWidened)

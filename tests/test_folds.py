@@ -71,6 +71,8 @@ def test_folds_refuse_what_means_nothing() -> None:
         folds.kfold(y, 1)
     with pytest.raises(BadInput, match="9 ids for 10 labels"):
         folds.kfold(y, 2, ids=np.arange(9))
+    with pytest.raises(BadInput, match="The id '7' stands for 2 rows"):
+        folds.kfold(y, 2, ids=[*range(9), 7])
 
 
 def test_multi_label_rows_are_one_class() -> None:

@@ -196,6 +196,8 @@ def test_C_that_is_not_positive(C: Any) -> None:
         ({"max_iter": 2.5}, "max_iter is 2.5"),
         ({"max_iter": 0}, "max_iter is 0"),
         ({"max_iter": float("inf")}, "max_iter is inf"),
+        ({"fit_intercept": "no"}, "fit_intercept is 'no'; it must be True or False"),
+        ({"fit_intercept": None}, "fit_intercept is None"),
     ],
 )
 def test_options_that_are_not_numbers(options: dict[str, Any], message: str) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from problems import Case, cases, digits
 
 import probe
-from probe.certificate import meets
-from probe.objective import value_and_gradient
+from probe.certificate import certify, meets
+from probe.objective import Softmax, value_and_gradient
 from probe.rotation import rotate
 
 CASES = cases()
@@ -282,6 +283,65 @@ def test_a_fit_that_falls_short_says_so() -> None:
     assert path.gap[1] > 1e-4
     assert np.isfinite(path.objective).all()
     assert "iterations" in path.status[1].sentence
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda X, y: probe.fit_path(X, y, [1.0], max_iter=1),
+        lambda X, y: probe.fit(X, y, 1.0, max_iter=1),
+        lambda X, y: probe.fit_paths(X, [y], [1.0], max_iter=1),
+        lambda X, y: probe.svm_path(X, y, [1.0], max_iter=1),
+        lambda X, y: probe.LinearProbe(1.0, max_iter=1).fit(X, y),
+        lambda X, y: probe.LinearProbe([0.1, 1.0], max_iter=1, cv=2).fit(X, y),
+        lambda X, y: probe.select_kfold(X, y, [1.0], n_folds=2, max_iter=1),
+    ],
+)
+def test_a_warning_points_at_who_asked(call: Any) -> None:
+    """However many calls of ours are between."""
+    with pytest.warns(probe.NotConverged) as caught:
+        call(*digits(200))
+    assert {one.filename for one in caught} == {__file__}
+
+
+@pytest.mark.parametrize("i", [1.0, "0", True, 2, -3, None])
+def test_a_fit_has_a_number(i: Any) -> None:
+    """C = 1.0 is no number of a fit, and neither is what lies beyond the last one."""
+    path = probe.fit_path(*digits(60, 2), [0.1, 1.0])
+    assert path.model(-1).C == path.model(np.int64(1)).C == 1.0
+    with pytest.raises(probe.BadInput, match=r"numbered 0 to 1, so there is no fit number"):
+        path.model(i)
+
+
+def test_fits_of_one_certificate_are_certified_as_alone() -> None:
+    """Fits whose intercepts are there leave the others to themselves; far-off intercepts take steps that these must not see."""
+    X, y = digits(300)
+    hot = (y[None, :] == np.unique(y)[:, None]).astype(float)
+    loss = Softmax(hot[None])
+    rng = np.random.default_rng(0)
+    W = rng.normal(0, 0.02, (4, 1, 10, X.shape[1]))
+    near = certify(X, loss, W[:1], np.zeros((1, 1, 10)), np.ones(1), np.ones(1))[1][0, 0]
+    b = np.stack([near, near + rng.normal(0, 1e-3, 10), rng.normal(0, 3, 10), rng.normal(0, 30, 10)])[:, None]
+    l2 = np.array([1.0, 0.1, 10.0, 1e-3])
+    together, moved = certify(X, loss, W, b, l2, np.ones(1))
+    for i in range(4):
+        alone, own = certify(X, loss, W[i : i + 1], b[i : i + 1], l2[i : i + 1], np.ones(1))
+        for name in ("objective", "grad_norm", "gap", "coef_error"):
+            assert getattr(together, name)[i] == pytest.approx(getattr(alone, name)[0], rel=1e-9)
+        np.testing.assert_allclose(moved[i], own[0], rtol=0, atol=1e-9)
+        _, _, by_b = value_and_gradient(W[i, 0], moved[i, 0], X, y, 1 / l2[i])
+        assert np.abs(by_b).max() < 1e-7
+
+
+def test_penalties_far_apart_are_as_good_as_close_ones() -> None:
+    """The inverse of a Hessian is kept as long as it serves, also along a grid with jumps and labels that are half noise."""
+    X, y = digits(400)
+    noisy = np.where(np.random.default_rng(0).random(len(y)) < 0.5, np.random.default_rng(1).permutation(y), y)
+    close = probe.fit_path(X, noisy, GRID)
+    for grid in (GRID[::2], GRID[::4], GRID[[0, -1]], GRID[[3, 4, 11]]):
+        path = probe.fit_path(X, noisy, grid)
+        assert [s.value for s in path.status] == ["converged"] * len(grid)
+        np.testing.assert_allclose(path.objective, close.objective[np.isin(close.C, grid)], rtol=3e-6)
 
 
 BAD = [
