@@ -321,7 +321,7 @@ def test_fits_of_one_certificate_are_certified_as_alone() -> None:
     rng = np.random.default_rng(0)
     W = rng.normal(0, 0.02, (4, 1, 10, X.shape[1]))
     near = certify(X, loss, W[:1], np.zeros((1, 1, 10)), np.ones(1), np.ones(1))[1][0, 0]
-    b = np.stack([near, near + rng.normal(0, 1e-3, 10), rng.normal(0, 3, 10), rng.normal(0, 30, 10)])[:, None]
+    b = np.stack([near, near + rng.normal(0, 1e-3, 10), rng.normal(0, 0.3, 10), rng.normal(0, 3, 10)])[:, None]
     l2 = np.array([1.0, 0.1, 10.0, 1e-3])
     together, moved = certify(X, loss, W, b, l2, np.ones(1))
     for i in range(4):
