@@ -29,7 +29,8 @@ _MARGIN = 0.7  # the walk stops at this fraction of the tolerance, so that the c
 _REPAIRS = 2
 _BOUNDS = ("grad_norm", "gap", "coef_error")
 _EASY = 1e-4  # of the largest sum of squares of a rotated column: squared hinges with penalties above this are solved from zero
-_FLOAT32_TOL = 1e-7  # tolerances below this are out of reach in float32 from the start
+_FLOAT32_TOL = 1e-7  # tolerances below this are out of reach in float32 from the start,
+_FLOAT32_SQUARES = (1e-28, 1e28)  # and so are squares of features beyond these, and products of theirs
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,9 @@ class PathSolver:
         self._fit_intercept = fit_intercept
         self._loss64 = labels.loss(design.example, xp.float64)
         self._scale = np.broadcast_to(design.scale(self._loss64, labels.k), (labels.n_lanes,))
-        is_double = design.example.dtype == xp.float64 or tol < _FLOAT32_TOL
+        low, high = _FLOAT32_SQUARES
+        is_out_of_range = design.stiffest > 0 and not low < design.stiffest < high
+        is_double = design.example.dtype == xp.float64 or tol < _FLOAT32_TOL or is_out_of_range
         self._problem = self._build(xp.float64 if is_double else xp.float32)
         self._fits: list[_Fit] = []
         self._ahead: _Fit | None = None

@@ -52,6 +52,15 @@ def test_features_of_any_scale(decades: int, dtype: type) -> None:
     assert agree.mean() > 0.99
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e18, 1e30])
+def test_features_whose_squares_float32_does_not_hold(scale: float) -> None:
+    """They are float32 themselves; they are solved in float64 from the start, without overflow."""
+    X, y = digits(200, 4)
+    path = probe.fit_path((X * scale).astype(np.float32), y, [1e-3, 1.0, 1e3])
+    assert [s.value for s in path.status] == ["converged"] * 3
+    assert set(path.precision) == {"float64"}
+
+
 def test_columns_from_1e_minus_8_to_1e8() -> None:
     """Sixteen decades side by side, more than float64 holds: solved or said to be short, never a false certificate."""
     X, y = digits(200, 4)
