@@ -142,6 +142,9 @@ def sweep(
     Notes
     -----
     Interrupting keeps every finished record; the same call goes on where it stopped.
+
+    Under ``joblib.parallel_config(n_jobs=2)`` the seeds of a unit are dealt to so many processes, see `fit_paths`; the results
+    are the same.
     """
     store = _opened(store, for_others=scheduler is not None)
     if not 0 < tol < 1:
