@@ -80,6 +80,43 @@ class Position:
 
 
 @dataclass(eq=False)
+class Forward:
+    """What a forward pass changes although no step is taken: batch norm's statistics, and what dropout has drawn.
+
+    Parameters
+    ----------
+    moving : Moving
+    device : torch.device
+    """
+
+    moving: Moving
+    device: torch.device
+    _copies: list[Tensor] = field(init=False)
+    _random: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._copies = [tensor.clone() for tensor in self.moving.statistics.values()]
+
+    def note(self) -> None:
+        """Remember how it is before the next pass."""
+        self._random = random_states(self.device)
+        self._copy(self._copies, list(self.moving.statistics.values()))
+
+    def undo(self) -> None:
+        """Put back what was remembered."""
+        restore_random_states(self._random, self.device)
+        self._copy(list(self.moving.statistics.values()), self._copies)
+
+    @staticmethod
+    def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            if to:
+                torch._foreach_copy_(to, of)  # all in one call: a network has hundreds
+
+
+@dataclass(eq=False)
 class Checkpoint:
     """The file in which a training keeps its state.
 
@@ -110,7 +147,7 @@ class Checkpoint:
         """
         tensors = {f"moving/{name}": tensor for name, tensor in moving.state().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in (position.best or {}).items()}
-        tensors |= {f"random/{name}": tensor for name, tensor in _random_states(device).items()}
+        tensors |= {f"random/{name}": tensor for name, tensor in random_states(device).items()}
         scalars: dict[str, dict[str, Any]] = {}
         for index, values in steps.optimizer.state_dict()["state"].items():
             for key, value in values.items():
@@ -154,7 +191,7 @@ class Checkpoint:
         groups = steps.optimizer.state_dict()["param_groups"]
         steps.optimizer.load_state_dict({"state": state, "param_groups": groups})
         steps.load_scale(about["scale"])
-        _restore_random_states(_under("random/", tensors), device)
+        restore_random_states(_under("random/", tensors), device)
         at = dict(about["position"])
         history = [Row(**row) for row in at.pop("history")]
         best = _under("best/", tensors) if at.pop("has_best") else None
@@ -190,7 +227,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _random_states(device: torch.device) -> dict[str, Tensor]:
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """States of the generators that a training on a device draws from, copied."""
     import torch
 
     states = {"cpu": torch.get_rng_state()}
@@ -199,7 +237,8 @@ def _random_states(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
-def _restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what `random_states` gave."""
     import torch
 
     torch.set_rng_state(states["cpu"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import pickle
 import threading
 from collections.abc import Iterator, Mapping
@@ -61,11 +62,13 @@ def on_workers(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client) 
     with _connected(scheduler) as client:
         from distributed import as_completed
 
+        # Searches into folders of one name, of one scheduler's clients, are not each other's.
+        place = hashlib.sha256(str(work.folder.resolve()).encode()).hexdigest()[:16]
         has_gpus = any(_GPU in worker.get("resources", {}) for worker in client.scheduler_info()["workers"].values())
         common = client.scatter(sent, broadcast=True, hash=False)  # type: ignore[no-untyped-call]
         futures = {
             client.submit(
-                _train, common, name, recipe, key=f"finetune-{work.folder.parent.name}-{name}", pure=False,
+                _train, common, name, recipe, key=f"finetune-{name}-{place}", pure=False,
                 resources={_GPU: 1} if has_gpus else None,
             ): name
             for name, recipe in grid.items()

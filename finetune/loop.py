@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finetune.ahead import ahead
-from finetune.checkpoint import Checkpoint, Position, Row
+from finetune.checkpoint import Checkpoint, Forward, Position, Row
 from finetune.devices import memory_errors_explained
 from finetune.errors import BadInput, Diverged, NotFinite
 from finetune.examples import Examples, batch_rows
@@ -133,13 +133,19 @@ def train(
             at = Position()
             checkpoint.save(at, moving, steps, where)
         started, saved = time.monotonic() - at.seconds, time.monotonic()
+        forward = Forward(moving, where)
         batches = stack.enter_context(contextlib.closing(_batches(examples, recipe, at.step, n_steps)))
 
         while at.step < n_steps and at.stopped is None:
             lr = recipe.lr_at(at.step, n_train=n)
             inputs, labels = next(batches)
+            forward.note()
             loss = steps.update(inputs.to(where), labels.to(where), lr=lr)
             if not math.isfinite(loss):
+                forward.undo()
+                if moving.is_finite():
+                    at.seconds = time.monotonic() - started
+                    checkpoint.save(at, moving, steps, where)
                 raise _diverged(f"the loss of step {at.step + 1} is {loss}", at.step + 1, lr, checkpoint)
             at.step, at.loss_sum, at.n_losses = at.step + 1, at.loss_sum + loss, at.n_losses + 1
 

@@ -26,7 +26,7 @@ from finetune.progress import say
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.scale_shift import add_scale_shift
-from finetune.switches import batch_norm_scales, has_own_dropout, set_dropout, with_dropout
+from finetune.switches import batch_norm_scales, has_own_dropout, own_dropout, set_dropout, with_dropout
 from finetune.task import Asked, Options, asked_for, carry_out, network_identity, run_of
 from finetune.trainable import Parts, whole
 
@@ -172,8 +172,9 @@ def tune_head(
     """Train the last layer alone, or the last units (ft-fc (1) and ft-fc (2) in Royer and Lampert 2020).
 
     For the last layer the frozen part is run once: its penultimate features come from a feature store, in float32, and
-    are extracted into it where they are missing. There is no augmentation, so this is what training the last layer of
-    the whole network would give. For more units the network is trained from images, as `tune_unit` does.
+    are extracted into it where they are missing. There is no augmentation, and the network's own dropout in front of the
+    layer is kept, so this is what training the last layer of the whole network would give. For more units the network
+    is trained from images, as `tune_unit` does.
 
     Parameters
     ----------
@@ -205,7 +206,8 @@ def tune_head(
     asked.refuse_image_switches("tune_head runs everything below the head once; use tune_unit(unit='head')")
     features = penultimate_features(backbone, asked, store or out / "features")
     head = head_for(backbone, asked.n_classes, asked.head_rows, seed=recipe.seed)
-    head = head if not recipe.dropout else with_dropout(head, recipe.dropout)
+    rate = own_dropout(network_for(backbone, asked)) if recipe.dropout is None else recipe.dropout
+    head = with_dropout(head, rate) if rate else head
     data = {name: {"features": matrix.key} for name, matrix in features.items()}
     identity = asked.identity("tune_head", features["train"].manifest["network"], data)
 

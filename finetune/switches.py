@@ -4,6 +4,7 @@ front of the head, and batch norm's scale. (Label smoothing is in `finetune.loss
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ def with_dropout(head: nn.Linear, rate: float) -> nn.Linear:
 def has_own_dropout(target: TargetNetwork) -> bool:
     """Whether the network has dropout between its penultimate features and its head."""
     return bool(_own_dropouts(target))
+
+
+def own_dropout(target: TargetNetwork) -> float:
+    """Rate of the network's own dropout in front of the head: of several layers, what is dropped by any; 0 without."""
+    return 1.0 - math.prod(1.0 - layer.p for layer in _own_dropouts(target))
 
 
 def set_dropout(target: TargetNetwork, rate: float) -> None:

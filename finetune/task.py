@@ -204,7 +204,7 @@ class Asked:
         }
 
     def refuse_image_switches(self, what: str) -> None:
-        """Refuse a recipe that varies images, where they pass the network once.
+        """Refuse a recipe that varies images, or what the frozen part makes of them, where they pass the network once.
 
         Parameters
         ----------
@@ -216,6 +216,8 @@ class Asked:
         found = [f"{name} is {value}, but {what}." for name, value in values.items() if value is not None]
         if recipe.view != "loaded":
             found.append(f"view is '{recipe.view}', but {what}; or load the backbone with that preprocessing.")
+        if recipe.train_mode == "all":
+            found.append(f"train_mode is 'all', but {what}: batch norm and dropout of what is frozen would be active.")
         if found:
             raise BadInput.of("this recipe", found)
 

@@ -104,6 +104,28 @@ def test_training_the_head_from_images_or_from_features_is_the_same(
         torch.testing.assert_close(tensor, images.weights()[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rate", [None, 0.0, 0.25])
+def test_the_networks_own_dropout_is_in_front_of_the_head_alone_too(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path, rate: float | None
+) -> None:
+    """The bundled network drops half of the features; a head trained without that is another method's."""
+    recipe = replace(RECIPE, dropout=rate)
+    stored = tune(finetune.tune_head, backbone, digits, tmp_path / "stored", recipe=recipe)
+    images = tune(finetune.tune_unit, backbone, digits, tmp_path / "images", unit="head", recipe=recipe)
+    for name, tensor in stored.weights().items():
+        torch.testing.assert_close(tensor, images.weights()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_looser_freezing_has_nothing_to_act_on_below_a_head_alone(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """The features are made once: what would vary them is refused, not left out."""
+    with pytest.raises(
+        finetune.BadInput, match="train_mode is 'all', but tune_head runs everything below the head once"
+    ):
+        tune(finetune.tune_head, backbone, digits, tmp_path / "run", recipe=replace(RECIPE, train_mode="all"))
+
+
 def test_the_last_two_units(backbone: Any, plain: Any, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
     """ft-fc (2): the head and the last unit before it that has parameters, wherever that is."""
     run = tune(finetune.tune_head, backbone, digits, tmp_path / "a", n_units=2)

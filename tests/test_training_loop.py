@@ -331,6 +331,31 @@ def test_nan_loss_stops_and_keeps_the_last_good_state(digits: TensorExamples, tm
         assert moving.is_finite()
 
 
+def test_what_was_done_until_the_loss_was_nan_is_kept(digits: TensorExamples, tmp_path: Path) -> None:
+    """However rarely checkpoints are written: steps, history, best weights, statistics and generators of the step before."""
+    from finetune.files import read_tensors
+
+    bad = TensorExamples(digits.tensor.clone(), digits.labels)
+    bad.tensor[batch_rows(60, 7, seed=0, step=11)[0]] = torch.nan
+    recipe = replace(RECIPE, batch_size=5, evaluate_every=1, keep=KeepBest())
+    found = {}
+    for every_s in (0.0, 1e9):
+        checkpoint = Checkpoint(tmp_path / f"{every_s}" / "checkpoint.safetensors", {"recipe": recipe.to_json()})
+        checkpoint.path.parent.mkdir()
+        with pytest.raises(Diverged, match="is nan"):
+            train(
+                network(), bad, recipe=recipe, checkpoint=checkpoint, evaluate=lambda: 0.5, checkpoint_every_s=every_s
+            )
+        found[every_s] = read_tensors(tmp_path / f"{every_s}" / "checkpoint.safetensors")
+    (often, about), (seldom, last) = found[0.0], found[1e9]
+    assert often.keys() == seldom.keys()
+    assert all(torch.equal(tensor, seldom[name]) for name, tensor in often.items())
+    assert any(name.startswith("best/") for name in seldom)
+    assert any("running_mean" in name for name in seldom)
+    steps = [[row["step"] for row in one["position"]["history"]] for one in (about, last)]
+    assert steps[0] == steps[1] == list(range(1, last["position"]["step"] + 1))
+
+
 def test_weights_that_overflow_are_not_checkpointed(digits: TensorExamples, tmp_path: Path) -> None:
     """A learning rate of 1e38 makes weights infinite after a finite loss; such a state must not replace a good one."""
     recipe = replace(RECIPE, lr=3e38, warmup_steps=0, optimizer=SGD(0.0, nesterov=False), weight_decay=0.0)
