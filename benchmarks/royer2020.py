@@ -73,6 +73,11 @@ def run(block: Block, size: Size, path: Path, arguments: argparse.Namespace) -> 
         if name not in found["before"]:
             found["before"][name] = _before(block, name, backbone, size, arguments)
             _write(path, found)
+        elif found["before"][name]["is_calibrated"] != arguments.calibrate:
+            raise SystemExit(
+                f"{path} holds cells of {name} {'without' if arguments.calibrate else 'with'} --calibrate, and this command is "
+                "the other way: give it as before, or another folder of results."
+            )
     done = {Cell(c["target"], c["per_class"], c["seed"]) for c in found["cells"]}
     for cell in cells_of(block, arguments):
         if cell in done:
@@ -82,6 +87,7 @@ def run(block: Block, size: Size, path: Path, arguments: argparse.Namespace) -> 
         result = run_cell(block, cell, backbone, shared=arguments.shared, size=size, out=out, shift=shift)
         found["cells"].append(result)
         found["environment"] = environment("cpu")
+        found["commands"] = [*(c for c in found["commands"] if c != _command(arguments)), _command(arguments)]
         _write(path, found)
 
 
@@ -99,7 +105,11 @@ def _before(block: Block, name: str, backbone: Backbone, size: Size, arguments: 
         shift, _ = calibrated(block, name, backbone, shared=arguments.shared, size=size)
     test = target_parts(block, name, arguments.shared, size, shift=shift)["test"]
     accuracy = accuracy_of(backbone, test, head_rows(block, backbone, len(test.classes)))
-    return {"test": accuracy, "shift": None if shift is None else str(shift)}
+    return {
+        "test": accuracy,
+        "shift": None if shift is None else str(shift),
+        "is_calibrated": arguments.calibrate,
+    }
 
 
 def _shift(before: dict[str, Any]) -> DomainShift | None:
@@ -110,9 +120,8 @@ def _shift(before: dict[str, Any]) -> DomainShift | None:
 
 
 def _read(path: Path, block: Block, size: Size) -> dict[str, Any]:
-    command = f"python benchmarks/royer2020.py {block.name} --size {size.name}"
     fresh = {
-        "command": command,
+        "commands": [],
         "block": block.name,
         "size": size.name,
         "settings": json.loads(json.dumps(asdict(size))),
@@ -127,6 +136,16 @@ def _read(path: Path, block: Block, size: Size) -> dict[str, Any]:
             f"{path} holds cells of other settings {found['settings']} than {fresh['settings']}: move it away"
         )
     return found
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What was typed, as far as it says which cells there are."""
+    words = ["python", "benchmarks/royer2020.py", arguments.block, "--size", arguments.size]
+    words += ["--calibrate"] if arguments.calibrate else []
+    for name in ("ratios", "targets"):
+        chosen = getattr(arguments, name)
+        words += [f"--{name}", ",".join(map(str, chosen))] if chosen else []
+    return " ".join([*words, "--seeds", str(arguments.seeds)])
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

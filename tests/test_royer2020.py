@@ -56,6 +56,26 @@ def test_a_block_from_source_training_to_table(
     assert bench.main.main(command) == 0
     assert capsys.readouterr().out == first
     assert path.read_bytes() == written
+    assert found["commands"] == [
+        "python benchmarks/royer2020.py mnist --size tiny --ratios 0 --targets occluded --seeds 1"
+    ]
+    with pytest.raises(SystemExit, match="holds cells of occluded without --calibrate"):
+        bench.main.main([*command, "--calibrate"])
+
+
+@needs_shared
+@pytest.mark.slow
+def test_a_shift_is_made_as_strong_as_the_papers(bench: SimpleNamespace, tmp_path: Path) -> None:
+    """CIFAR: another strength of noise leaves the source network as right as it can be made to the paper's, and is tuned on."""
+    command = ["cifar", "--size", "tiny", "--calibrate", "--targets", "noisy", "--ratios", "0", "--out", str(tmp_path / "runs"),
+               "--results", str(tmp_path)]  # fmt: skip
+    assert bench.main.main(command) == 0
+    found = json.loads((tmp_path / "cifar-tiny.json").read_text())
+    before, (cell,) = found["before"]["noisy"], found["cells"]
+    assert before["is_calibrated"]
+    assert before["shift"] is None or before["shift"] == cell["shift"] != "noise(30)"
+    assert set(cell["candidates"]) == {*(f"conv{i}" for i in range(1, 6)), "penultimate", "head", "all"}
+    assert cell["val"]["flex"] == max(cell["candidates"].values())
 
 
 @needs_shared
