@@ -69,7 +69,8 @@ def refuse_lone_image(
             which = "every batch has" if size == 1 else "the last batch of an epoch has"
             raise BadInput(
                 f"{which} 1 of {n} training images at batch_size={size}, and batch norm over a map of one position needs "
-                f"two values per channel; {_advice(n, size)}, or train_mode='none', which leaves batch norm as it is, in another folder."
+                f"two values per channel; {_advice(n, size)}, or train_mode='none', which leaves batch norm as it is, in "
+                "another folder."
             ) from error
         finally:
             moving.load(before)
