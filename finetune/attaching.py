@@ -179,7 +179,9 @@ def _on_unit(backbone: Backbone, unit: str, layer: nn.Linear) -> nn.Module:
             self.body, self.head = chain.module, layer
 
         def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.head(featstore.mean_pool(chain.run(x, last=unit), axis))
+            output = chain.run(x, last=unit)
+            own = output[-1] if unit in chain.passed else output  # as a store holds it
+            logits: Tensor = self.head(featstore.mean_pool(own, axis))
             return logits
 
     return OnUnit().eval()

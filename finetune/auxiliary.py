@@ -24,7 +24,7 @@ class Auxiliary:
     Parameters
     ----------
     unit : str
-        Whose output it reads, averaged over positions.
+        Whose output it reads, averaged over positions; its own where it hands on that of an earlier unit beside it.
     weight : float
         Of its loss, greater than 0. The Inception networks' 0.4 is the default.
     """
@@ -92,7 +92,8 @@ def with_auxiliary(target: TargetNetwork, auxiliary: Auxiliary, n_classes: int, 
                 logits: Tensor = target.module(x)
                 return logits
             y = target.chain.run(x, last=auxiliary.unit)
-            said: Tensor = classifier(featstore.mean_pool(y, axis))
+            own = y[-1] if auxiliary.unit in target.chain.passed else y  # as a store holds it
+            said: Tensor = classifier(featstore.mean_pool(own, axis))
             return rest(y), said
 
     if hasattr(target.module, NAME):

@@ -4,12 +4,13 @@ Tuning unit ℓ leaves what stands before it as it is, so its input can be compu
 the first unit's is the image, which is kept anyway, and a map larger than the image behind one cheap convolution costs
 more to read than to compute again. The rule is arithmetic on counts, not on timings, so that the same call always feeds
 the same numbers: a unit's input is stored where computing it from the input stored before it takes more than
-``FLOPS_PER_BYTE`` floating point operations per byte that would be read.
+``FLOPS_PER_BYTE`` floating point operations per byte that would be read. A unit that hands on two tensors, as the cells of
+NASNet do, is never stored: what stands behind it is fed from the nearest earlier output that is all its successor needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -168,12 +169,17 @@ def plan_feed(
         sources: dict[str, str | None] = dict.fromkeys(wanted)
     else:
         sizes = {unit: _n_values(shape) * ITEM_BYTES[dtype] for unit, shape in shapes.items()}
-        sources = sources_of(units, wanted, flops_of(network), sizes)
+        sources = sources_of(units, wanted, flops_of(network), sizes, pairs=network.chain.passed)
     return FeedPlan(kind, dtype, units, sources, shapes, n_images, why)
 
 
 def sources_of(
-    units: Sequence[str], firsts: Sequence[str], flops: Mapping[str, float], n_bytes: Mapping[str, float]
+    units: Sequence[str],
+    firsts: Sequence[str],
+    flops: Mapping[str, float],
+    n_bytes: Mapping[str, float],
+    *,
+    pairs: Collection[str] = (),
 ) -> dict[str, str | None]:
     """What the candidates that begin at some units are fed from; see the rule of this module.
 
@@ -185,16 +191,22 @@ def sources_of(
         First units of candidates.
     flops, n_bytes : mapping of str to float
         Of running a unit for one image, and of keeping its output.
+    pairs : collection of str
+        Units that hand on two tensors (`featstore.Chain`'s ``passed``): no source, since one output is not all that the
+        next unit takes.
     """
     found: dict[str, str | None] = {}
     source, since = None, 0.0
+    can_be, until = None, 0.0  # the last output that is all its successor takes, and the work as far as there
     for i, unit in enumerate(units):
         before = units[i - 1] if i else None
         since += 0.0 if before is None else flops[before]
+        if before is not None and before not in pairs:
+            can_be, until = before, since
         if unit not in firsts:
             continue
-        if before is not None and since > FLOPS_PER_BYTE * n_bytes[before]:
-            source, since = before, 0.0
+        if can_be is not None and can_be != source and until > FLOPS_PER_BYTE * n_bytes[can_be]:
+            source, since, until = can_be, since - until, 0.0
         found[unit] = source
     return found
 

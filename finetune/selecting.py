@@ -13,6 +13,7 @@ from finetune.errors import BadInput
 from finetune.examples import batch_rows, logits_of
 from finetune.losses import loss_of
 from finetune.scoring import settled
+from finetune.trainable import trainable, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,35 +77,48 @@ def relative_gradient_norms(
     """‖gradient‖ / ‖weights‖ of each candidate's units in the source network (Auto-RGN, Lee et al. 2022).
 
     The mean over the first `N_GRADIENT_BATCHES` batches of the training, in evaluation mode, over tensors with at least
-    two axes: the authors' code leaves batch norm out.
+    two axes: the authors' code leaves batch norm out. Both norms are over all such tensors of the units together.
+    Parameters count whether or not the given network had them frozen, since tuning would move them; those that the loss
+    does not depend on have a gradient of zero. Where every gradient is zero the ratio is 0, also of weights that are all
+    zero; with another gradient such weights have no ratio, and are refused rather than ranked first.
 
     Parameters
     ----------
     network : TargetNetwork
-        The source network with the target's head, on the device.
+        The source network with the target's head, on the device; left as it was.
     candidates : mapping of str to sequence of str
         Name -> units.
     asked : Asked
         Recipe and device.
     train : Examples
         Images of the training split.
+
+    Raises
+    ------
+    BadInput
+        Units without a tensor of two axes, or whose weights are all zero and their gradient is not; all in one error.
     """
     import torch
 
-    module, recipe = network.module.eval(), asked.recipe
+    module, recipe = network.module, asked.recipe
     weights = {name: p for name, p in module.named_parameters() if p.ndim >= 2}
     labels = torch.from_numpy(np.ascontiguousarray(train.labels))
     of = {name: sorted(network.parts(units).parameters & set(weights)) for name, units in candidates.items()}
+    _refuse([name for name, tensors in of.items() if not tensors], "no tensor of two axes or more")
+    sizes = {name: _norm([weights[t] for t in tensors]) for name, tensors in of.items()}
     found: dict[str, list[float]] = {name: [] for name in candidates}
     per_epoch = recipe.steps_per_epoch(len(train))
     for step in range(min(N_GRADIENT_BATCHES, per_epoch)):
         rows = batch_rows(len(train), recipe.batch_size, seed=recipe.seed, step=step)
         inputs, targets = train.inputs(rows, 0).to(asked.device), labels[torch.from_numpy(rows)].to(asked.device)
-        with torch.enable_grad():
+        with trainable(module, whole(module), train_mode="none"), torch.enable_grad():
             loss = loss_of(module(inputs), targets, label_smoothing=recipe.label_smoothing, auxiliary=0.0)
-            gradients = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
-        for name, tensors in of.items():
-            found[name].append(_norm([gradients[t] for t in tensors]) / _norm([weights[t] for t in tensors]))
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        by_name = {name: g for name, g in zip(weights, gradients, strict=True) if g is not None}
+        norms = {name: _norm([by_name[t] for t in tensors if t in by_name]) for name, tensors in of.items()}
+        _refuse([name for name in of if norms[name] and not sizes[name]], "weights that are all zero")
+        for name, norm in norms.items():
+            found[name].append(norm / sizes[name] if norm else 0.0)
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -152,11 +166,15 @@ def _belongs(name: str, parts: Parts) -> bool:
     return name in parts.parameters or name.rpartition(".")[0] in parts.modules
 
 
-def _norm(tensors: Sequence[Tensor]) -> float:
-    if not tensors:
+def _refuse(names: Sequence[str], what: str) -> None:
+    """Refuse candidates that have no relative gradient norm, if there are any."""
+    if names:
         raise BadInput(
-            "a unit has no tensor of two axes or more, so its relative gradient norm is not defined; choose by another "
-            "method, or leave the unit out."
+            f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} {what}, so the relative gradient norm is not "
+            "defined there; choose by another method, or leave it out of units."
         )
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
     squares = [float(t.detach().double().square().sum()) for t in tensors]
     return math.sqrt(sum(squares))

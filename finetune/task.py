@@ -24,6 +24,7 @@ from finetune.errors import BadInput
 from finetune.examples import Examples, logits_of
 from finetune.folder import RunFolder, run_folder
 from finetune.images import ImageExamples
+from finetune.lone_images import refuse_lone_image
 from finetune.loop import train as train_loop
 from finetune.progress import reporter, say
 from finetune.recipe import Recipe
@@ -425,6 +426,11 @@ def carry_out(
         Write every tensor of the network, not only those that moved.
     details : mapping or None
         Plain JSON that the regime has to tell beside its identity.
+
+    Raises
+    ------
+    BadInput
+        A batch would have one image, and batch norm needs two; `finetune.loop.train` raises others.
     """
     val = load("val") if "val" in asked.splits else None
 
@@ -433,10 +439,12 @@ def carry_out(
         logits = logits_of(network, val, device=asked.device)
         return settled(asked.metric, val.labels, logits).score(val.labels, logits)
 
+    examples = load("train")
+    refuse_lone_image(network, examples, recipe=asked.recipe, parts=parts, device=asked.device)
     with _reporting(asked, folder.path) as report:
         trained = train_loop(
             network,
-            load("train"),
+            examples,
             recipe=asked.recipe,
             checkpoint=folder.checkpoint,
             parts=parts,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finetune_helpers import GREY8, Cells
 from safetensors.numpy import load_file
 from sklearn.datasets import load_iris
 
@@ -61,6 +62,19 @@ def test_attached_logits_are_those_of_the_probe(
         assert sum(isinstance(m, torch.nn.Linear) for m in network.modules()) == sum(
             isinstance(m, torch.nn.Linear) for m in backbone.module.modules()
         )  # in place of the network's own
+
+
+def test_a_unit_that_hands_on_two_tensors_has_its_own_read(tmp_path: Path) -> None:
+    """A store holds the unit's own output, not that of the cell before it, which goes on beside it."""
+    backbone = featstore.load_backbone(Cells().eval(), preprocessing=GREY8)
+    train = featstore.load_split("digits:train").per_class(5, seed=0)
+    F = featstore.extract(
+        backbone, train, tmp_path, units=["cell_1"], pool="mean", dtype="float32", progress=False
+    ).features("cell_1", train)
+    model = probe.fit(F.numpy(), F.labels, C=0.1)
+    with torch.inference_mode():
+        logits = finetune.attach(backbone, model, unit="cell_1")(pixels(backbone, train, 40)).numpy()
+    np.testing.assert_allclose(logits, model.decision_function(F.numpy()[:40]), rtol=RTOL, atol=ATOL)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.*:FutureWarning", "ignore:.*torch.jit.load.*:DeprecationWarning")

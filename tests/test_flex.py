@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetune_helpers import UNITS, images_of
+from finetune_helpers import GREY8, UNITS, Cells, Plain, images_of
+from torch import nn
 
 import featstore
 import finetune
@@ -144,6 +145,64 @@ def test_relative_gradient_norms_are_those_of_autograd_by_hand(
     for row in found.table[:-1]:
         assert row.score == pytest.approx(np.mean(ratios[row.candidate]), rel=1e-4)
     assert found.unit == max(UNITS, key=lambda unit: np.mean(ratios[unit]))
+
+
+@pytest.mark.parametrize("feed", ["memory", "disk"])
+def test_units_that_hand_on_two_tensors_are_no_source(
+    digits: dict[str, featstore.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feed: str
+) -> None:
+    """Cells that read the two before them: one stored output is not their input; every candidate is as from images."""
+    monkeypatch.setattr("finetune.feeding.FLOPS_PER_BYTE", 0.0)  # all that can be stored is
+    cells = featstore.load_backbone(Cells().eval(), preprocessing=GREY8)
+    assert set(cells.chain.passed) == {"cell_0", "cell_1", "cell_2", "cell_3"}
+    few = {name: digits[name].per_class(n, seed=0) for name, n in (("train", 8), ("val", 5))}
+    short = replace(RECIPE, epochs=1, evaluate_every=1)
+    fed, plain = (flex(cells, few, tmp_path / kind, feed=kind, recipe=short) for kind in (feed, "images"))
+    assert [(row.candidate, row.fed_from) for row in fed.table] == [
+        ("stem", None), ("cell_0", "stem"), ("cell_1", "stem"), ("cell_2", "stem"), ("cell_3", "stem"), ("cell_4", "stem"),
+        ("head", "penultimate"), ("all", None),
+    ]  # fmt: skip
+    assert fed.unit == plain.unit
+    for row, expected in zip(fed.table, plain.table, strict=True):
+        a, b = (finetune.open_run(one.best.path / "candidates" / row.candidate) for one in (fed, plain))
+        assert row.val == expected.val
+        assert [r.val for r in a.history] == [r.val for r in b.history]
+        for name, tensor in a.weights("last").items():
+            torch.testing.assert_close(tensor, b.weights("last")[name], rtol=1e-3, atol=1e-5)
+
+
+class Unused(Plain):
+    """With a classifier that only a training would use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside = nn.Linear(3, 3)
+
+
+def test_relative_gradient_norms_of_frozen_unused_and_zero_weights(
+    digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Frozen in the given network, which stays so, weights count as in a free one; what nothing depends on is passed
+    over; weights of zero whose gradient is zero have a ratio of 0, and with another gradient none."""
+    few = {name: digits[name].per_class(5, seed=0) for name in ("train", "val")}
+
+    def scores(name: str, module: nn.Module) -> dict[str, float | None]:
+        network = featstore.load_backbone(module.eval(), preprocessing=GREY8)
+        found = flex(network, few, tmp_path / name, method="rgn", recipe=replace(RECIPE, epochs=1))
+        return {row.candidate: row.score for row in found.table if row.candidate != "all"}
+
+    free = scores("free", Plain())
+    assert all(score is not None and score > 0 for score in free.values())
+    assert scores("unused", Unused()) == free
+    frozen = Plain().requires_grad_(False)
+    assert scores("frozen", frozen) == free
+    assert not any(p.requires_grad for p in frozen.parameters())
+    zero = Plain()
+    nn.init.zeros_(zero.two.get_submodule("0").weight)  # type: ignore[arg-type]
+    assert scores("dead", copy.deepcopy(zero))["two"] == 0.0  # nothing passes the activation behind it
+    nn.init.ones_(zero.two.get_submodule("1").bias)  # type: ignore[arg-type]
+    with pytest.raises(finetune.BadInput, match=r"^two has weights that are all zero.*leave it out of units"):
+        scores("zero", zero)
 
 
 def test_the_test_split_is_looked_at_once_and_only_after_the_choice(

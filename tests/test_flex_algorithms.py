@@ -113,6 +113,14 @@ def test_what_is_stored_is_worth_reading(flops: Any, sizes: Any, firsts: set[str
             assert saved >= FLOPS_PER_BYTE * size[source] * (1 - 1e-9)
 
 
+@given(st.sets(st.sampled_from(UNITS)), st.tuples(*[st.floats(1, 1e6)] * 4))
+def test_what_hands_on_two_tensors_is_never_stored(pairs: set[str], flops: Any) -> None:
+    """Where reading costs nothing, each input comes from the nearest earlier output that is a single tensor."""
+    found = sources_of(UNITS, UNITS, dict(zip(UNITS, flops, strict=True)), dict.fromkeys(UNITS, 0.0), pairs=pairs)
+    single = {unit: [before for before in UNITS[:i] if before not in pairs] for i, unit in enumerate(UNITS)}
+    assert found == {unit: before[-1] if before else None for unit, before in single.items()}
+
+
 def test_table_1_is_the_papers() -> None:
     """Evaluated by hand: 7 · 10 · 2 + 20 · 3 and so on; nothing is made up where a training is missing."""
     assert table1(L=7, E_one=10, c_one=2, E_all=20, c_all=3) == {

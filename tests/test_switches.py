@@ -3,6 +3,7 @@ metrics."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetune_helpers import images_of, tune
+from finetune_helpers import GREY8, Cells, images_of, tune
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,9 @@ import finetune
 import probe
 from finetune import Augmentation, Auxiliary, KeepBest, MacroF1AtThresholds, Recipe
 from finetune.auxiliary import with_auxiliary
+from finetune.examples import TensorExamples
 from finetune.heads import head_for
+from finetune.lone_images import refuse_lone_image
 from finetune.losses import loss_of
 from finetune.networks import target_network
 from finetune.switches import batch_norm_scales
@@ -192,6 +195,66 @@ def test_auxiliary_head_adds_its_loss_and_leaves_no_trace(
     recipe = replace(RECIPE, auxiliary=Auxiliary("stem"))
     with pytest.raises(finetune.BadInput, match="trainings of the whole network"):
         tune(finetune.tune_unit, normed, digits, tmp_path / "d", unit="block", recipe=recipe)
+
+
+def test_auxiliary_head_on_a_unit_that_hands_on_two_tensors(digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """It reads the unit's own output, averaged; the head gets both."""
+    cells = featstore.load_backbone(Cells().eval(), preprocessing=GREY8)
+    target = target_network(cells, head_for(cells, 10, None, seed=0))
+    both, x, seen = with_auxiliary(target, Auxiliary("cell_1"), 10, seed=0), cells.example(4), []
+    hook = target.module.get_submodule("cell_1").register_forward_hook(lambda *call: seen.append(call[2]))
+    torch.testing.assert_close(both(x)[0], target.module(x))
+    hook.remove()
+    layer: Any = both.get_submodule("auxiliary")
+    expected = F.linear(seen[-1].mean((2, 3)), layer.weight, layer.bias)
+    torch.testing.assert_close(both(x)[1], expected)
+    few, recipe = {k: s.per_class(4, seed=0) for k, s in digits.items()}, replace(STILL, auxiliary=Auxiliary("cell_1"))
+    assert tune(finetune.full_tune, cells, few, tmp_path, recipe=recipe).kept_step == 1
+
+
+class Narrow(nn.Module):
+    """Batch norm over a map of a single position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.one = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.flat, self.fc = nn.Flatten(), nn.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.fc(self.flat(self.two(self.one(x))))
+        return y
+
+
+def test_a_last_batch_of_one_image_is_refused_where_batch_norm_needs_two(
+    normed: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Before the first step, with a batch size that works; only where a step would fail."""
+    narrow = featstore.load_backbone(Narrow().eval(), preprocessing=normed.preprocessing)
+    few = {name: split.per_class(4, seed=0) for name, split in digits.items()}
+    few["train"] = few["train"].subset(range(33), "33")
+    recipe = Recipe(lr=0.01, epochs=1, batch_size=32)
+
+    def trained(backbone: Any, name: str, regime: Any = finetune.full_tune, **changes: Any) -> finetune.Run:
+        options = {key: changes.pop(key) for key in ("unit",) if key in changes}
+        return tune(
+            regime, backbone, few, tmp_path / name, recipe=replace(recipe, **changes), head_rows=range(10), **options
+        )
+
+    with pytest.raises(finetune.BadInput, match=r"the last batch of an epoch has 1 of 33 .* batch_size, such as 31"):
+        trained(narrow, "a")
+    assert not list((tmp_path / "a").glob("*.safetensors"))
+    assert trained(narrow, "fits", batch_size=31).history[-1].step == 2
+    with pytest.raises(finetune.BadInput, match=r"every batch has 1 of 33 .* such as 3,"):
+        trained(narrow, "b", batch_size=1)
+    trained(narrow, "still", train_mode="none")
+    trained(narrow, "other", finetune.tune_unit, unit="one")  # batch norm of the frozen unit stays in evaluation mode
+    trained(narrow, "short", epochs=None, steps=1)  # never comes to the last batch
+    trained(normed, "wide")  # over a map of several positions one image is enough
+    asked, before = copy.deepcopy(normed.module), normed.module.state_dict()
+    refuse_lone_image(asked, TensorExamples(torch.rand(33, 1, 8, 8), np.zeros(33, dtype=np.int64)), recipe=recipe)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in asked.state_dict().items())
 
 
 @pytest.mark.parametrize("train_mode", ["moving", "all", "none"])
