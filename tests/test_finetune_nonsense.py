@@ -14,6 +14,7 @@ from finetune_helpers import RECIPE, blurred_digits
 
 import featstore
 import finetune
+import probe
 from finetune import (
     Adam,
     Augmentation,
@@ -149,9 +150,10 @@ def test_the_error_of_a_users_metric_is_kept(
             raise KeyError("a class")
         return 0.5
 
+    later = probe.metrics.PredictionMetric("fails_later", fails_later)
     with pytest.raises(BadInput, match="fails_later cannot score these images: KeyError") as caught:
         finetune.full_tune(
-            net, digits["train"], digits["val"], recipe=ONE_STEP, metric=fails_later, out=tmp_path, progress=False
+            net, digits["train"], digits["val"], recipe=ONE_STEP, metric=later, out=tmp_path, progress=False
         )  # fmt: skip
     assert isinstance(caught.value.__cause__, KeyError)
 
