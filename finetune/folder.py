@@ -86,7 +86,7 @@ class RunFolder:
         DifferentRun
             The folder holds another training; the differences in words.
         """
-        fresh = {"format": FORMAT, "state": "running", "identity": self.identity, "sessions": []}
+        fresh: dict[str, Any] = {"format": FORMAT, "state": "running", "identity": self.identity, "sessions": []}
         record = read_record(self.path) or fresh
         if record["state"] == "complete" or _is_begun(self.path):
             refuse_another(self.path, record["identity"], self.identity)

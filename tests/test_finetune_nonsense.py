@@ -33,7 +33,6 @@ from finetune import (
     StopEarly,
     grids,
 )
-
 from finetune.flex_steps import Steps
 
 ONE_STEP = replace(RECIPE, epochs=None, steps=1)
@@ -321,6 +320,10 @@ def test_what_is_no_prediction(net: featstore.Backbone, digits: dict[str, featst
         net, digits["train"], digits["val"], unit="head", recipe=ONE_STEP, out=tmp_path / "run", progress=False
     )
     test: Any = digits["test"]
+    train, val = (replace(digits[which], classes=()) for which in ("train", "val"))
+    nameless: Any = finetune.tune_unit(
+        net, train, val, unit="head", recipe=ONE_STEP, out=tmp_path / "nameless", progress=False
+    )
     several = replace(test, labels=np.eye(10, dtype=np.uint8)[test.labels])
     empty = test.subset(np.zeros(0, np.int64), "nothing")
     colder = featstore.load_backbone(
@@ -335,7 +338,9 @@ def test_what_is_no_prediction(net: featstore.Backbone, digits: dict[str, featst
         "workers is -3": lambda: finetune.predict(run, net, test, workers=-3),
         "'nothing' has no images": lambda: finetune.predict(run, net, empty),
         "has several labels per image and the run": lambda: finetune.predict(run, net, several),
-        "has labels from 20 to 29": lambda: finetune.predict(run, net, replace(test, labels=test.labels + 20)),
+        "has labels from 20 to 29": lambda: finetune.predict(
+            nameless, net, replace(test, classes=(), labels=test.labels + 20)
+        ),
         r"another preprocessing than .*mean is \[0.0\] of the run and \[0.5\] of the backbone": (
             lambda: finetune.predict(run, colder, test)
         ),
