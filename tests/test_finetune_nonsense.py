@@ -306,7 +306,7 @@ def test_a_name_makes_a_metric_of_its_own(
     def tuned(metric: Any) -> finetune.Run:
         return finetune.full_tune(
             net, digits["train"], digits["val"], recipe=ONE_STEP, metric=metric, out=tmp_path, progress=False,
-            device=torch.device("cpu"),  # type: ignore[typeddict-item]
+            device=torch.device("cpu"),  # type: ignore[arg-type]
         )  # fmt: skip
 
     assert tuned(made("a", 0.25)).scores == {"val": 0.25}
@@ -363,7 +363,7 @@ def test_what_is_no_comparison(net: featstore.Backbone, digits: dict[str, featst
     with pytest.raises(BadInput, match="backbone is 'timm:resnet18'; it must be a Backbone"):
         finetune.compare_methods("timm:resnet18", *pair, **options)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="methods is 5; it must be a list of names"):
-        finetune.compare_methods(net, *pair, methods=5, **options)
+        finetune.compare_methods(net, *pair, methods=5, **options)  # type: ignore[arg-type]
     (tmp_path / "inputs.json").write_text('{"a')
     with pytest.raises(finetune.CorruptRun, match="is damaged"):
         Steps._all_made(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
