@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from finetune.errors import BadInput
 
 _WORDS = {float: "a number", int: "a whole number", bool: "True or False", str: "a text", type(None): "None"}
 
@@ -24,6 +27,30 @@ def wrong_types(record: Any) -> list[str]:
         for name, value in values.items()
         if not _fits(value, hints[name])
     ]
+
+
+def refuse_other_types(wanted: Mapping[str, tuple[Any, type[Any], str]], what: str) -> None:
+    """Refuse arguments that are no split, no backbone, no run at all, before anything is asked of them.
+
+    Parameters
+    ----------
+    wanted : mapping of str to (value, type, str)
+        Name -> what was given, what it must be, and how that is made.
+    what : str
+        What they are for: "this prediction".
+
+    Raises
+    ------
+    BadInput
+        With every problem.
+    """
+    found = [
+        f"{name} is {value!r:.80}; it must be a {kind.__name__}: {how}."
+        for name, (value, kind, how) in wanted.items()
+        if not isinstance(value, kind)
+    ]
+    if found:
+        raise BadInput.of(what, found)
 
 
 def is_number(value: Any) -> bool:

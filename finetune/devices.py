@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from finetune.errors import OutOfMemory
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "can't start new thread")
+
+
+def device_named(device: Any) -> Any:
+    """The name of a torch.device; anything else as it is."""
+    import torch
+
+    return str(device) if isinstance(device, torch.device) else device
 
 
 def device_problems(device: str) -> list[str]:

@@ -27,7 +27,7 @@ from finetune.keeping import KeepLast
 from finetune.loop import Trained
 from finetune.progress import say
 from finetune.regimes import network_for, tune_images
-from finetune.run import Run
+from finetune.run import Run, read_json
 from finetune.scoring import settled
 from finetune.selecting import N_GRADIENT_BATCHES, probe_scores, proxy_score, relative_gradient_norms
 from finetune.switches import batch_norm_scales
@@ -119,7 +119,7 @@ class Steps:
             "feed": self.plan.said(),
             "table": [self._row(candidate, chosen) for candidate in self.candidates],
             "cost": self._cost(chosen, tested).to_json(),
-        } | {name: run.details[name] for name in ("view",) if name in run.details}
+        } | {name: run.details[name] for name in ("view", "thresholds") if name in run.details}
         if shared_images := self.asked_with_test.shared_images():
             details["shared_images"] = shared_images
         trained = Trained(
@@ -370,7 +370,7 @@ class Steps:
 
     def _all_made(self) -> dict[str, dict[str, float]]:
         path = self.folder / _INPUTS
-        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+        return read_json(path) or {}
 
     def _note_inputs(self) -> None:
         """Write down what storing inputs took, for a later call that finds them used already."""

@@ -86,19 +86,23 @@ class RunFolder:
         DifferentRun
             The folder holds another training; the differences in words.
         """
-        record = read_record(self.path) or {
-            "format": FORMAT,
-            "state": "running",
-            "identity": self.identity,
-            "sessions": [],
-        }
-        refuse_another(self.path, record["identity"], self.identity)
+        fresh: dict[str, Any] = {"format": FORMAT, "state": "running", "identity": self.identity, "sessions": []}
+        record = read_record(self.path) or fresh
+        if record["state"] == "complete" or _is_begun(self.path):
+            refuse_another(self.path, record["identity"], self.identity)
+        elif record["identity"] != self.identity:  # a call that failed before its training began
+            record = fresh
         if record["state"] != "complete":
             record["sessions"] = [*record["sessions"], environment(device)]
             self._write({**record, "classes": list(classes)})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         write_atomically(self.path / RECORD, json.dumps(record, indent=1, allow_nan=False).encode())
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether an unfinished run holds anything of a training: weights, its state, or the runs of candidates."""
+    return any(found for pattern in ("*.safetensors", f"*/{RECORD}", f"*/*/{RECORD}") for found in path.glob(pattern))
 
 
 def check_folder(path: Path) -> None:

@@ -212,6 +212,13 @@ def folder_of(method: str) -> str:
 
 
 def _refuse_unknown(asked: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> None:
+    wrong = [
+        f"{what} is {names!r:.80}; it must be a list of names: {', '.join(known)}."
+        for what, (names, known) in asked.items()
+        if not isinstance(names, list | tuple)
+    ]
+    if wrong:
+        raise BadInput.of("this comparison", wrong)
     problems = [
         f"there is no {name!r} among {what}; there are {', '.join(known)}."
         for what, (names, known) in asked.items()
@@ -229,7 +236,7 @@ def _problems(
 ) -> dict[str, str]:
     """Baselines that a network cannot be trained by -> why."""
     told = {name: value for name, value in options.items() if name in Options.__annotations__}
-    network = network_for(backbone, asked_for(train, val, recipe, **told))
+    network = network_for(backbone, asked_for(train, val, recipe, backbone=backbone, **told))
     found = {name: problem_with(name, network) for name in get_args(Baseline)}
     return {name: problem for name, problem in found.items() if problem is not None}
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finetune.checking import is_whole, refuse_other_types
+from finetune.devices import device_named, device_problems
 from finetune.errors import BadInput
 from finetune.examples import logits_of
 from finetune.images import ImageExamples
 from finetune.run import Run
-from finetune.scoring import MacroF1AtThresholds, Settled, settled
-from finetune.task import preprocessing_of
+from finetune.scoring import MacroF1AtThresholds, Settled, settled, settled_at
+from finetune.task import preprocessing_of, split_problems
 
 if TYPE_CHECKING:
     from featstore import Backbone, Split
@@ -44,12 +46,14 @@ def predict(
     Raises
     ------
     BadInput
-        A split without labels or with other classes, or another backbone.
+        A split without images or labels, or with other classes or kinds of labels; another backbone; a device that is
+        not there.
     """
     from probe import Predictions
 
-    if split.labels is None or split.classes != run.classes:
-        raise BadInput(f"'{split.name}' has no labels, or other classes than the run in {run.path}.")
+    device = device_named(device)
+    _check(run, backbone, split, device, workers)
+    assert split.labels is not None
     network = run.network(backbone).to(device)
     examples = ImageExamples(
         split,
@@ -64,13 +68,56 @@ def predict(
     return Predictions(split.ids, split.labels, said, split.classes, logits, str(run.path))
 
 
-def judge_of(run: Run) -> Settled:
-    """How a run decides and is scored: its metric by name, with thresholds, where it has any, chosen on its val again.
+def _check(run: Run, backbone: Backbone, split: Split, device: str, workers: int | None) -> None:
+    """Find everything that keeps a run from saying something about these images."""
+    import featstore
 
-    A metric of the user's own is known by its name only; decisions do not depend on it, and accuracy stands for it.
+    refuse_other_types(
+        {
+            "run": (run, Run, "finetune.open_run(…) reads one"),
+            "backbone": (backbone, featstore.Backbone, "featstore.load_backbone(…) makes one"),
+            "split": (split, featstore.Split, "featstore.load_split(…) makes one"),
+        },
+        "this prediction",
+    )
+    problems, of_run = split_problems("the split", split), len(run.classes) or int(run.identity["n_classes"])
+    if not problems and split.classes != run.classes:
+        problems.append(f"'{split.name}' has no labels, or other classes than the run in {run.path}.")
+    elif not problems and split.labels is not None:
+        kinds = {1: "one class per image", 2: "several labels per image"}
+        trained = next((said.y_true.ndim for said in run.predictions.values()), split.labels.ndim)
+        if split.labels.ndim != trained:
+            problems.append(
+                f"'{split.name}' has {kinds[split.labels.ndim]} and the run in {run.path} was trained on {kinds[trained]}; "
+                "give the same kind of labels."
+            )
+        elif trained == 1 and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < of_run:
+            problems.append(
+                f"'{split.name}' has labels from {split.labels.min()} to {split.labels.max()} and the run in {run.path} "
+                f"knows the classes 0 to {of_run - 1}; give labels of its classes."
+            )
+        elif trained == 2 and split.labels.shape[1] != of_run:
+            problems.append(
+                f"'{split.name}' has marks for {split.labels.shape[1]} classes and the run in {run.path} knows {of_run}; "
+                "give one column per class."
+            )
+    problems += device_problems(device)
+    if workers is not None and not (is_whole(workers) and workers >= 0):
+        problems.append(f"workers is {workers!r}; it must be an int of at least 0, or None.")
+    if problems:
+        raise BadInput.of("this prediction", problems)
+
+
+def judge_of(run: Run) -> Settled:
+    """How a run decides and is scored: its metric by name, with the thresholds, where it has any, that its val chose.
+
+    Of runs that did not keep their thresholds, they are chosen on val again. A metric of the user's own is known by its
+    name only; decisions do not depend on it, and accuracy stands for it.
     """
     from probe import metrics
 
+    if "thresholds" in run.details:
+        return settled_at(run.details["thresholds"])
     name = str(run.identity["metric"])
     prefix = "macro_f1_at_"
     if name.startswith(prefix) and hasattr(metrics, name.removeprefix(prefix)):

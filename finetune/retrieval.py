@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from finetune.checking import is_whole
-from finetune.devices import device_problems
+from finetune.checking import is_whole, refuse_other_types
+from finetune.devices import device_named, device_problems
 from finetune.errors import BadInput
+from finetune.run import Run
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
     from featstore import Backbone, Split
-    from finetune.run import Run
 
 Distance: TypeAlias = Literal["cosine", "euclidean"]
 Normaliser: TypeAlias = Literal["possible", "found", "k"]
@@ -185,13 +185,8 @@ def retrieve(
     BadInput
         Also splits without labels or whose classes are not among the gallery's, and a run of another network.
     """
-    problems = [
-        f"{what} '{split.name}' has no single-label labels; retrieval asks whether classes are the same."
-        for what, split in (("the gallery", gallery), ("the split of queries", queries))
-        if split.labels is None or split.labels.ndim != 1
-    ]
-    if problems:
-        raise BadInput.of("this retrieval", problems)
+    device = device_named(device)
+    _check_asked(backbone, gallery, queries, run, device)
     sides = [
         (_penultimate(backbone, None, gallery, device), _names(gallery)),
         (_penultimate(backbone, run, queries, device), _names(queries)),
@@ -199,6 +194,30 @@ def retrieve(
     return mean_average_precision(
         sides[1][0], sides[1][1], sides[0][0], sides[0][1], k=k, distance=distance, normaliser=normaliser, device=device
     )
+
+
+def _check_asked(backbone: Backbone, gallery: Split, queries: Split, run: Run | None, device: str) -> None:
+    import featstore
+
+    made = "featstore.load_split(…) makes one"
+    wanted: dict[str, tuple[Any, type[Any], str]] = {
+        "backbone": (backbone, featstore.Backbone, "featstore.load_backbone(…) makes one"),
+        "gallery": (gallery, featstore.Split, made),
+        "queries": (queries, featstore.Split, made),
+    }
+    if run is not None:
+        wanted["run"] = (run, Run, "finetune.open_run(…) reads one")
+    refuse_other_types(wanted, "this retrieval")
+    problems = device_problems(device)
+    for what, split in (("the gallery", gallery), ("the split of queries", queries)):
+        if not len(split):
+            problems.append(f"{what} '{split.name}' has no images; give a split that has some.")
+        elif split.labels is None or split.labels.ndim != 1:
+            problems.append(
+                f"{what} '{split.name}' has no single-label labels; retrieval asks whether classes are the same."
+            )
+    if problems:
+        raise BadInput.of("this retrieval", problems)
 
 
 def _penultimate(backbone: Backbone, run: Run | None, split: Split, device: str) -> Tensor:

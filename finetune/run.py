@@ -16,11 +16,13 @@ same call continues.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.checking import refuse_other_types
 from finetune.checkpoint import Row
 from finetune.errors import BadInput, CorruptRun
 from finetune.files import FORMAT, read_tensors
@@ -62,8 +64,8 @@ class Run:
     scores : mapping of str to float
         Metric of the kept weights on ``"val"`` and ``"test"``, where there are such splits.
     details : mapping
-        What else there is to tell: the view of the images that was better on val, the probe that the head began as, how many
-        images splits share.
+        What else there is to tell: the view of the images that was better on val, the probe that the head began as, the
+        thresholds that val chose, how many images splits share.
     sessions : tuple of mapping
         When, where and with which versions each call worked on it.
     """
@@ -128,8 +130,12 @@ class Run:
         Raises
         ------
         BadInput
-            It has other weights than the run began from.
+            It has other weights than the run began from, or another preprocessing.
         """
+        import featstore
+
+        backbones = {"backbone": (backbone, featstore.Backbone, "featstore.load_backbone(…) makes one")}
+        refuse_other_types(backbones, "this network")
         if self.regime == "flex_tune":  # another training than that of a unit builds its network itself
             return open_run(self.path / self.details["run"]).network(backbone)
         from finetune.adapters import adapted
@@ -151,6 +157,13 @@ class Run:
                 f"{began['weights_digest']}; its head does not belong on other features: load the backbone that it was "
                 "made with."
             )
+        if "preprocessing" in began:
+            seen = backbone.preprocessing.to_json()
+            if others := featstore.differences(began["preprocessing"], seen, names=("of the run", "of the backbone")):
+                raise BadInput(
+                    f"{backbone.name} has another preprocessing than the run in {self.path} was trained with: "
+                    f"{', '.join(others)}; its weights do not belong on other inputs: load the backbone that it was made with."
+                )
         head = head_for(backbone, self.identity["n_classes"], self.identity["head_rows"], seed=self.recipe.seed)
         network, tensors = with_head(backbone, head), self.weights()
         fold_scale_shift(network, tensors)
@@ -184,6 +197,8 @@ def open_run(path: str | Path) -> Run:
     CorruptRun
         The record is damaged or of a newer format.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadInput(f"{path!r:.80} is no path; give the folder that a training had as out.")
     if read_record(Path(path)) is None:
         raise BadInput(f"{path} holds no run: there is no {RECORD} in it. Give the folder that a training had as out.")
     run = finished_run(Path(path))

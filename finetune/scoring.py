@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias
 
@@ -36,7 +37,8 @@ class MacroF1AtThresholds:
     @property
     def name(self) -> str:
         """The name in records, with the rule's."""
-        return f"macro_f1_at_{getattr(self.choose, '__name__', 'thresholds_by_f1')}"
+        own = getattr(self.choose, "name", None) or getattr(self.choose, "__name__", "thresholds_by_f1")
+        return f"macro_f1_at_{own}"
 
     @property
     def higher_is_better(self) -> bool:
@@ -45,12 +47,45 @@ class MacroF1AtThresholds:
 
 
 def as_any_metric(metric: Any, *, is_multi_label: bool) -> AnyMetric:
-    """A metric in one form; None is accuracy, and 11-point mean average precision for several labels per image."""
+    """A metric in one form; None is accuracy, and 11-point mean average precision for several labels per image.
+
+    Raises
+    ------
+    BadInput
+        A metric, or a rule that chooses thresholds, that has no name of its own: a run is known by it.
+    """
     from probe import metrics
 
     if metric is None:
         return metrics.map11 if is_multi_label else metrics.accuracy
-    return metric if isinstance(metric, MacroF1AtThresholds) else metrics.as_metric(metric)
+    if isinstance(metric, MacroF1AtThresholds):
+        if metric.choose is not None:
+            _refuse_nameless(metric.choose, "the rule that chooses thresholds", "a rule of")
+        return metric
+    if isinstance(metric, metrics.PredictionMetric | metrics.ScoreMetric):
+        return metric
+    if callable(metric):
+        _refuse_nameless(metric, "the metric", "a metric or a PredictionMetric of")
+        if isinstance(name := getattr(metric, "name", None), str):
+            return metrics.PredictionMetric(name, metric)
+    return metrics.as_metric(metric)
+
+
+def _refuse_nameless(function: Any, what: str, kind: str) -> None:
+    """Refuse what another function would be taken for, since runs are told apart by names."""
+    if not callable(function):
+        raise BadInput(f"{what} is {function!r:.80}, which cannot be called; pass {kind} probe.metrics, or a function.")
+    named = getattr(function, "name", None)
+    if isinstance(named, str) and named:
+        return
+    name = getattr(function, "__qualname__", None)
+    owner = getattr(function, "__self__", None)  # of a built-in function its module, of a class method the class
+    is_bound = owner is not None and not isinstance(owner, type | types.ModuleType)
+    if name is None or "<" in name or is_bound:
+        raise BadInput(
+            f"{what} is {function!r:.120}, which has no name of its own, and a finished run of another would be taken for "
+            f"its: pass {kind} probe.metrics, or a function of a module, or give it a name as an attribute."
+        )
 
 
 def metric_named(name: str) -> AnyMetric:
@@ -81,6 +116,13 @@ class Settled:
     metric: probe_metrics.Metric
     thresholds: np.ndarray | None
 
+    def details(self) -> dict[str, list[float | str]]:
+        """The thresholds as plain JSON, in which infinity is a text; nothing where there are none."""
+        if self.thresholds is None:
+            return {}
+        values = np.asarray(self.thresholds, np.float64).ravel().tolist()
+        return {"thresholds": [value if math.isfinite(value) else str(value) for value in values]}
+
     def score(self, labels: np.ndarray, logits: np.ndarray) -> float:
         """The metric of ``(n, k)`` logits.
 
@@ -105,6 +147,14 @@ class Settled:
             return (logits > self.thresholds).astype(np.uint8)
         said = np.asarray(metrics.predicted_labels(logits, multi_label=labels.ndim == 2))
         return said.astype(np.int64) if labels.ndim == 1 else said
+
+
+def settled_at(thresholds: Sequence[float | str]) -> Settled:
+    """Macro F1 at thresholds that a run has chosen: what `Settled.details` wrote."""
+    from probe import metrics
+
+    values = np.array([float(value) for value in thresholds])
+    return Settled(metrics.macro_f1_at(values), values)
 
 
 def settled(metric: AnyMetric, labels: np.ndarray, logits: np.ndarray) -> Settled:

@@ -15,6 +15,7 @@ Every cell is a run of its own, so that whatever is interrupted goes on from its
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,11 +29,12 @@ from finetune.files import FORMAT, write_atomically
 from finetune.folder import is_folder_name
 from finetune.joining import joined
 from finetune.keeping import KeepLast, StopEarly
+from finetune.networks import unit_names
 from finetune.predicting import predict
 from finetune.progress import say
 from finetune.recipe import Recipe
 from finetune.run import Run, open_run, read_json
-from finetune.scoring import MacroF1AtThresholds, settled
+from finetune.scoring import MacroF1AtThresholds, settled, settled_at
 from finetune.task import Asked, asked_for, network_identity
 
 if TYPE_CHECKING:
@@ -187,13 +189,16 @@ def search(
     Diverged
         Every cell did.
     """
+    options = {**_keywords_of(regime), **options}  # what a partial fixes counts as much as what is given here
+    _check(grid, refit, val, options, regime, out, scheduler)
     out = Path(out)
-    _check(grid, refit, val, options, regime)
     if _name_of(regime) in ("tune_head", "probe_then_tune"):
         options.setdefault("store", out / "features")  # one extraction for all cells
     asked = asked_for(train, val, next(iter(grid.values())), backbone=backbone, test=test, **_common(options))
     for recipe in grid.values():
         replace(asked, recipe=recipe).check()
+    if _name_of(regime) == "tune_unit" and "unit" in options:
+        unit_names(backbone, options["unit"])  # refused before the folder is another search's
     _begin(out, asked, backbone, regime, grid, options)
     work = Work(regime, backbone, train, val, out / "cells", options)
     cells = _trained(work, grid, scheduler, out, asked.progress)
@@ -289,7 +294,7 @@ def _as_done(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | N
         yield Cell(name, grid[name], run, note)
 
 
-def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime: Any) -> None:
+def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime: Any, out: Any, scheduler: Any) -> None:
     problems = []
     if not callable(regime):
         problems.append(f"the regime is {regime!r}; it must be a function like finetune.full_tune.")
@@ -308,6 +313,14 @@ def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime:
             for name, one in grid.items()
             if not isinstance(one, Recipe)
         ]
+    if own := sorted(options.keys() & {"backbone", "train", "val", "test", "recipe", "out"}):
+        problems.append(
+            f"the regime fixes {', '.join(own)}, which a search gives to each cell; pass it to search instead."
+        )
+    if not isinstance(out, str | os.PathLike):
+        problems.append(f"out is {out!r:.80}; it must be the path of a folder.")
+    if not (scheduler is None or isinstance(scheduler, str) or hasattr(scheduler, "scheduler_info")):
+        problems.append(f"scheduler is {scheduler!r:.80}; it must be the address of a Dask scheduler, or a Client.")
     if val is None:
         problems.append("a search chooses on a validation split, and there is none: pass val.")
     if refit and isinstance(options.get("metric"), MacroF1AtThresholds):
@@ -329,16 +342,15 @@ def _begin(
     """Write down what is asked for, or refuse a folder that holds another search."""
     identity = asked.identity(_name_of(regime), network_identity(backbone), asked.image_identity())
     identity["grid"] = {name: recipe.to_json() for name, recipe in grid.items()}
-    keywords = {**_keywords_of(regime), **options}
-    own = {name: value for name, value in keywords.items() if name in ("unit", "n_units", "C")}
+    own = {name: value for name, value in options.items() if name in ("unit", "n_units", "C")}
     identity["options"] = {name: list(v) if isinstance(v, tuple) else v for name, v in own.items()}
     del identity["recipe"]
     stored = read_json(out / RECORD)
-    if stored is not None:
+    if stored is not None and (stored["state"] == "complete" or any((out / "cells").glob("*/*.json"))):
         refuse_another(out / RECORD, stored["identity"], json.loads(json.dumps(identity)))
         return
     others = [] if not out.is_dir() else [path.name for path in out.iterdir() if not path.name.startswith(".")]
-    if out.exists() and (others or not out.is_dir()):
+    if stored is None and out.exists() and (others or not out.is_dir()):
         raise BadInput(f"{out} holds other things and no search; give the search a folder of its own.")
     record = {"format": FORMAT, "state": "running", "identity": identity}
     write_atomically(out / RECORD, json.dumps(record, indent=1).encode())
@@ -376,7 +388,10 @@ def _said(best: Cell, backbone: Backbone, test: Split, asked: Asked) -> tuple[Pr
     said = predict(best.run, backbone, test, device=asked.device, workers=asked.workers)
     val = best.run.predictions["val"]
     judge = settled(asked.metric, val.y_true, np.asarray(val.scores))
-    return said, judge.score(said.y_true, np.asarray(said.scores))
+    if "thresholds" in best.run.details:
+        judge = settled_at(best.run.details["thresholds"])
+    logits = np.asarray(said.scores)
+    return replace(said, y_pred=judge.predicted(said.y_true, logits)), judge.score(said.y_true, logits)
 
 
 def _common(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.checking import is_whole
 from finetune.checkpoint import Row
-from finetune.devices import device_problems, memory_errors_explained
+from finetune.devices import device_named, device_problems, memory_errors_explained
 from finetune.errors import BadInput
 from finetune.examples import Examples, logits_of
 from finetune.folder import RunFolder, run_folder
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from featstore import Backbone, Preprocessing, Split
     from finetune.scoring import AnyMetric
     from probe import Predictions
+
+_NOT_GIVEN = object()
 
 
 class Options(TypedDict, total=False):
@@ -128,7 +130,7 @@ class Asked:
         BadInput
             With every problem.
         """
-        found = [problem for name, split in self.splits.items() for problem in _problems_of(name, split)]
+        found = [problem for name, split in self.splits.items() for problem in split_problems(name, split)]
         if not self.metric.higher_is_better:
             found.append(
                 f"metric {self.metric.name} is better when lower; a training needs one that is better when higher."
@@ -267,9 +269,7 @@ class Asked:
         return load
 
 
-def asked_for(
-    train: Split, val: Split | None, recipe: Recipe, *, backbone: Backbone | None = None, **options: Any
-) -> Asked:
+def asked_for(train: Split, val: Split | None, recipe: Recipe, *, backbone: Any = _NOT_GIVEN, **options: Any) -> Asked:
     """Bring a regime's arguments into one form, and check them.
 
     Parameters
@@ -278,8 +278,8 @@ def asked_for(
         See the regimes.
     recipe : Recipe
         Every hyper-parameter.
-    backbone : Backbone or None
-        What is trained, to be checked with the rest.
+    backbone : Backbone
+        What is trained, to be checked with the rest where it is given.
     options : Any
         See `Options`.
 
@@ -291,6 +291,8 @@ def asked_for(
     from finetune.rows import rows_among
 
     _check_types(train, val, recipe, backbone, options)
+    if "device" in options:
+        options["device"] = device_named(options["device"])
     pairs = (("train", train), ("val", val), ("test", options.pop("test", None)))
     splits = {name: split for name, split in pairs if split is not None}
     is_multi_label = train.labels is not None and train.labels.ndim == 2
@@ -322,7 +324,9 @@ def _check_types(train: Any, val: Any, recipe: Any, backbone: Any, options: Mapp
     found = [
         f"{name} is {value!r:.80}; it must be a {kind.__name__}: {how}."
         for name, (value, kind, how) in wanted.items()
-        if not isinstance(value, kind) and (value is not None or name in ("train", "recipe"))
+        if not isinstance(value, kind)
+        and value is not _NOT_GIVEN
+        and (value is not None or name not in ("val", "test"))
     ]
     known = Options.__annotations__
     for name in options.keys() - known.keys():
@@ -463,10 +467,10 @@ def carry_out(
         f"the memory of {asked.device} did not suffice to predict with the trained network",
         "The training is kept: call again where more memory is free, and only this is done.",
     ):
-        predictions, scores = _predicted(asked, network, chosen, str(folder.path))
+        predictions, scores, thresholds = _predicted(asked, network, chosen, str(folder.path))
     still = network.state_dict() if keeps_all else {}
     named = [{f"{prefix}{n}": t for n, t in {**still, **state}.items()} for state in (trained.kept, trained.last)]
-    return folder.finish(replace(trained, kept=named[0], last=named[1]), predictions, scores, told)
+    return folder.finish(replace(trained, kept=named[0], last=named[1]), predictions, scores, {**told, **thresholds})
 
 
 @contextlib.contextmanager
@@ -498,8 +502,8 @@ def _views_compared(asked: Asked, network: nn.Module, whole: Examples, crop: Exa
 
 def _predicted(
     asked: Asked, network: nn.Module, load: Callable[[str], Examples], name_of_model: str
-) -> tuple[dict[str, Predictions], dict[str, float]]:
-    """Predictions and scores on val and test; thresholds, where the metric has any, are those of val."""
+) -> tuple[dict[str, Predictions], dict[str, float], dict[str, Any]]:
+    """Predictions and scores on val and test, and the thresholds, where the metric has any: those of val."""
     from probe import Predictions
 
     predictions, scores = {}, {}
@@ -511,10 +515,19 @@ def _predicted(
         scores[name] = judge.score(labels, logits)
         said = judge.predicted(labels, logits)
         predictions[name] = Predictions(split.ids, labels, said, split.classes, logits, name_of_model)
-    return predictions, scores
+    return predictions, scores, {} if judge is None else judge.details()
 
 
-def _problems_of(name: str, split: Split) -> list[str]:
+def split_problems(name: str, split: Split) -> list[str]:
+    """What keeps a split from being looked at, a sentence each.
+
+    Parameters
+    ----------
+    name : str
+        What it is to the caller: ``"train"``.
+    split : Split
+        Given.
+    """
     if len(split) == 0:
         return [f"{name} '{split.name}' has no images; give a split that has some."]
     if split.labels is None:

@@ -14,6 +14,7 @@ from finetune_helpers import RECIPE, blurred_digits
 
 import featstore
 import finetune
+import probe
 from probe.metrics import DIFFICULT
 
 CLASSES = ("even", "big", "with a loop")
@@ -105,3 +106,29 @@ def test_thresholds_are_not_chosen_on_undecided_labels(tmp_path: Path) -> None:
                    if (scores > cut).any())  # fmt: skip
         chosen = val_said.y_pred[:, c]
         assert 2 * (truth & chosen).sum() / (truth.sum() + chosen.sum()) == pytest.approx(best)
+
+
+def low(labels: Any, logits: Any) -> np.ndarray:
+    """A rule of one's own: no name in `probe.metrics` leads to it."""
+    return np.array([-np.inf, *[float(np.median(logits))] * (labels.shape[1] - 1)])
+
+
+def test_decisions_of_a_run_are_at_the_thresholds_that_it_chose(tmp_path: Path) -> None:
+    """Known by its name alone, one's own rule gave way to a threshold of 0 for other images, and in a search."""
+    net = featstore.load_backbone("featstore:digits_net")
+    decided = {which: several(split, difficult=False) for which, split in blurred_digits().items()}
+    pair, test, metric = (decided["train"], decided["val"]), decided["test"], finetune.MacroF1AtThresholds(low)
+    options: dict[str, Any] = {"progress": False, "test": test}
+    once = replace(RECIPE, epochs=None, steps=3)
+    run = finetune.full_tune(net, *pair, recipe=once, out=tmp_path / "run", metric=metric, **options)
+    chosen = low(decided["val"].labels, run.predictions["val"].scores)
+    expected = np.asarray(run.predictions["test"].scores) > chosen
+    assert not np.array_equal(expected, np.asarray(run.predictions["test"].scores) > 0)
+    assert np.array_equal(finetune.predict(finetune.open_run(run.path), net, test).y_pred, expected)
+    found = finetune.search(
+        functools.partial(finetune.full_tune, metric=metric), net, pair[0], val=pair[1], grid={"a": once}, refit=False,
+        out=tmp_path / "search", **options,
+    )  # fmt: skip
+    stored = probe.Predictions.load(tmp_path / "search" / "predictions" / "test.npz")
+    assert np.array_equal(stored.y_pred, expected)
+    assert found.scores["test"] == pytest.approx(run.scores["test"])

@@ -3,17 +3,21 @@ and nothing that is quietly taken for something else."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from finetune_helpers import RECIPE, blurred_digits
 
 import featstore
 import finetune
+import probe
 from finetune import (
     Adam,
     Augmentation,
@@ -29,6 +33,7 @@ from finetune import (
     StopEarly,
     grids,
 )
+from finetune.flex_steps import Steps
 
 ONE_STEP = replace(RECIPE, epochs=None, steps=1)
 
@@ -109,6 +114,7 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "val": ({"val": "digits:val"}, "val is 'digits:val'; it must be a Split"),
     "test": ({"test": "digits:test"}, "test is 'digits:test'; it must be a Split"),
     "recipe": ({"recipe": {"lr": 0.1}}, "recipe is {'lr': 0.1}; it must be a Recipe"),
+    "no backbone": ({"backbone": None}, "backbone is None; it must be a Backbone"),
     "backbone": ({"backbone": "featstore:digits_net"}, "it must be a Backbone: featstore.load_backbone"),
     "option": ({"wrkers": 2}, "no option 'wrkers' of a training; near it is workers"),
     "workers": ({"workers": -1}, "workers is -1"),
@@ -116,6 +122,11 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "half rows": ({"head_rows": [i + 0.5 for i in range(10)]}, "head_rows holds 0.5"),
     "rows in a word": ({"head_rows": "0123456789"}, "head_rows is '0123456789'"),
     "one row": ({"head_rows": 5}, "head_rows is 5"),
+    "a lambda": ({"metric": lambda y, p: 0.5}, "the metric is <function <lambda>.*has no name of its own"),
+    "a partial": ({"metric": functools.partial(_gives_nan)}, "the metric is functools.partial.*has no name of its own"),
+    "a rule of lambda": (
+        {"metric": finetune.MacroF1AtThresholds(lambda y, s: np.zeros(10))}, "the rule that chooses thresholds is <function"
+    ),
     "a metric that raises": ({"metric": _raises}, "_raises cannot score these images: ZeroDivisionError: nothing to divide"),
     "a metric without a number": ({"metric": _gives_none}, "_gives_none cannot score these images: .*gave None"),
     "a metric of NaN": ({"metric": _gives_nan}, "_gives_nan is nan of made-up logits"),
@@ -149,9 +160,10 @@ def test_the_error_of_a_users_metric_is_kept(
             raise KeyError("a class")
         return 0.5
 
+    later = probe.metrics.PredictionMetric("fails_later", fails_later)
     with pytest.raises(BadInput, match="fails_later cannot score these images: KeyError") as caught:
         finetune.full_tune(
-            net, digits["train"], digits["val"], recipe=ONE_STEP, metric=fails_later, out=tmp_path, progress=False
+            net, digits["train"], digits["val"], recipe=ONE_STEP, metric=later, out=tmp_path, progress=False
         )  # fmt: skip
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -277,3 +289,81 @@ def test_a_thread_that_cannot_begin_is_a_lack_of_memory() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
         threading.stack_size(size)
+
+
+def test_a_name_makes_a_metric_of_its_own(
+    net: featstore.Backbone, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """A closure is refused for want of a name; with one it is another training than the same closure under another."""
+
+    def made(name: str, value: float) -> Any:
+        def metric(y_true: Any, y_pred: Any) -> float:
+            return value
+
+        metric.name = name  # type: ignore[attr-defined]
+        return metric
+
+    def tuned(metric: Any) -> finetune.Run:
+        return finetune.full_tune(
+            net, digits["train"], digits["val"], recipe=ONE_STEP, metric=metric, out=tmp_path, progress=False,
+            device=torch.device("cpu"),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    assert tuned(made("a", 0.25)).scores == {"val": 0.25}
+    with pytest.raises(finetune.DifferentRun, match="metric is 'a' stored and 'b'"):
+        tuned(made("b", 0.5))
+
+
+def test_what_is_no_prediction(net: featstore.Backbone, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """Found by torch or numpy it is said in their words; labels of other kinds or classes would be scored without any."""
+    run: Any = finetune.tune_unit(
+        net, digits["train"], digits["val"], unit="head", recipe=ONE_STEP, out=tmp_path / "run", progress=False
+    )
+    test: Any = digits["test"]
+    train, val = (replace(digits[which], classes=()) for which in ("train", "val"))
+    nameless: Any = finetune.tune_unit(
+        net, train, val, unit="head", recipe=ONE_STEP, out=tmp_path / "nameless", progress=False
+    )
+    several = replace(test, labels=np.eye(10, dtype=np.uint8)[test.labels])
+    empty = test.subset(np.zeros(0, np.int64), "nothing")
+    colder = featstore.load_backbone(
+        "featstore:digits_net", preprocessing=replace(net.preprocessing, mean=(0.5,), std=(2.0,))
+    )
+    word: Any = "x"
+    asked: dict[str, Callable[[], Any]] = {
+        "split is 'x'; it must be a Split": lambda: finetune.predict(run, net, word),
+        "backbone is 'x'; it must be a Backbone": lambda: finetune.predict(run, word, test),
+        "run is 'x'; it must be a Run": lambda: finetune.predict(word, net, test),
+        "device is 'bogus', which torch does not know": lambda: finetune.predict(run, net, test, device="bogus"),
+        "workers is -3": lambda: finetune.predict(run, net, test, workers=-3),
+        "'nothing' has no images": lambda: finetune.predict(run, net, empty),
+        "has several labels per image and the run": lambda: finetune.predict(run, net, several),
+        "has labels from 20 to 29": lambda: finetune.predict(
+            nameless, net, replace(test, classes=(), labels=test.labels + 20)
+        ),
+        r"another preprocessing than .*mean is \[0.0\] of the run and \[0.5\] of the backbone": (
+            lambda: finetune.predict(run, colder, test)
+        ),
+        r"this network: backbone is 'x'": lambda: run.network(word),
+        "queries is 'x'; it must be a Split": lambda: finetune.retrieve(net, test, word),
+        "backbone is 'x'": lambda: finetune.retrieve(word, test, test),
+        "run is 'x'; it": lambda: finetune.retrieve(net, test, test, run=word),
+        "the gallery 'nothing' has no images": lambda: finetune.retrieve(net, empty, test),
+        "5 is no path": lambda: finetune.open_run(5),  # type: ignore[arg-type]
+    }
+    for words, call in asked.items():
+        with pytest.raises(BadInput, match=words):
+            call()
+
+
+def test_what_is_no_comparison(net: featstore.Backbone, digits: dict[str, featstore.Split], tmp_path: Path) -> None:
+    """A name for a backbone was cut into units, a number was walked through."""
+    options: Any = {"recipe": ONE_STEP, "out": tmp_path, "progress": False}
+    pair = digits["train"], digits["val"]
+    with pytest.raises(BadInput, match="backbone is 'timm:resnet18'; it must be a Backbone"):
+        finetune.compare_methods("timm:resnet18", *pair, **options)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="methods is 5; it must be a list of names"):
+        finetune.compare_methods(net, *pair, methods=5, **options)  # type: ignore[arg-type]
+    (tmp_path / "inputs.json").write_text('{"a')
+    with pytest.raises(finetune.CorruptRun, match="is damaged"):
+        Steps._all_made(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]

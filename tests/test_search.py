@@ -236,3 +236,42 @@ def test_errors_come_back_from_workers() -> None:
     different = finetune.DifferentRun(Path("x"), ["a is 1 stored and 2 asked for"])
     again = pickle.loads(pickle.dumps(different))
     assert (str(again), again.differences) == (str(different), different.differences)
+
+
+def test_what_a_partial_fixes_counts_as_an_option(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """Cells were scored by the partial's metric and test by accuracy."""
+    regime = functools.partial(finetune.tune_unit, unit="conv1", metric=probe.metrics.macro_f1)
+    grid = {"a": replace(BASE, epochs=1)}
+    found = searched(backbone, digits, tmp_path / "s", regime=regime, grid=grid, refit=False)
+    said = found.predictions["test"]
+    assert found.scores["test"] == probe.metrics.macro_f1(said.y_true, said.y_pred) != said.accuracy()
+    with pytest.raises(finetune.BadInput, match=r"the regime fixes test, which a search gives to each cell"):
+        searched(backbone, digits, tmp_path / "t", regime=functools.partial(finetune.full_tune, test=digits["test"]))
+
+
+def test_calls_that_fail_leave_their_folder_to_the_next(
+    backbone: Any, digits: dict[str, featstore.Split], tmp_path: Path
+) -> None:
+    """A misspelt unit, or a metric that cannot choose a probe, claimed the folder for what could never be trained."""
+    grid = {"a": replace(BASE, epochs=None, steps=1)}
+    for out in (5, None):
+        with pytest.raises(finetune.BadInput, match=f"(?s)out is {out}; it must be the path.*scheduler is 5"):
+            searched(backbone, digits, out, grid=grid, scheduler=5)  # type: ignore[arg-type]
+    with pytest.raises(finetune.BadInput, match="no unit 'conv9'"):
+        searched(backbone, digits, tmp_path / "s", regime=finetune.tune_unit, unit="conv9", grid=grid)
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(finetune.BadInput, match="gives a Flex"):
+        searched(backbone, digits, tmp_path / "s", regime=_no_run, grid=grid)
+    assert searched(backbone, digits, tmp_path / "s", grid=grid, refit=False).best.name == "a"
+    marked = {name: replace(s, labels=np.eye(10, dtype=np.uint8)[np.asarray(s.labels)]) for name, s in digits.items()}
+    options: dict[str, Any] = {"recipe": grid["a"], "out": tmp_path / "run", "C": [0.1], "progress": False}
+    with pytest.raises(finetune.BadInput, match="cannot be chosen by macro F1 at thresholds"):
+        finetune.probe_then_tune(backbone, marked["train"], marked["val"], metric=MacroF1AtThresholds(), **options)
+    run = finetune.probe_then_tune(backbone, marked["train"], marked["val"], **options)
+    assert run.identity["metric"] == "map11"
+
+
+def _no_run(*args: Any, **options: Any) -> Any:
+    raise finetune.BadInput("this gives a Flex.")

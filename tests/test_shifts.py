@@ -330,3 +330,24 @@ def test_sixteen_bits_are_scaled_before_they_are_shifted() -> None:
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
     with pytest.raises(UnreadableImage, match="floating-point"):
         blur(1.0)(Image.fromarray(deep.astype(np.float32)), "a")
+
+
+def test_arguments_that_are_no_numbers_are_refused() -> None:
+    """NaN for a seed draws something, a word for one makes a shift that fails at the first image."""
+    word, nan = "x", float("nan")
+    made: tuple[tuple[Callable[..., DomainShift], tuple[object, ...], str], ...] = (
+        (SHIFTS["blur"], (word,), "the shift blur cannot be made: sigma is 'x'; give finite numbers"),
+        (SHIFTS["noise"], (None,), "std is None"),
+        (SHIFTS["noise"], (30, nan), "seed is nan"),
+        (SHIFTS["kernel_blur"], ("8",), "length is '8'"),
+        (SHIFTS["occlude"], (True,), "share is True"),
+        (SHIFTS["blend"], (5,), "blend's folder is 5"),
+        (SHIFTS["affine"], (1, 2, "s"), "the shift affine cannot be made: seed is 's'"),
+        (SHIFTS["fixed_affine"], (1, "2"), "the shift fixed_affine cannot be made: max_scale is '2'"),
+        (SHIFTS["turn"], (word,), "radians is 'x'"),
+        (SHIFTS["rotate"], (nan,), "degrees is nan"),
+        (SHIFTS["kaleido"], (word,), "the shift kaleido cannot be made: scale is 'x'"),
+    )
+    for make, arguments, words in made:
+        with pytest.raises(BadInput, match=words):
+            make(*arguments)

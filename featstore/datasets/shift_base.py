@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featstore.errors import BadInput
 from featstore.preprocessing import eight_bit
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DomainShift", "image_of", "plain", "random_for", "values_of"]
+__all__ = ["DomainShift", "check_numbers", "image_of", "plain", "random_for", "values_of"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ class DomainShift:
 
     def _typed(self) -> tuple[float | str, ...]:
         return tuple(self.params.values()) if self.arguments is None else self.arguments
+
+
+def check_numbers(shift: str, **given: object) -> None:
+    """Refuse what is no finite number among the arguments of a shift.
+
+    Raises
+    ------
+    BadInput
+        With every such argument.
+    """
+    wrong = [
+        f"{name} is {value!r:.80}"
+        for name, value in given.items()
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)
+    ]
+    if wrong:
+        raise BadInput(f"the shift {shift} cannot be made: {' and '.join(wrong)}; give finite numbers.")
 
 
 def _made_again(name: str, arguments: tuple[float | str, ...]) -> DomainShift:

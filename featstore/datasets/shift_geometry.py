@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featstore.datasets.shift_base import DomainShift, image_of, plain, random_for, values_of
+from featstore.datasets.shift_base import DomainShift, check_numbers, image_of, plain, random_for, values_of
 from featstore.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ KEPT = 0.75 * (1 + 2 * 0.25)
 
 def rotate(degrees: float) -> DomainShift:
     """Rotation about the centre, counter-clockwise by `degrees`; bilinear, corners filled with black."""
+    check_numbers("rotate", degrees=degrees)
     if not -360 <= degrees <= 360:
         raise BadInput(f"rotate turns by {degrees} degrees; a whole turn is 360.")
 
@@ -42,6 +43,7 @@ def turn(radians: float = 0.6) -> DomainShift:
 
     The mirrored borders are made wide enough that no corner is black, whatever the angle and the shape of the image.
     """
+    check_numbers("turn", radians=radians)
     if not -3.2 <= radians <= 3.2:
         raise BadInput(f"turn rotates by {radians} radians; a half turn is 3.14.")
 
@@ -69,7 +71,7 @@ def affine(max_radians: float = 1.5, max_scale: float = 2.5, seed: float = 0) ->
     Places of the shifted image are turned about the centre, then scaled, then moved, to places of the image; that order
     is not in the paper.
     """
-    _checked_affine(max_radians, max_scale)
+    _checked_affine("affine", max_radians, max_scale, seed)
 
     def apply(image: Image.Image, sample_id: str) -> Image.Image:
         return _mapped(image, random_for("affine", seed, sample_id), max_radians, max_scale)
@@ -79,7 +81,7 @@ def affine(max_radians: float = 1.5, max_scale: float = 2.5, seed: float = 0) ->
 
 def fixed_affine(max_radians: float = 1.5, max_scale: float = 2.5, seed: float = 0) -> DomainShift:
     """One draw of `affine` for all images."""
-    _checked_affine(max_radians, max_scale)
+    _checked_affine("fixed_affine", max_radians, max_scale, seed)
 
     def apply(image: Image.Image, sample_id: str) -> Image.Image:
         return _mapped(image, random_for("fixed_affine", seed, ""), max_radians, max_scale)
@@ -96,7 +98,8 @@ def _named(
     return DomainShift(name, params, apply, (max_radians, max_scale, seed))
 
 
-def _checked_affine(max_radians: float, max_scale: float) -> None:
+def _checked_affine(name: str, max_radians: float, max_scale: float, seed: float) -> None:
+    check_numbers(name, max_radians=max_radians, max_scale=max_scale, seed=seed)
     if not 0 <= max_radians <= 3.2 or not 1 <= max_scale <= 100:
         raise BadInput(
             f"an affine map turns by at most {max_radians} radians and shrinks by at most {max_scale}; the first must lie in "
@@ -131,6 +134,7 @@ def stretch(scale: float = 2.0) -> DomainShift:
 
 
 def _shrunk(name: str, mode: str, scale: float) -> DomainShift:
+    check_numbers(name, scale=scale)
     if not 1 <= scale <= 20:
         raise BadInput(f"{name} shrinks by {scale}; it must be at least 1 and at most 20.")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featstore.datasets.shift_base import DomainShift, image_of, plain, random_for, values_of
+from featstore.datasets.shift_base import DomainShift, check_numbers, image_of, plain, random_for, values_of
 from featstore.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ UV_RANGE = np.array([0.43601035, 0.61497538])
 
 def blur(sigma: float) -> DomainShift:
     """Gaussian blur with a standard deviation of `sigma` pixels; the kernel ends at 4 sigma, borders are mirrored."""
+    check_numbers("blur", sigma=sigma)
     if not 0 < sigma <= 100:
         raise BadInput(f"blur has a sigma of {sigma} pixels; it must be above 0 and at most 100.")
     reach = int(np.ceil(4 * sigma))
@@ -51,6 +52,7 @@ def kernel_blur(length: float = 8, n_sigma: float = 1) -> DomainShift:
     outer product, normalised; borders are black, and of an even kernel the middle lies left and above (TensorFlow's
     ``SAME``).
     """
+    check_numbers("kernel_blur", length=length, n_sigma=n_sigma)
     if not 1 <= length <= 100 or length != int(length) or not 0 < n_sigma <= 10:
         raise BadInput(
             f"kernel_blur({length:g},{n_sigma:g}) cannot be made: the length is a whole number from 1 to 100, and n_sigma "
@@ -82,6 +84,7 @@ def _root_of_normal_bins(size: int, n_sigma: float) -> np.ndarray:
 
 def noise(std: float = 30, seed: float = 0) -> DomainShift:
     """Gaussian noise of `std` grey levels (0 to 255), its own for every image, cut off at 0 and 255."""
+    check_numbers("noise", std=std, seed=seed)
     if not 0 < std <= 255:
         raise BadInput(f"noise has a standard deviation of {std}; it must be above 0 and at most 255 grey levels.")
 
@@ -137,6 +140,7 @@ def hsv() -> DomainShift:
 
 def occlude(share: float = 0.5, seed: float = 0) -> DomainShift:
     """A black square whose side is `share` of the image's shorter side, at a place of its own for every image."""
+    check_numbers("occlude", share=share, seed=seed)
     if not 0 < share <= 1:
         raise BadInput(f"occlude hides a square of {share} of the side; it must be above 0 and at most 1.")
 
@@ -164,6 +168,9 @@ def blend(folder: str, seed: float = 0) -> DomainShift:
         not.
     seed : float
     """
+    if not isinstance(folder, str | Path):
+        raise BadInput(f"blend's folder is {folder!r:.80}; it must be the path of a folder of photographs.")
+    check_numbers("blend", seed=seed)
     patches, digest = _photographs(Path(folder).resolve())
 
     def apply(image: Image.Image, sample_id: str) -> Image.Image:
