@@ -90,11 +90,11 @@ def zero_gradient(X: Array, loss: BatchedLoss, k: int, fit_intercept: bool) -> n
     """
     xp = namespace(X)
     _, R = loss.evaluate(xp.zeros((loss.n_lanes, k, int(X.shape[0])), dtype=xp.float64, device=X.device))
-    reach = max(float(xp.max(xp.abs(block))) for block in _blocks(X))
+    reach = xp.concat([xp.astype(xp.max(xp.abs(block), axis=1), xp.float64) for block in _blocks(X)])
     return scale_of(_adjoint(X, R), R, reach, fit_intercept)
 
 
-def scale_of(by_W: Array, R: Array, reach: float, fit_intercept: bool) -> np.ndarray:
+def scale_of(by_W: Array, R: Array, reach: Array, fit_intercept: bool) -> np.ndarray:
     """‖∇F‖∞ at zero from its sums; where these are zero but for rounding, the size of what was summed.
 
     Constant features of as many rows in every class are such a case: zero is the optimum, and whatever rounding leaves of the
@@ -106,8 +106,8 @@ def scale_of(by_W: Array, R: Array, reach: float, fit_intercept: bool) -> np.nda
         The derivative by the weights.
     R : array of shape (L, k, n), float64
         That by the scores.
-    reach : float
-        Largest feature.
+    reach : array of shape (n,), float64
+        Largest feature of every row.
     fit_intercept : bool
 
     Returns
@@ -117,7 +117,7 @@ def scale_of(by_W: Array, R: Array, reach: float, fit_intercept: bool) -> np.nda
     xp = namespace(R)
     largest = to_numpy(xp.max(xp.abs(by_W), axis=(1, 2)))
     mass = to_numpy(xp.max(xp.sum(xp.abs(R), axis=2), axis=1))
-    size = mass * reach
+    size = to_numpy(xp.max(xp.abs(R) @ reach, axis=1))
     if fit_intercept:
         largest, size = np.maximum(largest, to_numpy(xp.max(xp.abs(xp.sum(R, axis=2)), axis=1))), np.maximum(size, mass)
     scale: np.ndarray = np.maximum(np.where(largest > _ROUNDING * size, largest, size), np.finfo(np.float64).tiny)

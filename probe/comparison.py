@@ -288,8 +288,13 @@ def align(a: Predictions, b: Predictions) -> tuple[Predictions, Predictions]:
             "Predictions.take."
         )
     b = b.take(a.ids)
-    differs = a.label_names(a.y_true) != b.label_names(b.y_true)
-    if differs.ndim == 1 and differs.any():
+    if a.y_true.shape != b.y_true.shape:
+        raise BadInput(
+            f"{name_a} has true labels of shape {a.y_true.shape} and {name_b} of shape {b.y_true.shape}; both must have been "
+            "scored against the same labels."
+        )
+    differs = (a.label_names(a.y_true) != b.label_names(b.y_true)).reshape(len(a), -1).any(axis=1)
+    if differs.any():
         row = int(np.flatnonzero(differs)[0])
         raise BadInput(
             f"The true labels of {int(differs.sum())} of {len(a)} samples differ (for example '{a.ids[row]}': "

@@ -22,7 +22,7 @@ from probe.labels import Loss, encode, numbers
 from probe.metrics import PredictionMetric
 from probe.model import Model
 from probe.parts import fitter_of
-from probe.path import NUMBER
+from probe.path import NUMBER, checked_flag
 from probe.validation import FoldChoice, select_splits
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
         NotConverged
             Naming every C whose certificate falls short of `tol`.
         """
+        for name in ("refit", "widen"):
+            checked_flag(name, getattr(self, name))
         A = self._features(X, is_new=True)
         labels = _labels(y)
         weight = _weights(sample_weight, int(A.shape[0]))

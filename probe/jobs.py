@@ -9,14 +9,17 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from probe import metrics
 from probe.arrays import require_finite
 from probe.classifiers import LOGISTIC
 from probe.errors import BadInput
+from probe.metrics import Metric
 from probe.numbering import absent_classes
 from probe.predictions import Predictions
 from probe.records import Record, digest_of
@@ -121,8 +124,18 @@ class Job:
             key["classifier"] = how.classifier.name
         if how.widen:
             key["widen"] = True
+        if how.metric not in metrics.NAMED and (more := _beside_its_name(how.metric)):
+            key["metric_is"] = more
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "digest", digest_of(key))
+
+
+def _beside_its_name(metric: Metric) -> dict[str, str]:
+    """What makes a metric of the user's own another one than its namesake: its direction, and arguments that are fixed."""
+    found = {} if metric.higher_is_better else {"higher_is_better": "False"}
+    if isinstance(function := metric.function, partial):
+        found["arguments"] = repr((function.args, sorted(function.keywords.items())))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

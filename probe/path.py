@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from probe import warned
-from probe.arrays import Array, as_matrix, like, namespace, to_numpy
+from probe.arrays import Array, as_matrix, like, namespace, require_finite, take, to_numpy
 from probe.backends import check_backend, features_for, solver_for
 from probe.errors import BadInput, Interrupted, NotConverged
 from probe.exactness import exact
@@ -245,6 +245,8 @@ def fitted(
             labels = encode(y, int(A.shape[0]), sample_weight, class_weight)
             if loss is not Loss.LOGISTIC:
                 labels = labels.against_rest(loss)
+            if source is None:
+                A, labels = _counting(A, labels)
             return _along(A, labels, grid, solve, started)
 
     path = allowing(attempt, X, memory)
@@ -258,6 +260,15 @@ def fitted(
             return replace(path, val_scores=select(path, X_val, y_val, memory=memory).scores)
     except KeyboardInterrupt:
         _interrupt(path, len(grid))
+
+
+def _counting(A: Array, labels: Labels) -> tuple[Array, Labels]:
+    """The rows that have a weight: another one, far away, would be what features are centred and scaled by."""
+    if labels.weights is None or (rows := (np.atleast_2d(labels.weights) > 0).any(axis=0)).all():
+        return A, labels
+    require_finite(A)
+    kept = np.flatnonzero(rows)
+    return take(A, kept), replace(labels, codes=labels.codes[:, kept], weights=labels.weights[..., kept])
 
 
 def _along(

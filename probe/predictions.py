@@ -73,6 +73,16 @@ class Predictions:
             problems.append(f"{int((counts > 1).sum())} ids occur more than once (first: '{names[counts > 1][0]}')")
         if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
             problems.append(f"classes must be a list of names but are {shown(classes)}")
+        elif classes := tuple(classes):
+            n = len(classes)
+            problems += [
+                f"{name} goes from {labels.min()} to {labels.max()} and there are {n} classes, 0 to {n - 1}"
+                for name, labels in (("y_true", y_true), ("y_pred", y_pred))
+                if labels.ndim == 1
+                and len(labels)
+                and labels.dtype.kind in "iu"
+                and not 0 <= labels.min() <= labels.max() < n
+            ]
         if problems:
             raise BadInput(
                 f"These are not predictions: {'; '.join(problems)}. Give one label of each kind per unique id."

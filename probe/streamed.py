@@ -141,12 +141,12 @@ class Streamed(Rotated):
         Z = xp.zeros((loss.n_lanes, k, n), dtype=xp.float64, device=self.example.device)
         _, R = loss.evaluate(Z)
         G = xp.zeros((loss.n_lanes * k, d), dtype=xp.float64, device=self.example.device)
-        reach = 0.0
+        reach = []
         self.reads.n += 1
         for where, block in self.source.blocks(self.block_bytes):
             G = G + xp.reshape(R[..., where], (loss.n_lanes * k, -1)) @ xp.astype(block, xp.float64)
-            reach = max(reach, float(xp.max(xp.abs(block))))
-        return scale_of(xp.reshape(G, (loss.n_lanes, k, d)), R, reach, self._fit_intercept)
+            reach.append(xp.astype(xp.max(xp.abs(block), axis=1), xp.float64))
+        return scale_of(xp.reshape(G, (loss.n_lanes, k, d)), R, xp.concat(reach), self._fit_intercept)
 
     def certify(
         self, loss: BatchedLoss, W: Array, b: Array, l2: np.ndarray, scale: np.ndarray

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +24,7 @@ from probe.grids import named_grid
 from probe.jobs import Draw, Features, Job, Labels, Source
 from probe.metrics import Metric
 from probe.numbering import absent_classes, common_labels, labels_digest
-from probe.path import NUMBER
+from probe.path import NUMBER, checked_flag
 from probe.progress import Progress
 from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
@@ -151,6 +152,7 @@ def sweep(
         raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
     draw, chosen = _draw(val, per_class), named_classifier(classifier)
     _check_memory(memory)
+    widen, refit = checked_flag("widen", widen), refit if refit is None else checked_flag("refit", refit)
     protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), float(tol), chosen, widen)
     splits: dict[str, SplitLike | None] = {"train": train, "val": None, "test": test}
     if draw.fraction is None and not isinstance(val, float):
@@ -340,7 +342,20 @@ def _grid(C: Sequence[float] | np.ndarray | str | None, classifier: Classifier) 
 
 
 def _metric(metric: Metric | str) -> Metric:
-    return metrics.get(metric) if isinstance(metric, str) else metrics.as_metric(metric)
+    """The metric, by which records are known: one of another function must not find them."""
+    if isinstance(metric, str):
+        return metrics.get(metric)
+    found = metrics.as_metric(metric)
+    if any(found.name == one.name and found != one for one in metrics.NAMED):
+        raise BadInput(
+            f"The metric of your own is named '{found.name}', as one of probe.metrics; give it another name."
+        )
+    if found is not metric and (isinstance(metric, partial) or not found.name or "<" in found.name):
+        raise BadInput(
+            f"The metric {metric!r:.80} has no name of its own, and records of another would be taken for its: pass a function "
+            "of a module, or a PredictionMetric with a name."
+        )
+    return found
 
 
 def _refits(refit: bool | None, draw: Draw) -> bool:

@@ -16,7 +16,7 @@ from probe.errors import BadInput
 from probe.grids import C_GRID
 from probe.joining import joined, reordered
 from probe.parts import Given, Part, fit_all, fitter_of, host, parts_of
-from probe.path import Path, fit_path, grid_of
+from probe.path import Path, checked_flag, fit_path, grid_of
 from probe.selection import Choice
 from probe.sources import can_stay, streamed
 from probe.widening import DECADES, Searched, say, search
@@ -195,7 +195,7 @@ def select_splits(
     A = X if stays else as_matrix(X, device)
     parts = parts_of(A, host(y), splits, rule, sample_weight, val_weight, fit, memory)
     paths = fit_all(parts, grid, options)
-    paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
+    paths, scores, found = _search(parts, paths, options, DECADES if checked_flag("widen", widen) else 0.0)
     say(found)
     mean = scores.mean(axis=0)
     return FoldChoice(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probe import intervals
-from probe.comparison import align, compare, mcnemar, sign_flip
+from probe.comparison import align, compare, label_accuracy, mcnemar, sign_flip
 from probe.errors import BadInput
 from probe.predictions import Predictions
 
@@ -205,6 +205,18 @@ def test_class_names_decide_whether_labels_agree() -> None:
     recoded = Predictions(ids, np.array([1, 0]), np.array([1, 0]), ("dog", "cat"))
     plain = Predictions(ids, np.array(["cat", "dog"]), np.array(["cat", "dog"]))
     assert compare(coded, recoded).difference == compare(coded, plain).difference == -0.5
+
+
+def test_several_labels_per_sample_are_compared_with_the_same_truth() -> None:
+    """Else every difference between two truths would be one between two models."""
+    ids, truth = np.array(["x", "y", "z"]), np.array([[0, 1], [1, 1], [0, 0]])
+    a = Predictions(ids, truth, truth, name="a")
+    other = Predictions(ids, np.array([[0, 1], [1, 0], [0, 0]]), truth, name="b")
+    with pytest.raises(BadInput, match=r"true labels of 1 of 3 samples differ \(for example 'y'"):
+        compare(a, other, measure=label_accuracy)
+    for truth_b in (np.array([0, 1, 0]), np.zeros((3, 3), int)):
+        with pytest.raises(BadInput, match=r"true labels of shape \(3, 2\) and b of shape"):
+            compare(a, Predictions(ids, truth_b, truth_b, name="b"), measure=label_accuracy)
 
 
 def test_ids_and_labels_that_differ_are_counted_in_the_error() -> None:

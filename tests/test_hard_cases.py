@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,40 @@ def test_features_whose_squares_float32_does_not_hold(scale: float) -> None:
     path = probe.fit_path((X * scale).astype(np.float32), y, [1e-3, 1.0, 1e3])
     assert [s.value for s in path.status] == ["converged"] * 3
     assert set(path.precision) == {"float64"}
+
+
+@pytest.mark.parametrize("far", [1e9, 1e15])
+@pytest.mark.parametrize("fit", [probe.fit_path, probe.svm_path, probe.ridge_path])
+def test_a_row_without_weight_says_nothing(fit: Callable[..., probe.Path], far: float) -> None:
+    """However far it is from the others, the fit and its certificate are those of the other rows."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 12))
+    y, weight = (X[:, 0] > 0).astype(int), np.ones(120)
+    X[5], weight[5] = far * rng.normal(size=12), 0.0
+    rest = np.delete(np.arange(120), 5)
+    found, alone = fit(X, y, [1e-6, 1.0], sample_weight=weight), fit(X[rest], y[rest], [1e-6, 1.0])
+    assert found.status == alone.status == (probe.Status.CONVERGED,) * 2
+    np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-6)
+    np.testing.assert_allclose(found.coef, alone.coef, rtol=0, atol=1e-4 * np.abs(alone.coef).max())
+
+
+@pytest.mark.parametrize("memory", [None, 4000])
+def test_a_row_far_away_that_another_problem_has_is_no_false_proof(memory: int | None) -> None:
+    """Weights of zero pass for small gradients where the size of that row is what gradients are measured by."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 12))
+    y = (X[:, 0] > 0).astype(int)
+    X[5] = 1e15
+    rest = np.delete(np.arange(120), 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", probe.NotConverged)
+        _, found = probe.fit_paths(X, y, [1e-6, 1.0], rows=[np.arange(120), rest], memory=memory)
+    alone = probe.fit_path(X[rest], y[rest], [1e-6, 1.0])
+    for i in range(2):
+        if found.status[i] is probe.Status.CONVERGED:
+            np.testing.assert_allclose(found.coef[i], alone.coef[i], rtol=0, atol=1e-3 * np.abs(alone.coef[i]).max())
+        else:
+            assert found.grad_norm[i] > 1e-3
 
 
 def test_columns_from_1e_minus_8_to_1e8() -> None:

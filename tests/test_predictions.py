@@ -189,3 +189,10 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path) -> None:
             write_atomically(tmp_path / "file", b"content")
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_have_a_class(label: int) -> None:
+    """-1 would be the name of the last class, and 2 of two classes no name at all."""
+    with pytest.raises(BadInput, match=r"y_pred goes from .* and there are 2 classes, 0 to 1"):
+        Predictions(np.array(["x", "y"]), np.array([0, 1]), np.array([1, label]), ("cat", "dog"))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +414,27 @@ def test_other_metrics_choose_and_are_reported(store: featstore.Store, tmp_path:
     assert (record.test_interval is None) == (metric == "log_loss")
     if record.test_interval is not None:
         assert record.test_interval.low < record.test_score < record.test_interval.high
+
+
+def test_a_metric_of_ones_own_is_not_taken_for_another(store: featstore.Store, tmp_path: Path) -> None:
+    """Records are known by the metric's name: what could be another one's is refused, or makes another record."""
+    first = run(store, tmp_path, units=["middle"])
+    with pytest.raises(probe.BadInput, match=r"named 'accuracy', as one of probe\.metrics"):
+        run(store, tmp_path, units=["middle"], metric=probe.metrics.PredictionMetric("accuracy", lambda y, said: 0.5))
+    for nameless in (lambda y, said: 0.5, partial(_share, of=1)):
+        with pytest.raises(probe.BadInput, match="has no name of its own"):
+            run(store, tmp_path, units=["middle"], metric=nameless)
+    rules = [probe.metrics.PredictionMetric("share", partial(_share, of=k)) for k in (1, 2)]
+    found = [run(store, tmp_path, units=["middle"], metric=rule) for rule in (*rules, rules[0])]
+    least = probe.metrics.PredictionMetric("share", partial(_share, of=1), higher_is_better=False)
+    found.append(run(store, tmp_path, units=["middle"], metric=least))
+    assert [one.n_reused for one in found] == [0, 0, 1, 0]
+    assert run(store, tmp_path, units=["middle"]).n_reused == 1 == len(first.records)
+
+
+def _share(y: np.ndarray, said: np.ndarray, of: int) -> float:
+    """How many of a class are found."""
+    return float((said[y == of] == of).mean())
 
 
 def test_multi_label_data_by_average_precision(tmp_path: Path) -> None:

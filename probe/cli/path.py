@@ -59,7 +59,7 @@ def command(source: str, *, val: str | None = None, as_json: bool = False, **opt
     metric = metrics.get(options.pop("metric", metrics.accuracy.name))
     (X, y), held = _data(source, val, **stored)
     fitted = fit_path(X, y, **options)
-    choice = None if held is None else select(fitted, *held, metric=metric)
+    choice = None if held is None else select(fitted, *held, metric=metric, memory=options.get("memory"))
     rows = [
         {
             "C": float(fitted.C[i]),
