@@ -180,7 +180,7 @@ def select_splits(
     check_backend(options.get("backend", "auto"), device)
     if not callable(fit):
         raise BadInput(f"fit is {fit!r}, but must be a function that fits a path: fit_path, svm_path, ridge_path.")
-    grid = grid_of(C)
+    grid, widen = grid_of(C), checked_flag("widen", widen)
     rule = metrics.as_metric(metrics.accuracy if metric is None else metric)
     stays = _stays(X, memory, device)
     if stays:
@@ -195,7 +195,7 @@ def select_splits(
     A = X if stays else as_matrix(X, device)
     parts = parts_of(A, host(y), splits, rule, sample_weight, val_weight, fit, memory)
     paths = fit_all(parts, grid, options)
-    paths, scores, found = _search(parts, paths, options, DECADES if checked_flag("widen", widen) else 0.0)
+    paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
     say(found)
     mean = scores.mean(axis=0)
     return FoldChoice(
