@@ -145,7 +145,10 @@ def test_a_unit_that_kills_its_workers_is_given_up_alone(
     with pytest.raises(
         probe.ClusterFailed, match="1 units were given up, as each worker that fitted one was lost: coarse"
     ):
-        run(store, tmp_path, units=["coarse"], metric=deadly, scheduler=cluster.scheduler_address)
+        run(
+            store, tmp_path, units=["coarse"], metric=probe.metrics.PredictionMetric("deadly", deadly),
+            scheduler=cluster.scheduler_address,
+        )  # fmt: skip
 
 
 def test_what_a_fit_raises_is_raised_here(
