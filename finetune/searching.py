@@ -386,10 +386,11 @@ def _said(best: Cell, backbone: Backbone, test: Split, asked: Asked) -> tuple[Pr
     """What the best cell's network says about the test split, and the metric of it."""
     assert best.run is not None
     said = predict(best.run, backbone, test, device=asked.device, workers=asked.workers)
-    val = best.run.predictions["val"]
-    judge = settled(asked.metric, val.y_true, np.asarray(val.scores))
     if "thresholds" in best.run.details:
         judge = settled_at(best.run.details["thresholds"])
+    else:
+        val = best.run.predictions["val"]
+        judge = settled(asked.metric, val.y_true, np.asarray(val.scores))
     logits = np.asarray(said.scores)
     return replace(said, y_pred=judge.predicted(said.y_true, logits)), judge.score(said.y_true, logits)
 
