@@ -36,6 +36,10 @@ def namespace(x: Array) -> ModuleType:
         import array_api_compat.numpy as xp
 
         return xp
+    if type(x).__module__ == "torch":
+        import array_api_compat.torch as torch_xp
+
+        return torch_xp
     found: ModuleType = array_api_compat.array_namespace(x)
     return found
 
@@ -74,6 +78,22 @@ def to_numpy(x: Array) -> np.ndarray:
     if library_of(x) == "cupy":  # not whatever has a method get: tables of pandas have one too
         return np.asarray(x.get())
     return np.asarray(x)
+
+
+def to_host(*arrays: Array) -> tuple[np.ndarray, ...]:
+    """Bring several arrays of one shape and dtype to host memory in one transfer: an accelerator is waited for once."""
+    if isinstance(arrays[0], np.ndarray):
+        return arrays
+    return tuple(to_numpy(namespace(arrays[0]).stack(arrays)))
+
+
+def plus_product(y: Array, a: Array, x: Array, sign: float = 1.0) -> Array:
+    """``y + sign · a · x`` for a sign of 1 or −1; with torch in one operation, which is what time goes by on a GPU."""
+    if library_of(y) == "torch":
+        import torch
+
+        return torch.addcmul(y, a, x, value=sign)
+    return y + a * x if sign > 0 else y - a * x
 
 
 def like(x: Array, value: Any, dtype: Any = None) -> Array:
@@ -205,27 +225,6 @@ def largest(x: Array, m: int) -> Array:
     if hasattr(x, "topk"):  # torch
         return x.topk(m, sorted=False).indices
     return namespace(x).argsort(x, descending=True)[:m]
-
-
-def grouped_sum(x: Array, begin: Array) -> Array:
-    """Sums of groups of neighbouring rows.
-
-    Parameters
-    ----------
-    x : array of shape (m, …)
-    begin : array of shape (u,), integer
-        Where each group begins: ascending, the first 0, none empty.
-
-    Returns
-    -------
-    array of shape (u, …)
-    """
-    xp = namespace(x)
-    m = int(x.shape[0])
-    zero = xp.zeros((1, *x.shape[1:]), dtype=xp.float64, device=x.device)
-    total = xp.concat([zero, xp.cumulative_sum(xp.astype(x, xp.float64), axis=0)], axis=0)
-    end = xp.concat([begin[1:], xp.asarray([m], dtype=begin.dtype, device=x.device)])
-    return xp.astype(xp.take(total, end, axis=0) - xp.take(total, begin, axis=0), x.dtype)
 
 
 def spd_inverse(B: Array) -> Array:

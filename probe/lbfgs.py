@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, take
+from probe.arrays import Array, is_on_cpu, like, namespace, take
 from probe.minimize import Problem, State, Together, penalty
 
 HISTORY = 10
@@ -75,9 +75,9 @@ class Inverse:
             return self._preconditioned(g)
         xp = namespace(g)
         flat = xp.reshape(g, (int(g.shape[0]), -1, 1))
-        alpha = self._R @ (self._S @ flat)
+        alpha = self._R @ _along(self._S, flat)
         z = self._preconditioned(xp.reshape(flat - xp.permute_dims(self._Y, (0, 2, 1)) @ alpha, g.shape))
-        back = self._curvature[..., None] * alpha - self._Y @ xp.reshape(z, flat.shape)
+        back = self._curvature[..., None] * alpha - _along(self._Y, xp.reshape(z, flat.shape))
         gamma = xp.permute_dims(self._R, (0, 2, 1)) @ back
         return z + xp.reshape(xp.permute_dims(self._S, (0, 2, 1)) @ gamma, g.shape)
 
@@ -138,7 +138,8 @@ def _with_pairs(s: State, pairs: Sequence[tuple[Array, Array]], inner: tuple[Cal
     Y = _stacked([Y for _, Y in pairs], L)
     scaled = xp.astype(xp.broadcast_to(penalty(s), pairs[0][0].shape), S.dtype)
     Y = Y + xp.reshape(scaled, (L, 1, -1)) * S
-    K = xp.astype(S @ xp.permute_dims(Y, (0, 2, 1)), xp.float64)
+    # Lane by lane: a batch of products that sum over very many columns is slow on a GPU, which divides only the batch.
+    K = xp.astype(xp.stack([S[q, ...] @ Y[q, ...].T for q in range(L)]), xp.float64)
     curvature = xp.linalg.diagonal(K)
     used = curvature > 0
     mask = xp.astype(used, S.dtype)[..., None]
@@ -152,6 +153,14 @@ def _with_pairs(s: State, pairs: Sequence[tuple[Array, Array]], inner: tuple[Cal
     unit = xp.linalg.inv(R / root[..., None] / root[:, None, :])
     R = xp.astype(unit / root[..., None] / root[:, None, :], S.dtype)
     return Inverse(inner, s.problem, S, Y, R, xp.astype(curvature, S.dtype))
+
+
+def _along(pairs: Array, flat: Array) -> Array:
+    """Inner products of every lane's vectors (L, m, N) with its own one (L, N, 1): (L, m, 1)."""
+    if is_on_cpu(flat):
+        return pairs @ flat
+    xp = namespace(flat)  # as a product of matrices it would keep one of a GPU's hundred processors busy
+    return xp.sum(pairs * xp.permute_dims(flat, (0, 2, 1)), axis=2, keepdims=True)
 
 
 def _stacked(parts: Sequence[Array], L: int) -> Array:

@@ -415,13 +415,18 @@ def _between(low: float, high: float, slope_low: float, slope_high: float) -> fl
 
 
 def dot(a: Array, b: Array) -> np.ndarray:
-    """Inner products lane by lane, shape (L,), float64."""
+    """Inner products lane by lane, shape (L,), float64, on the host."""
+    return to_numpy(inner(a, b))
+
+
+def inner(a: Array, b: Array) -> Array:
+    """Inner products lane by lane, shape (L,), float64, where the arrays live."""
     xp = namespace(a)
     L = int(a.shape[0])
     if isinstance(a, np.ndarray):
         return np.asarray(xp.vecdot(xp.reshape(a, (L, -1)), xp.reshape(b, (L, -1)))).astype(np.float64)
     # Elsewhere vecdot is a product of matrices with one row, which a GPU sums on one of its hundred processors, in float32.
-    return to_numpy(xp.sum(xp.reshape(a * b, (L, -1)), axis=1, dtype=xp.float64))
+    return xp.sum(xp.reshape(a * b, (L, -1)), axis=1, dtype=xp.float64)
 
 
 def _stacked(memories: list[list[tuple[Array, Array]]]) -> list[tuple[Array, Array]]:

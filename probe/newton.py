@@ -16,9 +16,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, take
+from probe.arrays import Array, is_on_cpu, like, namespace, plus_product, take, to_host, to_numpy
 from probe.lbfgs import around, inverse_of
-from probe.minimize import Hessian, Point, Preconditioner, State, dot, objective, penalty
+from probe.minimize import Hessian, Point, Preconditioner, State, inner, objective, penalty
 
 HISTORY = 20
 _STEPS = 10
@@ -26,6 +26,7 @@ _FORCING = 0.05  # of the preconditioned residual; 0.2 stalls at weak penalties
 _SHARE = 0.999  # of the curvature that the rows must hold
 _TIGHTER = 0.1  # both, after a step that did not help
 _MOST_PRODUCTS = 400
+_LOOK_EVERY = 4  # products between two looks at an accelerator, which waits for the host meanwhile; on a CPU every one
 _MOST_WAITING = 0.9  # share of the lanes below which the stopped ones leave
 _REBUILD_AFTER = 35  # products: the preconditioner no longer fits, and a better one pays where there is one
 _EXACT_WITHIN = 24  # products that the inverse of the whole Hessian may take
@@ -100,6 +101,7 @@ class Newton:
                 s.preconditioners[q] = s.problem.preconditioner(s.R, q, is_hard or self.is_hard)
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # ratios of lanes that wait are not used
 def _conjugate_gradients(
     s: State, G: Array, H: Hessian, forcing: float
 ) -> tuple[Array, list[tuple[Array, Array]], np.ndarray]:
@@ -107,47 +109,60 @@ def _conjugate_gradients(
 
     A lane stops when its residual has fallen by the forcing term, in the norm of the preconditioner, or when the model says
     that the fit will be good enough. Stopped lanes wait with directions of zero, and leave when there are enough of them.
+    All of this is said by numbers that stay where the arrays live; on an accelerator the host looks at them only now and
+    then, since looking takes as long as several products.
     """
     xp = namespace(G)
     out = xp.zeros(G.shape, dtype=s.Z.dtype, device=G.device)
     count = np.zeros(len(s.ids), dtype=int)
-    pairs: list[tuple[Array, Array]] = []
+    pairs: list[tuple[int, Array, Array]] = []
     lanes = np.arange(len(s.ids))
     inverse, scaled = inverse_of(s), xp.astype(penalty(s), out.dtype)
-    value, mass = objective(s), s.mass()
+    here, exact = (objective(s), s.mass()), _is_exact(s)
+    every = 1 if is_on_cpu(G) else _LOOK_EVERY
     r, D = -xp.astype(G, out.dtype), out
     z = inverse(r)
-    p, rz = z, dot(r, z)
-    enough, is_open, exact = forcing**2 * rz, rz > 0, _is_exact(s)
-    for n_products in range(1, _MOST_PRODUCTS + 1):
+    p, rz = z, inner(r, z)
+    enough, is_open, zero = forcing**2 * rz, rz > 0, xp.zeros_like(rz)
+    since: list[Array] = []  # the last look: which lanes every product was made for
+    for n in range(1, _MOST_PRODUCTS + 1):
         Hp = H(p)
-        pairs.append((_spread(p, lanes, out), _spread(Hp, lanes, out)))
+        pairs.append((n, _spread(p, lanes, out), _spread(Hp, lanes, out)))
         if len(pairs) > 2 * HISTORY:  # some of a long run are enough, and all would fill the memory
             pairs = [*pairs[:-1:2], pairs[-1]]
-        count[lanes[is_open]] += 1
-        Hp = Hp + scaled * p
-        curvature = dot(p, Hp)
-        is_open &= curvature > 0
-        step = like(p, np.where(is_open, rz / np.where(curvature > 0, curvature, 1.0), 0.0))[:, None, None]
-        D, r = D + step * p, r - step * Hp
-        is_open &= ~_is_enough(s, lanes, D, r, (value, mass)) & ~(exact[lanes] & (n_products > _EXACT_WITHIN))
-        if is_open.any():
+        since.append(is_open)
+        Hp = plus_product(Hp, scaled, p)
+        curvature = inner(p, Hp)
+        is_open = is_open & (curvature > 0)
+        step = _each(xp.where(is_open, rz / curvature, zero), D)
+        D, r = plus_product(D, step, p), plus_product(r, step, Hp, -1.0)
+        is_look = n % every == 0 or n == _MOST_PRODUCTS
+        if is_look:
+            *ran, runs = to_host(*since, is_open)
+            count[lanes] += np.sum(ran, axis=0)
+            runs = runs & ~_is_enough(s, lanes, D, r, here) & ~(exact[lanes] & (n > _EXACT_WITHIN))
+            since, is_open = [], like(rz, runs, xp.bool)
+        if not is_look or runs.any():
             z = inverse(r)
-            before, rz = rz, dot(r, z)
-            is_open &= rz > enough
-        if is_open.mean() < _MOST_WAITING:
-            index = xp.asarray(lanes, device=out.device)
-            out[index, ...] = D
-            kept = np.flatnonzero(is_open)
+            before, rz = rz, inner(r, z)
+            is_open = is_open & (rz > enough)
+        if is_look and (runs := to_numpy(is_open)).mean() < _MOST_WAITING:
+            out[xp.asarray(lanes, device=out.device), ...] = D
+            kept = np.flatnonzero(runs)
             if len(kept) == 0:
                 break
             H, inverse, lanes = H.take(kept), inverse.take(kept), lanes[kept]
             D, r, z, p, scaled = (take(x, kept) for x in (D, r, z, p, scaled))
-            rz, before, enough, is_open = rz[kept], before[kept], enough[kept], is_open[kept]
-        p = (z + like(z, rz / np.where(before > 0, before, 1.0))[:, None, None] * p) * like(z, is_open)[:, None, None]
+            rz, before, enough, is_open, zero = (take(x, kept) for x in (rz, before, enough, is_open, zero))
+        p = plus_product(z, _each(xp.where(is_open, rz / before, zero), z), p) * _each(is_open, z)
     else:
         out[xp.asarray(lanes, device=out.device), ...] = D
-    return out, pairs, count
+    return out, [(S, Y) for n, S, Y in pairs if n <= count.max()], count
+
+
+def _each(value: Array, x: Array) -> Array:
+    """One number of every lane, (L,), for products with its array."""
+    return namespace(x).astype(value, x.dtype)[:, None, None]
 
 
 def _ratio(preconditioner: Preconditioner | None, l2: float) -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from probe.arrays import Array, grouped_sum, largest, like, namespace, spd_inverse, spd_solver, to_numpy
+from probe.arrays import Array, is_on_cpu, largest, like, namespace, plus_product, spd_inverse, spd_solver, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class StiffPairs:
         array of shape (L, k, r)
         """
         Q = G * self._inverse_diagonal
-        return Q if self._pairs is None else Q - self._pairs.part(Q) * self._inverse_diagonal
+        return Q if self._pairs is None else plus_product(Q, self._pairs.part(Q), self._inverse_diagonal, -1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +84,10 @@ class _Pairs:
     index: np.ndarray  # (u,), of u different rows
     rows: Array  # (u, r)
     vectors: Array  # (m, k), √w included
-    row_of: Array  # (m,), into `rows`
-    group: Array  # (u,), where each row's pairs begin
     solve: Callable[[Array], Array]  # with I + Uᵀ D⁻¹ U
     gather: csr_array | None = None  # (m, u k): `vectors` at the scores of each pair's row, on the host
     scatter: csc_array | None = None  # its transpose
+    member: Array | None = None  # (m, u): which row a pair belongs to, on an accelerator, where products cost least
 
     def part(self, Q: Array) -> Array:
         """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (L, k, r) → (L, k, r)."""
@@ -100,15 +99,20 @@ class _Pairs:
 
     def between(self, scores: Array) -> Array:
         """What is between the two products with the rows: scores (u, L, k) → (u, L, k)."""
-        if self.gather is not None and self.scatter is not None:
-            u, L, k = scores.shape
-            along = self.gather @ (scores.transpose(0, 2, 1).reshape(u * k, L) if L > 1 else scores.reshape(u * k, 1))
-            solved = self.solve(along.astype(np.float64)).astype(scores.dtype)
-            return (self.scatter @ solved).reshape(u, k, L).transpose(0, 2, 1)
-        xp = namespace(scores)
-        along = xp.sum(self.vectors[:, None, :] * xp.take(scores, self.row_of, axis=0), axis=2)
-        solved = xp.astype(self.solve(xp.astype(along, xp.float64)), scores.dtype)
-        return grouped_sum(self.vectors[:, None, :] * solved[:, :, None], self.group)
+        u, L, k = (int(s) for s in scores.shape)
+        if self.member is not None:
+            xp = namespace(scores)
+            own = xp.reshape(self.member @ xp.reshape(scores, (u, L * k)), (-1, L, k))
+            along = xp.sum(self.vectors[:, None, :] * own, axis=2, dtype=xp.float64)
+            solved = xp.astype(self.solve(along), scores.dtype)
+            back = xp.reshape(self.vectors[:, None, :] * solved[:, :, None], (-1, L * k))
+            return xp.reshape(self.member.T @ back, (u, L, k))
+        assert self.gather is not None
+        assert self.scatter is not None
+        there = to_numpy(scores)
+        along = self.gather @ (there.transpose(0, 2, 1).reshape(u * k, L) if L > 1 else there.reshape(u * k, 1))
+        solved = self.solve(along.astype(np.float64)).astype(there.dtype)
+        return like(scores, (self.scatter @ solved).reshape(u, k, L).transpose(0, 2, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,7 +336,7 @@ def _pairs(candidates: Candidates, curvature: Curvature, chosen: np.ndarray, inv
     A, (n, _) = candidates.example, candidates.shape
     xp = namespace(A)
     order = chosen[np.argsort(chosen % n, kind="stable")]
-    different, begin, row_of = np.unique(order % n, return_index=True, return_inverse=True)
+    different, row_of = np.unique(order % n, return_inverse=True)
     flat = like(A, order, xp.int64)
     i = like(A, row_of, xp.int64)
     rows = candidates.rows(like(A, different, xp.int64))
@@ -344,11 +348,11 @@ def _pairs(candidates: Candidates, curvature: Curvature, chosen: np.ndarray, inv
     B = xp.astype(B, xp.float64)
     diagonal = xp.arange(len(order), device=A.device)
     B[diagonal, diagonal] += 1.0
-    first = like(A, begin, xp.int64)
-    if not isinstance(vectors, np.ndarray):
-        return _Pairs(candidates.A, different, rows, vectors, i, first, spd_solver(B))
-    gather = _at_their_rows(vectors, row_of, len(different))
-    return _Pairs(candidates.A, different, rows, vectors, i, first, spd_solver(B), gather, gather.T)
+    if is_on_cpu(A):
+        gather = _at_their_rows(to_numpy(vectors), row_of, len(different))
+        return _Pairs(candidates.A, different, rows, vectors, spd_solver(to_numpy(B)), gather, gather.T)
+    member = xp.astype(i[:, None] == xp.arange(len(different), device=A.device)[None, :], vectors.dtype)
+    return _Pairs(candidates.A, different, rows, vectors, spd_solver(B), member=member)
 
 
 def _at_their_rows(vectors: np.ndarray, row_of: np.ndarray, u: int) -> csr_array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.arrays import like, namespace, take, to_numpy
+from probe.arrays import Array, like, namespace, take, to_host
 from probe.certificate import meets
 from probe.design import Design
 from probe.minimize import Point, Rule
@@ -30,13 +30,17 @@ def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
 
     _, d = design.shape
     shape = np.zeros(len(scale))  # largest entry over length of the last gradient that was rotated, of every lane
+    mask: Array = None  # of penalised coordinates, where the coefficients live
 
     def is_converged(p: Point) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal mask
         xp = namespace(p.T)
-        mask = like(p.T, design.penalised)
-        by_W = to_numpy(xp.sum(mask * p.G * p.G, axis=(1, 2)))
-        by_b = to_numpy(xp.sum((1 - mask) * p.G * p.G, axis=(1, 2)))
-        size = np.sqrt(to_numpy(xp.sum(mask * p.T * p.T, axis=(1, 2))))
+        mask = like(p.T, design.penalised) if mask is None else mask
+        by_W, by_b, size = to_host(
+            xp.sum(mask * p.G * p.G, axis=(1, 2)),
+            xp.sum((1 - mask) * p.G * p.G, axis=(1, 2)),
+            xp.sum(mask * p.T * p.T, axis=(1, 2)) ** 0.5,
+        )
         bound = by_W / (2 * p.l2) + by_b / (p.residual / p.T.shape[1] + 1e-300)
         with np.errstate(divide="ignore", invalid="ignore"):
             gap, error = bound / p.objective, np.sqrt(by_W) / (p.l2 * size)

@@ -614,10 +614,16 @@ def test_overlapping_changes_nothing(backbone: Backbone, tmp_path: Path, precisi
 
 
 @pytest.mark.gpu
-def test_nvjpeg_gives_nearly_pils_pixels(tmp_path: Path) -> None:
-    split = files([encoded(picture(h, w), quality=95) for h, w in ((40, 60), (60, 40), (32, 32), (90, 33))])
+@pytest.mark.parametrize(("subsampling", "most", "mean"), [(0, 8, 1), (2, 40, 5)])
+def test_nvjpeg_gives_nearly_pils_pixels(subsampling: int, most: int, mean: int) -> None:
+    """Where colours have half the resolution (4:2:0) it repeats them and PIL interpolates.
+
+    With libjpeg-turbo, either way, that makes up to 22 levels in one pixel of these pictures, 1.2 to 3.7 on average.
+    """
+    sizes = ((40, 60), (60, 40), (32, 32), (90, 33))
+    split = files([encoded(picture(h, w), quality=95, subsampling=subsampling) for h, w in sizes])
     (_, batch), = load_encoded(split, SMALL, [range(4)], Loader(2), Stages())  # fmt: skip
     found = batch.to(torch.device("cuda")).cpu().numpy().astype(int)
     expected = np.stack([SMALL.decoded_by("pil").pixels(split.image(i)) for i in range(4)])
-    assert np.abs(found - expected).max() <= 8
-    assert np.abs(found - expected).mean() < 1
+    assert np.abs(found - expected).max() <= most
+    assert np.abs(found - expected).mean() < mean
