@@ -18,7 +18,7 @@ from probe.solver import PathSolver, Solution
 from probe.sources import RowSource
 from probe.status import ending
 from probe.streamed import Streamed
-from probe.wide import Wide
+from probe.wide import Wide, is_wide
 
 BACKENDS = ("auto", "numpy", "torch", "cupy", "cuml", "sklearn")
 """Names of `backend`: where the features are, a library that our solver computes with, or somebody else's solver."""
@@ -127,8 +127,7 @@ def solver_for(backend: str, X: Array, labels: Labels, fit_intercept: bool, tol:
                 f"backend={backend!r} needs all features in memory, but they take more than the {X.memory:,} bytes that `memory` "
                 "allows; leave out one of the two."
             )
-        is_wide = X.shape[0] < X.shape[1]
-        design = Wide(X, fit_intercept) if is_wide else Streamed(X, fit_intercept)
+        design = Wide(X, fit_intercept) if is_wide(*X.shape) else Streamed(X, fit_intercept)
         return PathSolver(design, labels, fit_intercept, tol, max_iter)
     if backend not in ("cuml", "sklearn"):
         return PathSolver(Whole(X, fit_intercept), labels, fit_intercept, tol, max_iter)

@@ -160,9 +160,9 @@ def fit_path(
         or they get no further; `passes` then counts two per iteration, for they do not say what their line searches took.
     memory : float or "auto", optional
         Bytes that features may take, on the device that computes. Where `X` has more, it stays where it is and is read block by
-        block: the same answer in as few passes as possible, see `probe.streamed` (and `probe.wide` for more columns than rows);
-        `Path.reads` says how many. The scores of all rows (n · k numbers, several times) and a matrix of d × d, or n × n where
-        that is smaller, come on top. "auto": `X` is loaded and, where memory runs out, streamed, with a warning. Default:
+        block: the same answer in as few passes as possible, see `probe.streamed` (and `probe.wide` for few rows);
+        `Path.reads` says how many. The scores of all rows (n · k numbers, several times) and a few matrices of d × d float64, or
+        n × n where n ≤ 1.25 d, come on top. "auto": `X` is loaded and, where memory runs out, streamed, with a warning. Default:
         `X` is loaded.
 
     Returns

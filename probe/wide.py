@@ -2,6 +2,9 @@
 
 The fits lie in the span of the rows, so that the Gram matrix of the rows, n × n, is all the walk needs: its eigenvectors are the
 rotated rows, an exact reduction to n − 1 columns (`probe.rotation`). It is summed from blocks, and so are the weights at the end.
+
+Somewhat more rows than columns go the same way: a basis of the columns, d × d in float64, would take more memory than the rows in
+float32, so that nothing is saved by reading these again and again. PACS paintings, 1,639 × 1,496: 21 passes instead of 671.
 """
 
 from __future__ import annotations
@@ -15,9 +18,16 @@ from probe.rows import Reads, Shared
 from probe.sources import RowSource
 from probe.streamed import Streamed
 
+_NEARLY_SQUARE = 1.25  # rows in columns
+
+
+def is_wide(n: int, d: int) -> bool:
+    """Whether the products of the rows are walked along, rather than the rows."""
+    return n <= _NEARLY_SQUARE * d
+
 
 class Wide(Streamed):
-    """A feature matrix with more columns than rows that is read block by block; the walk itself needs no pass.
+    """A feature matrix with about as many columns as rows, or more, that is read block by block; the walk itself needs no pass.
 
     Parameters
     ----------

@@ -146,11 +146,12 @@ def test_a_sample_stands_for_all_rows() -> None:
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
-def test_more_columns_than_rows_go_through_the_gram_matrix_of_the_rows(fit_intercept: bool) -> None:
-    """Exact, with a fraction of the matrix in memory; the walk itself reads nothing."""
+@pytest.mark.parametrize("width", [320, 104])
+def test_few_rows_go_through_their_gram_matrix(width: int, fit_intercept: bool) -> None:
+    """Fewer rows than columns, or hardly more: exact, with a fraction of the matrix in memory; the walk itself reads nothing."""
     X, y = digits(120)
-    maps = np.concatenate([X, X**2, np.sqrt(X), np.tanh(X - 8), np.cos(X)], axis=1).astype(np.float32) + 3.0
-    assert maps.shape[0] < maps.shape[1]
+    maps = np.concatenate([X, np.cos(X), X**2, np.sqrt(X), np.tanh(X - 8)], axis=1).astype(np.float32)[:, :width] + 3.0
+    assert maps.shape == (120, width)
     path = probe.fit_path(maps, y, GRID, memory=maps.nbytes // 4, fit_intercept=fit_intercept)
     _same(path, probe.fit_path(maps, y, GRID, fit_intercept=fit_intercept))
     assert path.reads < 25
