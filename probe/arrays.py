@@ -325,7 +325,7 @@ def as_matrix(X: Any, device: Any = None) -> Array:
     if isinstance(X, np.ma.MaskedArray):
         raise BadInput("X is a masked array, and a solver cannot leave entries out; fill them, or drop their rows.")
     if not _is_array(X):
-        X = np.asarray(X)
+        X = rectangular(X, "X")
     if isinstance(X, np.ndarray):
         X = _numeric(X)
     if getattr(X, "requires_grad", False):
@@ -333,6 +333,28 @@ def as_matrix(X: Any, device: Any = None) -> Array:
     if device is not None:
         X = _moved(X, device)
     return _checked(X)
+
+
+def rectangular(given: Any, name: str) -> np.ndarray:
+    """Lists, tables and the like as a numpy array.
+
+    Parameters
+    ----------
+    given : array-like
+    name : str
+        What it is called, for errors.
+
+    Raises
+    ------
+    BadInput
+        When its rows have different lengths.
+    """
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise BadInput(f"The rows of {name} have different lengths ({error}); give each as many numbers.") from None
 
 
 def _is_array(X: Any) -> bool:

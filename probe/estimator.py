@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import DataConversionWarning
-from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -21,7 +20,7 @@ from probe.joining import rows_of
 from probe.labels import Loss, encode, numbers
 from probe.metrics import PredictionMetric
 from probe.model import Model
-from probe.parts import fitter_of
+from probe.parts import fitter_of, given_splits, pair_of
 from probe.path import NUMBER, checked_flag
 from probe.validation import FoldChoice, select_splits
 
@@ -304,7 +303,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scik
             return folds.splits(folds.holdout(y, float(cv), seed=self._seed()))
         if isinstance(cv, int | np.integer):
             return folds.splits(folds.kfold(y, int(cv), seed=self._seed()))
-        given = list(check_cv(cv).split(np.zeros((len(every_y), 1)), every_y))
+        given = list(cv.split(np.zeros((len(every_y), 1)), every_y) if hasattr(cv, "split") else given_splits(cv))
+        given = [pair_of(split, i) for i, split in enumerate(given)]
         return given if kept is None else folds.among(kept, len(every_y), given)
 
     def _seed(self) -> int:

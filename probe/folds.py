@@ -16,6 +16,7 @@ from probe.arrays import to_numpy
 from probe.errors import BadInput
 from probe.seeds import checked_seed
 
+_NUMBER: Any = (int, float, np.integer, np.floating)
 NEVER = -1
 """Fold of rows that are always trained on."""
 
@@ -44,8 +45,8 @@ def holdout(y: Any, fraction: float = 0.2, *, seed: int = 0, ids: Any = None) ->
     BadInput
         A fraction outside (0, 1), ids that are not one per row and different, or nothing that can be held.
     """
-    if not 0 < fraction < 1:
-        raise BadInput(f"The fraction to hold out is {fraction}, but it must lie strictly between 0 and 1.")
+    if not isinstance(fraction, _NUMBER) or not 0 < fraction < 1:
+        raise BadInput(f"The fraction to hold out is {fraction!r}, but it must lie strictly between 0 and 1.")
     ranked, _ = _ranked(y, seed, ids)
     fold = np.full(sum(map(len, ranked)), NEVER, dtype=np.int64)
     for members in ranked:
@@ -84,8 +85,9 @@ def kfold(y: Any, n_folds: int = 5, *, seed: int = 0, ids: Any = None) -> np.nda
     BadInput
         Fewer than two folds, more folds than rows to hold, or ids that are not one per row and different.
     """
-    if int(n_folds) != n_folds or n_folds < 2:
-        raise BadInput(f"{n_folds} folds were asked for, but there must be a whole number of at least 2.")
+    if not isinstance(n_folds, _NUMBER) or n_folds % 1 != 0 or n_folds < 2:
+        raise BadInput(f"{n_folds!r} folds were asked for, but there must be a whole number of at least 2.")
+    n_folds = int(n_folds)
     ranked, n = _ranked(y, seed, ids)
     fold = np.full(n, NEVER, dtype=np.int64)
     dealt = 0

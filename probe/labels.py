@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, to_numpy
+from probe.arrays import Array, like, namespace, rectangular, to_numpy
 from probe.errors import BadInput
 from probe.margins import Logistic, SquaredError, SquaredHinge
 from probe.objective import BatchedLoss, Softmax
@@ -119,7 +119,7 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
     """
     if y is None:
         raise BadInput("This needs labels: y should be a 1d array of n labels, but it is None.")
-    labels = np.asarray(to_numpy(y) if hasattr(y, "shape") else y)
+    labels = to_numpy(y) if hasattr(y, "shape") else rectangular(y, "y")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2):
@@ -240,8 +240,7 @@ def numbers(given: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(to_numpy(given) if hasattr(given, "shape") else given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        shown = repr(given) if np.ndim(given) == 0 else f"{str(given)[:60]} ({error})"
-        raise BadInput(f"{name} must hold numbers, but it is {shown}.") from error
+        raise BadInput(f"{name} must hold numbers, one per row, but it is {repr(given)[:60]} ({error}).") from error
 
 
 def _times_class_weight(

@@ -131,8 +131,8 @@ def parts_of(
     weight = None if sample_weight is None else _weight(sample_weight, n, "sample_weight", k)
     by_val = None if val_weight is None else _weight(val_weight, n, "val_weight")
     parts = []
-    for i, split in enumerate(_given(splits)):
-        train, val = (_numbers(rows, n) for rows in _pair(split, i))
+    for i, split in enumerate(given_splits(splits)):
+        train, val = (_numbers(rows, n) for rows in pair_of(split, i))
         if len(train) == 0 or len(val) == 0:
             raise BadInput(
                 f"Split {i} has {len(train)} rows to train on and {len(val)} to validate on; both need at least one."
@@ -144,7 +144,7 @@ def parts_of(
     return parts
 
 
-def _given(splits: Any) -> Iterable[Any]:
+def given_splits(splits: Any) -> Iterable[Any]:
     """Splits that can be gone through; what makes them is none."""
     if not isinstance(splits, Iterable):
         remedy = "pass splitter.split(X, y)" if hasattr(splits, "split") else "give a list of them"
@@ -152,7 +152,8 @@ def _given(splits: Any) -> Iterable[Any]:
     return splits
 
 
-def _pair(split: Any, i: int) -> tuple[Any, Any]:
+def pair_of(split: Any, i: int) -> tuple[Any, Any]:
+    """Rows to train on and rows to validate on, of split i."""
     if not hasattr(split, "__len__") or isinstance(split, str) or len(split) != 2:
         held = f"of length {len(split)}" if hasattr(split, "__len__") else repr(split)
         raise BadInput(

@@ -406,6 +406,8 @@ def grid_of(C: Any) -> np.ndarray:
         grid = np.atleast_1d(np.asarray(to_numpy(C) if hasattr(C, "shape") else C, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise BadInput(f"C must be a positive number or a list of them, but it is {C!r}.") from error
+    if any(isinstance(c, bool | np.bool_) for c in (C if isinstance(C, list | tuple) else [C])):
+        raise BadInput(f"C must be a positive number or a list of them, but it is {C!r}.")
     if grid.ndim != 1 or grid.size == 0:
         raise BadInput(f"C must be a list of one or more values, got an array of shape {grid.shape}.")
     bad = grid[~(np.isfinite(grid) & (grid > 0))]

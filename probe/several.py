@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from probe.arrays import to_numpy
+from probe.arrays import rectangular, to_numpy
 from probe.errors import BadInput
 from probe.labels import Labels, encode, numbers, weights_of
 
@@ -50,6 +50,8 @@ def problems_of(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, 
     ------
     BadInput
     """
+    if rows is not None and not isinstance(rows, Iterable):
+        raise BadInput(f"rows is {rows!r}, but it must be a list of subsets, each the numbers of some rows.")
     label_sets = list(y) if _is_several(y, n) else [y]
     subsets = [None] if rows is None else [_numbers(r, n, i) for i, r in enumerate(rows)]
     if not label_sets or not subsets:
@@ -68,7 +70,7 @@ def problems_of(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, 
         labels, chosen = label_sets[i % len(label_sets)], subsets[i % len(subsets)]
         mine, weight, size = labels, weights, n
         if chosen is not None:
-            whole = np.asarray(_host(labels))
+            whole = to_numpy(labels) if hasattr(labels, "shape") else rectangular(labels, f"label set {i}")
             if whole.ndim == 0 or len(whole) != n:
                 held = "is no list of labels" if whole.ndim == 0 else f"has {len(whole)}"
                 raise BadInput(f"X has {n} rows but label set {i} {held}; they must be of the same samples.")

@@ -24,11 +24,11 @@ from probe.grids import named_grid
 from probe.jobs import Draw, Features, Job, Labels, Source
 from probe.metrics import Metric
 from probe.numbering import absent_classes, common_labels, labels_digest
-from probe.path import NUMBER, checked_flag
+from probe.path import NUMBER, checked_flag, grid_of, options_of
 from probe.progress import Progress
 from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
-from probe.seeds import checked_seed
+from probe.seeds import checked_draws, checked_seed
 from probe.trial import Drawn, Protocol
 from probe.widening import GridWidened
 
@@ -148,15 +148,15 @@ def sweep(
     are the same.
     """
     store = _opened(store, for_others=scheduler is not None)
-    if not 0 < tol < 1:
-        raise BadInput(f"tol is {tol}, but it must lie between 0 and 1: it bounds relative quantities.")
+    tol = options_of(tol, 1)["tol"]
     draw, chosen = _draw(val, per_class), named_classifier(classifier)
     _check_memory(memory)
     widen, refit = checked_flag("widen", widen), refit if refit is None else checked_flag("refit", refit)
-    protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), float(tol), chosen, widen)
+    protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), tol, chosen, widen)
     splits: dict[str, SplitLike | None] = {"train": train, "val": None, "test": test}
-    if draw.fraction is None and not isinstance(val, float):
-        splits["val"] = val
+    if draw.fraction is None:
+        splits["val"] = val  # type: ignore[assignment]  # a fraction would be in draw
+    _check_splits(splits)
     which = {"backbone": backbone, "pool": pool, "dtype": dtype}
     sources = _sources(store, _units(store, units, train, backbone), splits, which)
     folder = ResultFolder(out)
@@ -183,6 +183,12 @@ def sweep(
         raise
     _warn_widened(fitted)
     return Results(tuple(records[job.digest] for job in jobs), folder, len(fitted), len(jobs) - len(fitted))
+
+
+def _check_splits(splits: Mapping[str, Any]) -> None:
+    for part, split in splits.items():
+        if not isinstance(split, str | featstore.Split) and (part == "train" or split is not None):
+            raise BadInput(f"{part} is {split!r}, but must be a split, or the name of one that is stored.")
 
 
 def _check_memory(memory: float | None) -> None:
@@ -328,17 +334,16 @@ def _labels(found: dict[str, FeatureMatrix]) -> Labels:
 
 
 def _draw(val: SplitLike | float | None, per_class: int | None) -> Draw:
-    if isinstance(val, float) and not 0 < val < 1:
+    if isinstance(val, NUMBER) and (isinstance(val, bool) or not 0 < val < 1):
         raise BadInput(f"The fraction of train to hold out as val is {val}; it must lie strictly between 0 and 1.")
-    return Draw(0.2 if val is None else val if isinstance(val, float) else None, per_class)
+    if per_class is not None:
+        checked_draws(per_class, "per_class")
+    return Draw(0.2 if val is None else float(val) if isinstance(val, NUMBER) else None, per_class)
 
 
 def _grid(C: Sequence[float] | np.ndarray | str | None, classifier: Classifier) -> tuple[float, ...]:
     given = classifier.grid if C is None else named_grid(C) if isinstance(C, str) else C
-    values = tuple(float(c) for c in np.asarray(given, dtype=np.float64).ravel())
-    if not values or not all(np.isfinite(values)) or min(values) <= 0:
-        raise BadInput(f"C must be positive numbers, at least one, but is {values[:5]}.")
-    return values
+    return tuple(map(float, grid_of(given)))
 
 
 def _metric(metric: Metric | str) -> Metric:
@@ -382,8 +387,12 @@ def _units(
     store: Store, units: str | Sequence[str], train: SplitLike, backbone: str | Backbone | None
 ) -> list[tuple[int, str]]:
     """The units to probe with their depth among the stored ones, in order of execution."""
+    given: Any = [units] if isinstance(units, str) else units
+    named = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(unit, str) for unit in named):
+        raise BadInput(f"units is {units!r}, but must be 'all', the name of a unit, or a list of names.")
     stored = [unit for unit in store.units(train, backbone) if unit != "head"]
-    wanted = stored if units == "all" else [units] if isinstance(units, str) else list(dict.fromkeys(units))
+    wanted = stored if units == "all" else list(dict.fromkeys(named))
     if not wanted:
         # The store's own error says what is there and how to get more.
         store.features("penultimate", train, backbone=backbone)

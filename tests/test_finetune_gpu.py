@@ -77,9 +77,7 @@ def test_fed_candidates_are_those_trained_from_images(
     assert {row.fed_from for row in fed.table} == {None, "conv2", "penultimate"}
     for row, expected in zip(fed.table, plain.table, strict=True):
         assert row.val == pytest.approx(expected.val, abs=2.5 / 109), row.candidate
-        a, b = (
-            finetune.open_run(one.best.path / "candidates" / row.candidate).weights("last") for one in (fed, plain)
-        )
+        a, b = (finetune.open_run(one.best.path / "candidates" / row.candidate).weights("last") for one in (fed, plain))
         assert a.keys() == b.keys()
         for tensor in a:
             torch.testing.assert_close(a[tensor], b[tensor], rtol=5e-2, atol=5e-3)

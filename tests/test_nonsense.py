@@ -1,4 +1,4 @@
-"""Statistics given what is no data: one sentence that says what is wrong, never an error of numpy's and never a number."""
+"""Statistics and fits given what is no data: one sentence that says what is wrong, never an error of numpy's and never a number."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from problems import digits
 
 import probe
 from probe.permutation import mcnemar, sign_flip_scores
@@ -314,3 +315,27 @@ DIGITS = probe.Dataset("d", "digits:train", "digits:test")
 def test_what_is_no_study_is_refused(name: str) -> None:
     with pytest.raises(probe.BadInput):
         STUDIES[name]()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda X, y: probe.fit_path([[1.0, 2.0], [3.0]], [0, 1], [1.0]), "rows of X have different lengths"),
+        (lambda X, y: probe.fit_path(X, [[1, 0], [1]] * (len(X) // 2), [1.0]), "rows of y have different lengths"),
+        (lambda X, y: probe.fit_path(X, y, [1.0], sample_weight=[[1], [1, 2]]), "sample_weight must hold numbers"),
+        (lambda X, y: probe.fit_path(X, y, [1.0, True]), r"C must be .* but it is \[1.0, True\]"),
+        (lambda X, y: probe.fit_paths(X, y, [1.0], rows=5), "rows is 5, but it must be a list of subsets"),
+        (lambda X, y: probe.fit(X, y).predict([[1.0, 2.0], [3.0]]), "rows of X have different lengths"),
+        (lambda X, y: probe.select_kfold(X, y, n_folds="a"), "'a' folds were asked for"),
+        (lambda X, y: probe.select_kfold(X, y, n_folds=2.5), "2.5 folds were asked for"),
+        (lambda X, y: probe.select_holdout(X, y, fraction="a"), "fraction to hold out is 'a'"),
+        (lambda X, y: probe.select_splits(X, y, [[1]], [1.0]), "Split 0 is a list of length 1"),
+        (lambda X, y: probe.LinearProbe(C=[1.0, 2.0], cv=[[1]]).fit(X, y), "Split 0 is a list of length 1"),
+        (lambda X, y: probe.LinearProbe(C=[1.0, 2.0], cv=object()).fit(X, y), "Splits are pairs"),
+    ],
+)
+def test_features_labels_and_splits_that_are_none(call: Any, message: str) -> None:
+    """What numpy and scikit-learn would raise from within speaks of arrays that the caller has never seen."""
+    X, y = digits(60, 3)
+    with pytest.raises(probe.BadInput, match=message):
+        call(X, y)

@@ -94,7 +94,9 @@ def test_the_objective_is_that_of_the_coefficients() -> None:
     X, y = digits(400)
     there = torch.from_numpy(X.astype(np.float32)).cuda()
     path = probe.fit_path(there, y, GRID)
-    for C, W, b, said in zip(path.C, path.coef.double().cpu(), path.intercept.double().cpu(), path.objective, strict=True):
+    for C, W, b, said in zip(
+        path.C, path.coef.double().cpu(), path.intercept.double().cpu(), path.objective, strict=True
+    ):
         Z = there.double().cpu().numpy() @ W.numpy().T + b.numpy()
         loss = (logsumexp(Z, axis=1) - Z[np.arange(len(y)), y]).sum()
         assert said == pytest.approx(C * loss + 0.5 * float((W * W).sum()), rel=1e-5)
