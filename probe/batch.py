@@ -27,9 +27,10 @@ from probe.path import Path, checked_flag, grid_of, options_of, path_of, warn
 from probe.several import Problem, groups_of, problems_of
 from probe.solver import PathSolver
 from probe.sources import RowSource, streamed
+from probe.status import Status
 from probe.streamed import Streamed
 from probe.threads import threads_for
-from probe.wide import Wide
+from probe.wide import Wide, is_wide
 from probe.workers import at_once, dealt, n_workers
 
 _APART = 0.5  # of the entries: below this, a matrix for each lane beats one for all
@@ -118,6 +119,8 @@ def fit_paths(
             with exact(A.example if isinstance(A, RowSource) else A):
                 for group in groups_of(problems):
                     _solve(A, group, grid, fit_intercept, options, found, n_workers(n_jobs, A, len(group)))
+                    if len(group) > 1 and not isinstance(A, RowSource):
+                        _solve_again(A, group, grid, fit_intercept, options, found)
 
     try:
         allowing(attempt, X, memory)
@@ -154,6 +157,27 @@ def _solve(
         found |= {number: replace(path, seconds=seconds) for number, path in paths.items()}
     if was_stopped or any(is_stopped for _, is_stopped in results):
         raise KeyboardInterrupt
+
+
+def _solve_again(
+    A: Array, group: list[Problem], grid: np.ndarray, fit_intercept: bool, options: dict[str, Any],
+    found: dict[int, Path],
+) -> None:  # fmt: skip
+    """Solve alone what rounding has ended in company.
+
+    The rotation is that of the rows of all problems. Where one of them has a row very far away, the coordinates of those
+    without it are small differences of large numbers; over their own rows they are not.
+    """
+    for problem in group:
+        first = found[problem.number]
+        if problem.rows is None or Status.PRECISION not in first.status:
+            continue
+        alone: dict[int, Path] = {}
+        _solve(A, [problem], grid, fit_intercept, options, alone, 1)
+        path = alone[problem.number]
+        reads, seconds = first.reads + path.reads, first.seconds + path.seconds
+        better = path if path.status.count(Status.CONVERGED) > first.status.count(Status.CONVERGED) else first
+        found[problem.number] = replace(better, reads=reads, seconds=seconds)
 
 
 def _walk(
@@ -252,7 +276,7 @@ def _from_blocks(A: RowSource, fit_intercept: bool, problems: list[Problem]) -> 
     """Rows that are read for every product: all of them, as every problem reads them with the others."""
     n, d = A.shape
     labels = _merged([(p.labels, np.arange(n) if p.rows is None else p.rows) for p in problems], n)
-    return Wide(A, fit_intercept) if n < d else Streamed(A, fit_intercept), labels
+    return Wide(A, fit_intercept) if is_wide(n, d) else Streamed(A, fit_intercept), labels
 
 
 def _whole(A: Array, rows: np.ndarray | None, fit_intercept: bool) -> Whole:

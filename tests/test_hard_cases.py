@@ -94,6 +94,26 @@ def test_a_row_far_away_that_another_problem_has_is_no_false_proof(memory: int |
             np.testing.assert_allclose(found.coef[i], alone.coef[i], rtol=0, atol=1e-3 * np.abs(alone.coef[i]).max())
         else:
             assert found.grad_norm[i] > 1e-3
+    if memory is None:
+        assert found.status == alone.status == (probe.Status.CONVERGED,) * 2
+
+
+@pytest.mark.parametrize("far", [1e8, 1e11])
+def test_a_row_far_away_takes_nothing_from_the_problems_that_leave_it_out(far: float) -> None:
+    """Folds and subsets: as certain as alone."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 12))
+    y = (X[:, 0] > 0).astype(int)
+    X[5] = far
+    subsets = [np.delete(np.arange(120), 5), np.arange(120), np.arange(20, 120)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", probe.NotConverged)
+        paths = probe.fit_paths(X, y, [1e-3, 1.0], rows=subsets)
+    for rows, path in zip(subsets, paths, strict=True):
+        if 5 not in rows:
+            alone = probe.fit_path(X[rows], y[rows], [1e-3, 1.0])
+            assert path.status == alone.status == (probe.Status.CONVERGED,) * 2
+            np.testing.assert_allclose(path.coef, alone.coef, rtol=0, atol=1e-3 * np.abs(alone.coef).max())
 
 
 def test_columns_from_1e_minus_8_to_1e8() -> None:
