@@ -24,7 +24,7 @@ from finetune.cost import Cost
 from finetune.errors import BadInput
 from finetune.features import refuse_store_of_another
 from finetune.feeding import FeedKind, FeedPlan, plan_feed
-from finetune.folder import check_candidates, check_folder
+from finetune.folder import check_candidates, check_folder, folder_named
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.task import Asked, Options, asked_for, network_identity, run_of
@@ -186,10 +186,11 @@ def flex_tune(
     """
     from finetune.flex_steps import Steps
 
-    out = Path(out)
+    out = folder_named(out)
+    folder = out / "candidates" if candidates is None else folder_named(candidates, "candidates")
     steps = _prepared(
         backbone, train, val, recipe=recipe, out=out, method=method, units=units, pairs=pairs, others=others, feed=feed,
-        store=store, dtype=dtype, folder=Path(candidates or out / "candidates"), options=options,
+        store=store, dtype=dtype, folder=folder, options=options,
     )  # fmt: skip
     assert isinstance(steps, Steps)
     asked = steps.asked_with_test

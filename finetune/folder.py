@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -103,6 +104,19 @@ class RunFolder:
 def _is_begun(path: Path) -> bool:
     """Whether an unfinished run holds anything of a training: weights, its state, or the runs of candidates."""
     return any(found for pattern in ("*.safetensors", f"*/{RECORD}", f"*/*/{RECORD}") for found in path.glob(pattern))
+
+
+def folder_named(out: Any, what: str = "out") -> Path:
+    """The folder that a caller names.
+
+    Raises
+    ------
+    BadInput
+        Where it is no path.
+    """
+    if not isinstance(out, str | os.PathLike) or not os.fspath(out):
+        raise BadInput(f"{what} is {out!r}; name a folder, a path of its own for every training.")
+    return Path(out)
 
 
 def check_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from finetune.algorithms import Method
 from finetune.baselines import Baseline, problem_with
 from finetune.errors import BadInput, Diverged
 from finetune.flex import Flex, flex_tune
+from finetune.folder import folder_named
 from finetune.progress import say
 from finetune.recipe import Recipe
 from finetune.regimes import network_for
@@ -133,7 +134,7 @@ def compare_methods(
     Diverged
         All of them did; single ones are left out.
     """
-    out, known = Path(out), (get_args(Method), get_args(Baseline))
+    out, known = folder_named(out), (get_args(Method), get_args(Baseline))
     methods = [methods] if isinstance(methods, str) else methods
     baselines = [baselines] if isinstance(baselines, str) else baselines
     _refuse_unknown({"methods": (methods, known[0]), "baselines": (baselines or (), known[1])})

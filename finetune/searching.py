@@ -26,7 +26,7 @@ import numpy as np
 from finetune.checkpoint import refuse_another
 from finetune.errors import BadInput, Diverged
 from finetune.files import FORMAT, write_atomically
-from finetune.folder import is_folder_name
+from finetune.folder import folder_named, is_folder_name
 from finetune.joining import joined
 from finetune.keeping import KeepLast, StopEarly
 from finetune.networks import unit_names
@@ -190,8 +190,8 @@ def search(
         Every cell did.
     """
     options = {**_keywords_of(regime), **options}  # what a partial fixes counts as much as what is given here
-    _check(grid, refit, val, options, regime, out, scheduler)
-    out = Path(out)
+    _check(grid, refit, val, options, regime, folder_named(out), scheduler)
+    out = folder_named(out)
     if _name_of(regime) in ("tune_head", "probe_then_tune"):
         options.setdefault("store", out / "features")  # one extraction for all cells
     asked = asked_for(train, val, next(iter(grid.values())), backbone=backbone, test=test, **_common(options))

@@ -97,6 +97,10 @@ def test_json_is_the_run(head: list[str], tmp_path: Path, capsys: pytest.Capture
             Recipe(lr=0.1, steps=20, batch_size=32, keep=StopEarly(drop=0.5, min_steps=10), warmup_steps=3,
                    weight_decay=1e-4, evaluate_every=5, label_smoothing=0.1),
         ),
+        (
+            ("--keep", "stop:0.5,10,last"),
+            Recipe(lr=0.1, steps=20, batch_size=32, keep=StopEarly(drop=0.5, min_steps=10, restore_best=False)),
+        ),
     ],
 )  # fmt: skip
 def test_options_become_the_recipe(head: list[str], tmp_path: Path, options: tuple[str, ...], expected: Recipe) -> None:
@@ -121,6 +125,7 @@ def test_rows_and_metric_arrive(head: list[str], tmp_path: Path, capsys: pytest.
         ("--schedule", "linear"),
         ("--schedule", "step:a"),
         ("--keep", "stop:"),
+        ("--keep", "stop:0.5,10,first"),
         ("--keep", "worst"),
         ("--optimizer", "lion"),
         ("--head-rows", "a-b"),

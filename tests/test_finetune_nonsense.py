@@ -367,3 +367,32 @@ def test_what_is_no_comparison(net: featstore.Backbone, digits: dict[str, featst
     (tmp_path / "inputs.json").write_text('{"a')
     with pytest.raises(finetune.CorruptRun, match="is damaged"):
         Steps._all_made(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("out", [None, 5, "", b"run"], ids=repr)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "full_tune",
+        "from_scratch",
+        "tune_unit",
+        "tune_head",
+        "tune_scale_shift",
+        "probe_then_tune",
+        "flex_tune",
+        "search",
+    ],
+)
+def test_a_run_has_a_folder(backbone: Any, name: str, out: Any) -> None:
+    """None would be a folder of that name, or an error of pathlib's."""
+    digits = blurred_digits()
+    options: dict[str, Any] = {"out": out, "progress": False}
+    options |= {"unit": "conv1"} if name == "tune_unit" else {}
+    given: tuple[Any, ...] = (backbone, digits["train"], digits["val"])
+    if name == "search":
+        options |= {"grid": {"a": ONE_STEP}, "val": given[2]}
+        given = (finetune.full_tune, *given[:2])
+    else:
+        options["recipe"] = ONE_STEP
+    with pytest.raises(BadInput, match=r"out is .*name a folder"):
+        getattr(finetune, name)(*given, **options)

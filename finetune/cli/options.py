@@ -83,7 +83,8 @@ def add_recipe(parser: argparse.ArgumentParser, *, is_grid: bool = False) -> Non
     group.add_argument("--warmup-steps", type=int, help="updates with a linearly growing learning rate")
     group.add_argument("--keep", type=values.keep,
                        help="weights to end with: last, best on val, stop:0.025 (stop when val falls by more, keep the "
-                       "best), or stop:0.025,800 (but not before 800 updates)")  # fmt: skip
+                       "best), stop:0.025,800 (but not before 800 updates), or stop:0.025,800,last (keep those at the stop, "
+                       "as the authors' code of flex-tuning does)")  # fmt: skip
     group.add_argument("--evaluate-every", type=int, help="updates between evaluations on val; else each epoch")
     group.add_argument("--seed", type=int, help="of order, augmentation and initial values")
     _add_switches(group)

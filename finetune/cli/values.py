@@ -20,6 +20,7 @@ _SCHEDULES: dict[str, Schedule] = {
     "cosine-per-epoch": Cosine(per_epoch=True),
 }
 _KEEPS: dict[str, Keep] = {"last": KeepLast(), "best": KeepBest()}
+_RESTORES = {"best": True, "last": False}
 
 
 def rows(text: str) -> tuple[int, ...]:
@@ -52,15 +53,17 @@ def schedule(text: str) -> Schedule:
 
 
 def keep(text: str) -> Keep:
-    """One of `_KEEPS`, or ``"stop:DROP"``, or ``"stop:DROP,MIN_STEPS"``."""
+    """One of `_KEEPS`, or ``"stop:DROP"``, ``"stop:DROP,MIN_STEPS"``, ``"stop:DROP,MIN_STEPS,last"``."""
     name, _, numbers = text.partition(":")
     if text in _KEEPS:
         return _KEEPS[text]
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, KeyError):
         if name == "stop":
-            drop, _, min_steps = numbers.partition(",")
-            return StopEarly(drop=float(drop), min_steps=int(min_steps or 0))
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(_KEEPS)}, stop:0.025, stop:0.025,800")
+            drop, min_steps, kept = (*numbers.split(","), *("0", "best")[numbers.count(",") :])
+            return StopEarly(drop=float(drop), min_steps=int(min_steps), restore_best=_RESTORES[kept])
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is none of {', '.join(_KEEPS)}, stop:0.025, stop:0.025,800, stop:0.025,800,last"
+    )
 
 
 def bn_momentum(text: str) -> float | EpochShare:
