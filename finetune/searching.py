@@ -15,16 +15,17 @@ Every cell is a run of its own, so that whatever is interrupted goes on from its
 from __future__ import annotations
 
 import json
-import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from finetune.checkpoint import refuse_another
-from finetune.errors import BadInput, Diverged
+from finetune.errors import BadInput, Diverged, RunBusy
 from finetune.files import FORMAT, write_atomically
 from finetune.folder import folder_named, is_folder_name
 from finetune.joining import joined
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
     from featstore import Backbone, Split
     from probe import Predictions
 
+T = TypeVar("T")
+
 RECORD = "search.json"
 _DIVERGED = "diverged.json"
+_LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,8 @@ def search(
         where the recipe stops early, else after all; of two views, the one that was better.
     scheduler : str, distributed.Client or None
         Address of a Dask scheduler: each worker trains one cell at a time, on one GPU where ``device="cuda"``. Workers
-        must see ``out`` and the images under the same paths.
+        must see ``out`` and the images under the same paths. Without one, the same call may run in several processes, each
+        on its own GPU: none trains a cell that another one has in hand.
     **options
         Keywords of the regime: ``unit``, ``head_rows``, ``metric``, ``device`` …
 
@@ -190,8 +195,8 @@ def search(
         Every cell did.
     """
     options = {**_keywords_of(regime), **options}  # what a partial fixes counts as much as what is given here
-    _check(grid, refit, val, options, regime, folder_named(out), scheduler)
     out = folder_named(out)
+    _check(grid, refit, val, options, regime, scheduler)
     if _name_of(regime) in ("tune_head", "probe_then_tune"):
         options.setdefault("store", out / "features")  # one extraction for all cells
     asked = asked_for(train, val, next(iter(grid.values())), backbone=backbone, test=test, **_common(options))
@@ -210,7 +215,11 @@ def search(
     if refit:
         assert best.run is not None
         recipe = refit_recipe(best.recipe, best.run, n_train=len(train))
-        final = regime(backbone, joined(train, val), None, recipe=recipe, out=out / "refit", test=test, **options)
+        both = joined(train, val)
+        (final,) = _by_turns(
+            {"refit": lambda: regime(backbone, both, None, recipe=recipe, out=out / "refit", test=test, **options)},
+            asked.progress,
+        )
         scores, predictions = dict(final.scores), final.predictions
     elif test is not None:
         predictions["test"], scores["test"] = _said(best, backbone, test, asked)
@@ -275,7 +284,7 @@ def _trained(
 ) -> list[Cell]:
     """Every cell, in the order of the grid, trained here or by the workers of a cluster."""
     done: dict[str, Cell] = {}
-    for cell in _as_done(work, grid, scheduler):
+    for cell in _as_done(work, grid, scheduler, progress):
         done[cell.name] = cell
         if progress:
             what = cell.note if cell.val is None else f"val {cell.val:.4f}"
@@ -283,9 +292,28 @@ def _trained(
     return [done[name] for name in grid]
 
 
-def _as_done(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | None) -> Iterator[Cell]:
+def _by_turns(trainings: Mapping[str, Callable[[], T]], progress: bool) -> Iterator[T]:
+    """What trainings give, as they are done: those of other processes come last, and are read when these are done."""
+    todo, is_said = dict(trainings), not progress
+    while todo:
+        n_before = len(todo)
+        for name in [*todo]:
+            try:
+                done = todo[name]()
+            except RunBusy:
+                continue
+            del todo[name]
+            yield done
+        if len(todo) == n_before:
+            if not is_said:
+                say(f"waiting for {', '.join([*todo][:3])}{' …' if n_before > 3 else ''}, which other processes train")
+                is_said = True
+            time.sleep(_LOOK_AGAIN_S)
+
+
+def _as_done(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | None, progress: bool) -> Iterator[Cell]:
     if scheduler is None:
-        yield from (run_cell(work, name, recipe) for name, recipe in grid.items())
+        yield from _by_turns({name: partial(run_cell, work, name, recipe) for name, recipe in grid.items()}, progress)
         return
     from finetune.cluster import on_workers
 
@@ -294,7 +322,7 @@ def _as_done(work: Work, grid: Mapping[str, Recipe], scheduler: str | Client | N
         yield Cell(name, grid[name], run, note)
 
 
-def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime: Any, out: Any, scheduler: Any) -> None:
+def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime: Any, scheduler: Any) -> None:
     problems = []
     if not callable(regime):
         problems.append(f"the regime is {regime!r}; it must be a function like finetune.full_tune.")
@@ -317,8 +345,6 @@ def _check(grid: Any, refit: bool, val: Any, options: Mapping[str, Any], regime:
         problems.append(
             f"the regime fixes {', '.join(own)}, which a search gives to each cell; pass it to search instead."
         )
-    if not isinstance(out, str | os.PathLike):
-        problems.append(f"out is {out!r:.80}; it must be the path of a folder.")
     if not (scheduler is None or isinstance(scheduler, str) or hasattr(scheduler, "scheduler_info")):
         problems.append(f"scheduler is {scheduler!r:.80}; it must be the address of a Dask scheduler, or a Client.")
     if val is None:
