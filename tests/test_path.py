@@ -183,6 +183,36 @@ def test_cuda_gives_the_numpy_answer() -> None:
     np.testing.assert_allclose(path.objective, ours.objective, rtol=1e-3)
 
 
+def test_what_an_accelerator_does_otherwise_gives_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks of the host now and then, products for gathers, sums for products of one row: on tensors of the CPU."""
+    import torch
+
+    from probe import arrays, design, lbfgs, newton, objective, preconditioner, rows
+
+    for module in (arrays, design, lbfgs, newton, objective, preconditioner, rows):
+        monkeypatch.setattr(module, "is_on_cpu", lambda x: False)
+    monkeypatch.setattr(preconditioner, "is_small", lambda *sizes: False)
+    made: list[int] = []
+    between = preconditioner._Pairs.between
+
+    def counted(pairs: Any, scores: Any) -> Any:
+        assert pairs.member is not None
+        made.append(int(scores.shape[1]))
+        return between(pairs, scores)
+
+    monkeypatch.setattr(preconditioner._Pairs, "between", counted)
+    X, y = digits(400)
+    X = X.astype(np.float32)
+    sets = [y, (y + y // 5) % 10, y[::-1].copy()]
+    found = probe.fit_paths(torch.from_numpy(X), sets, GRID)
+    alone = probe.fit_path(torch.from_numpy(X), y, GRID)
+    assert {1, 2} <= set(made)
+    monkeypatch.undo()
+    for path, labels in zip((*found, alone), (*sets, y), strict=True):
+        assert all(s is probe.Status.CONVERGED for s in path.status)
+        np.testing.assert_allclose(path.objective, probe.fit_path(X, labels, GRID).objective, rtol=2e-5)
+
+
 def test_half_precision_features_are_fitted_as_given() -> None:
     """float16 features are exact numbers: the fit is that of the same numbers in float64."""
     X, y = digits(200, 4)
