@@ -240,7 +240,9 @@ def numbers(given: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(to_numpy(given) if hasattr(given, "shape") else given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise BadInput(f"{name} must hold numbers, one per row, but it is {repr(given)[:60]} ({error}).") from error
+        is_one = isinstance(given, str) or not hasattr(given, "__len__")
+        shown = repr(given) if is_one else f"{repr(given)[:60]} ({error})"
+        raise BadInput(f"{name} must hold numbers, but it is {shown}.") from error
 
 
 def _times_class_weight(
