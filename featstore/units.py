@@ -111,6 +111,10 @@ class Chain(ABC):
         The tensor must be used, or copied, before `each` returns: the next unit may write into it.
         """
 
+    def own(self, name: str, output: torch.Tensor) -> torch.Tensor:
+        """A unit's own output, as a store holds it: the last of two tensors where it hands on an earlier one beside it."""
+        return output[-1] if name in self.passed else output
+
     @abstractmethod
     def unit(self, name: str) -> nn.Module:
         """Return a unit as a module that shares the network's parameters, under the network's names.
@@ -179,7 +183,7 @@ class GraphChain(Chain):
         for name in self.names[: last + 1]:
             x = self._units[name](x)
             if name in units:
-                each(name, x[-1] if name in self.passed else x)
+                each(name, self.own(name, x))
 
     def unit(self, name: str) -> nn.Module:
         self.index(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from finetune.adapters import Adapter, ImageToImage, adapted
 from finetune.errors import BadInput
-from finetune.folder import RunFolder, check_folder, folder_named
+from finetune.folder import RunFolder, check_folder
 from finetune.records import plain
 from finetune.regimes import network_for
 from finetune.task import Options, asked_for, carry_out, network_identity, run_of
@@ -53,7 +53,7 @@ def tune_adapter(
     BadInput
         Also an adapter that does not fit the images, and a recipe with an auxiliary head.
     """
-    check_folder(folder_named(out))
+    check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     if recipe.auxiliary is not None:
         raise BadInput("an auxiliary head is for trainings of the whole network; set auxiliary=None for an adapter.")

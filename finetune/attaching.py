@@ -180,8 +180,7 @@ def _on_unit(backbone: Backbone, unit: str, layer: nn.Linear) -> nn.Module:
 
         def forward(self, x: Tensor) -> Tensor:
             output = chain.run(x, last=unit)
-            own = output[-1] if unit in chain.passed else output  # as a store holds it
-            logits: Tensor = self.head(featstore.mean_pool(own, axis))
+            logits: Tensor = self.head(featstore.mean_pool(chain.own(unit, output), axis))
             return logits
 
     return OnUnit().eval()

@@ -92,8 +92,7 @@ def with_auxiliary(target: TargetNetwork, auxiliary: Auxiliary, n_classes: int, 
                 logits: Tensor = target.module(x)
                 return logits
             y = target.chain.run(x, last=auxiliary.unit)
-            own = y[-1] if auxiliary.unit in target.chain.passed else y  # as a store holds it
-            said: Tensor = classifier(featstore.mean_pool(own, axis))
+            said: Tensor = classifier(featstore.mean_pool(target.chain.own(auxiliary.unit, y), axis))
             return rest(y), said
 
     if hasattr(target.module, NAME):

@@ -119,14 +119,15 @@ def folder_named(out: Any, what: str = "out") -> Path:
     return Path(out)
 
 
-def check_folder(path: Path) -> None:
+def check_folder(out: Any) -> Path:
     """Make sure that a run can be made in a folder before any work is done for it.
 
     Raises
     ------
     BadInput
-        It is a file, or a folder of other things.
+        It is no path, a file, or a folder of other things.
     """
+    path = folder_named(out)
     if path.exists() and not path.is_dir():
         raise BadInput(f"{path} is a file; a run needs a folder of its own.")
     ours = {"features", "predictions"}
@@ -135,6 +136,7 @@ def check_folder(path: Path) -> None:
         raise BadInput(
             f"{path} holds other things ({', '.join(others[:3])}) and no run; give the run a folder of its own."
         )
+    return path
 
 
 def is_folder_name(name: Any) -> bool:

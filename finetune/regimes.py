@@ -17,7 +17,7 @@ from finetune.auxiliary import with_auxiliary
 from finetune.errors import BadInput
 from finetune.examples import Examples, TensorExamples
 from finetune.features import penultimate_features
-from finetune.folder import RunFolder, check_folder, folder_named
+from finetune.folder import RunFolder, check_folder
 from finetune.fresh import fresh_backbone
 from finetune.heads import head_for, head_name
 from finetune.networks import TargetNetwork, last_units, target_network, unit_names
@@ -74,7 +74,7 @@ def full_tune(
     Diverged, OutOfMemory, RunWrite, RunBusy, CorruptRun
         See `finetune.errors`.
     """
-    check_folder(folder_named(out))
+    check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     return tune_images(asked, backbone, out, regime="full_tune", units=None, network=network_for(backbone, asked))
 
@@ -105,7 +105,7 @@ def from_scratch(
     BadInput
         Also where a part of the network does not say how it is initialised.
     """
-    check_folder(folder_named(out))
+    check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     if asked.head_rows is not None:
         raise BadInput(
@@ -148,7 +148,7 @@ def tune_unit(
     BadInput
         Also a unit that does not exist or has no parameters.
     """
-    check_folder(folder_named(out))
+    check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     units = unit_names(backbone, unit)
     network = network_for(backbone, asked)
@@ -195,8 +195,7 @@ def tune_head(
     BadInput
         Also, for the last layer alone, a recipe with augmentation: what is run once cannot vary.
     """
-    out = folder_named(out)
-    check_folder(out)
+    out = check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     if n_units != 1:
         network = network_for(backbone, asked)
@@ -253,7 +252,7 @@ def tune_scale_shift(
     BadInput
         Also a network without convolutions.
     """
-    check_folder(folder_named(out))
+    check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     network = network_for(backbone, asked)
     added = add_scale_shift(network.module)
@@ -312,8 +311,7 @@ def probe_then_tune(
     """
     import probe
 
-    out = folder_named(out)
-    check_folder(out)
+    out = check_folder(out)
     asked = asked_for(train, val, recipe, backbone=backbone, **options)
     if val is None:
         raise BadInput("the probe's C is chosen on a validation split, and there is none: pass val.")

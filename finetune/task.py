@@ -22,7 +22,7 @@ from finetune.checkpoint import Row
 from finetune.devices import device_named, device_problems, memory_errors_explained
 from finetune.errors import BadInput
 from finetune.examples import Examples, logits_of
-from finetune.folder import RunFolder, folder_named, run_folder
+from finetune.folder import RunFolder, run_folder
 from finetune.images import ImageExamples
 from finetune.lone_images import refuse_lone_image
 from finetune.loop import train as train_loop
@@ -385,7 +385,7 @@ def run_of(
     work : callable
         Does it: `carry_out`.
     """
-    out = folder_named(out)
+    out = Path(out)
     classes, device = asked.splits["train"].classes, asked.device
     with run_folder(out, identity, classes=classes, device=device) as folder:
         finished = finished_run(out)

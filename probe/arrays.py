@@ -336,11 +336,12 @@ def as_matrix(X: Any, device: Any = None) -> Array:
 
 
 def rectangular(given: Any, name: str) -> np.ndarray:
-    """Lists, tables and the like as a numpy array.
+    """Anything array-like as a numpy array.
 
     Parameters
     ----------
     given : array-like
+        Of any library, on any device; lists, tables and the like.
     name : str
         What it is called, for errors.
 
@@ -349,6 +350,8 @@ def rectangular(given: Any, name: str) -> np.ndarray:
     BadInput
         When its rows have different lengths.
     """
+    if hasattr(given, "shape"):
+        return to_numpy(given)
     try:
         return np.asarray(given)
     except ValueError as error:

@@ -21,7 +21,8 @@ from probe.labels import Loss, encode, numbers
 from probe.metrics import PredictionMetric
 from probe.model import Model
 from probe.parts import fitter_of, given_splits, pair_of
-from probe.path import NUMBER, checked_flag
+from probe.path import checked_flag
+from probe.reals import NUMBER
 from probe.validation import FoldChoice, select_splits
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import to_numpy
+from probe.arrays import rectangular
 from probe.errors import BadInput
+from probe.reals import NUMBER
 from probe.seeds import checked_seed
 
-_NUMBER: Any = (int, float, np.integer, np.floating)
 NEVER = -1
 """Fold of rows that are always trained on."""
 
@@ -45,7 +45,7 @@ def holdout(y: Any, fraction: float = 0.2, *, seed: int = 0, ids: Any = None) ->
     BadInput
         A fraction outside (0, 1), ids that are not one per row and different, or nothing that can be held.
     """
-    if not isinstance(fraction, _NUMBER) or not 0 < fraction < 1:
+    if not isinstance(fraction, NUMBER) or not 0 < fraction < 1:
         raise BadInput(f"The fraction to hold out is {fraction!r}, but it must lie strictly between 0 and 1.")
     ranked, _ = _ranked(y, seed, ids)
     fold = np.full(sum(map(len, ranked)), NEVER, dtype=np.int64)
@@ -85,7 +85,7 @@ def kfold(y: Any, n_folds: int = 5, *, seed: int = 0, ids: Any = None) -> np.nda
     BadInput
         Fewer than two folds, more folds than rows to hold, or ids that are not one per row and different.
     """
-    if not isinstance(n_folds, _NUMBER) or n_folds % 1 != 0 or n_folds < 2:
+    if not isinstance(n_folds, NUMBER) or n_folds % 1 != 0 or n_folds < 2:
         raise BadInput(f"{n_folds!r} folds were asked for, but there must be a whole number of at least 2.")
     n_folds = int(n_folds)
     ranked, n = _ranked(y, seed, ids)
@@ -144,7 +144,7 @@ def among(kept: np.ndarray, n: int, given: list[tuple[np.ndarray, np.ndarray]]) 
 def _ranked(y: Any, seed: int, ids: Any) -> tuple[list[np.ndarray], int]:
     """Rows of every class in the order of the hash of their ids."""
     seed = checked_seed(seed)
-    labels = np.asarray(to_numpy(y) if hasattr(y, "shape") else y)
+    labels = rectangular(y, "y")
     n = len(labels)
     names = [str(i) for i in range(n)] if ids is None else [str(i) for i in np.asarray(ids)]
     if len(names) != n:

@@ -119,7 +119,7 @@ def encode(y: Any, n: int, sample_weight: Any = None, class_weight: Any = None) 
     """
     if y is None:
         raise BadInput("This needs labels: y should be a 1d array of n labels, but it is None.")
-    labels = to_numpy(y) if hasattr(y, "shape") else rectangular(y, "y")
+    labels = rectangular(y, "y")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2):

@@ -124,7 +124,7 @@ def _conjugate_gradients(
     z = inverse(r)
     p, rz = z, inner(r, z)
     enough, is_open, zero = forcing**2 * rz, rz > 0, xp.zeros_like(rz)
-    since: list[Array] = []  # the last look: which lanes every product was made for
+    since: list[Array] = []  # for each product since the last look, the lanes that it was made for
     for n in range(1, _MOST_PRODUCTS + 1):
         Hp = H(p)
         pairs.append((n, _spread(p, lanes, out), _spread(Hp, lanes, out)))

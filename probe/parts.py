@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe import metrics
-from probe.arrays import to_numpy
+from probe.arrays import rectangular
 from probe.errors import BadInput
 from probe.joining import rows_of
 from probe.labels import Loss, numbers
@@ -197,7 +197,7 @@ def _weight(given: Any, n: int, name: str, k: int | None = None) -> np.ndarray:
 
 
 def _numbers(rows: Any, n: int) -> np.ndarray:
-    found = np.asarray(host(rows))
+    found = rectangular(rows, "a split")
     if found.dtype == bool:
         if found.shape != (n,):
             raise BadInput(f"A mask of rows has shape {found.shape}, but X has {n} rows.")
@@ -206,8 +206,3 @@ def _numbers(rows: Any, n: int) -> np.ndarray:
         raise BadInput(f"A split must hold numbers of rows of X, below {n}; got {found.dtype} of shape {found.shape}.")
     numbers: np.ndarray = found.astype(np.int64) % n
     return numbers
-
-
-def host(x: Any) -> np.ndarray:
-    """Anything array-like as a numpy array."""
-    return to_numpy(x) if hasattr(x, "shape") else np.asarray(x)

@@ -19,13 +19,13 @@ from probe.grids import C_GRID
 from probe.labels import Labels, Loss, Task, decode, encode
 from probe.memory import allowing, said
 from probe.model import Model, linear_scores
+from probe.reals import NUMBER
 from probe.solver import Solution
 from probe.sources import RowSource, streamed
 from probe.status import Status
 from probe.threads import threads_for
 
 _C_RANGE = (1e-30, 1e30)
-NUMBER = (int, float, np.integer, np.floating)
 """What counts as a number where one is asked for."""
 
 
@@ -363,15 +363,21 @@ def checked_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def options_of(tol: Any, max_iter: Any) -> dict[str, Any]:
-    """The options of a solver, checked."""
+def checked_tol(tol: Any) -> float:
+    """A tolerance."""
     if not isinstance(tol, NUMBER) or not 0 < tol < 1:
         shown = repr(tol) if isinstance(tol, str) else tol
         raise BadInput(f"tol is {shown}, but it must lie between 0 and 1: it bounds relative quantities.")
+    return float(tol)
+
+
+def options_of(tol: Any, max_iter: Any) -> dict[str, Any]:
+    """The options of a solver, checked."""
+    tol = checked_tol(tol)
     if not isinstance(max_iter, NUMBER) or not max_iter >= 1 or max_iter % 1 != 0:
         shown = repr(max_iter) if isinstance(max_iter, str) else max_iter
         raise BadInput(f"max_iter is {shown}, but it must be a whole number, and at least 1 iteration is needed.")
-    return {"tol": float(tol), "max_iter": int(max_iter)}
+    return {"tol": tol, "max_iter": int(max_iter)}
 
 
 def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
@@ -403,11 +409,11 @@ def fit(X: Any, y: Any, C: float = 1.0, **options: Any) -> Model:
 def grid_of(C: Any) -> np.ndarray:
     """The values of C as they were asked for, checked."""
     try:
+        if any(isinstance(c, bool | np.bool_) for c in (C if isinstance(C, list | tuple) else [C])):
+            raise TypeError("True and False are no penalties")
         grid = np.atleast_1d(np.asarray(to_numpy(C) if hasattr(C, "shape") else C, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise BadInput(f"C must be a positive number or a list of them, but it is {C!r}.") from error
-    if any(isinstance(c, bool | np.bool_) for c in (C if isinstance(C, list | tuple) else [C])):
-        raise BadInput(f"C must be a positive number or a list of them, but it is {C!r}.")
     if grid.ndim != 1 or grid.size == 0:
         raise BadInput(f"C must be a list of one or more values, got an array of shape {grid.shape}.")
     bad = grid[~(np.isfinite(grid) & (grid > 0))]

@@ -14,6 +14,7 @@ which looks natural, a path on real features (PACS, all units of a MobileNet) to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -77,17 +78,13 @@ class StiffPairs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pairs:
+class _Pairs(ABC):
     """The pairs that are kept, grouped by row: a row that is stiff for several classes is multiplied once."""
 
     source: Array  # (n, r), or what the rows are rotated from
     index: np.ndarray  # (u,), of u different rows
     rows: Array  # (u, r)
-    vectors: Array  # (m, k), √w included
     solve: Callable[[Array], Array]  # with I + Uᵀ D⁻¹ U
-    gather: csr_array | None = None  # (m, u k): `vectors` at the scores of each pair's row, on the host
-    scatter: csc_array | None = None  # its transpose
-    member: Array | None = None  # (m, u): which row a pair belongs to, on an accelerator, where products cost least
 
     def part(self, Q: Array) -> Array:
         """``U (I + Uᵀ D⁻¹ U)⁻¹ Uᵀ Q``; (L, k, r) → (L, k, r)."""
@@ -97,22 +94,43 @@ class _Pairs:
         total = xp.reshape(self.between(scores), (-1, L * k))
         return xp.reshape(total.T @ self.rows, (L, k, r))
 
+    @abstractmethod
     def between(self, scores: Array) -> Array:
         """What is between the two products with the rows: scores (u, L, k) → (u, L, k)."""
+
+
+@dataclass(frozen=True, eq=False)
+class _OnHost(_Pairs):
+    """By sparse matrices, so that no scores are copied for the pairs of one row."""
+
+    gather: csr_array  # (m, u k): √w v of every pair at the scores of its row
+    scatter: csc_array  # its transpose
+
+    def between(self, scores: Array) -> Array:
+        """See `_Pairs`."""
         u, L, k = (int(s) for s in scores.shape)
-        if self.member is not None:
-            xp = namespace(scores)
-            own = xp.reshape(self.member @ xp.reshape(scores, (u, L * k)), (-1, L, k))
-            along = xp.sum(self.vectors[:, None, :] * own, axis=2, dtype=xp.float64)
-            solved = xp.astype(self.solve(along), scores.dtype)
-            back = xp.reshape(self.vectors[:, None, :] * solved[:, :, None], (-1, L * k))
-            return xp.reshape(self.member.T @ back, (u, L, k))
-        assert self.gather is not None
-        assert self.scatter is not None
         there = to_numpy(scores)
         along = self.gather @ (there.transpose(0, 2, 1).reshape(u * k, L) if L > 1 else there.reshape(u * k, 1))
         solved = self.solve(along.astype(np.float64)).astype(there.dtype)
         return like(scores, (self.scatter @ solved).reshape(u, k, L).transpose(0, 2, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _OnAccelerator(_Pairs):
+    """By products of dense matrices, which cost least there."""
+
+    vectors: Array  # (m, k), √w included
+    member: Array  # (m, u): one where the pair is of the row
+
+    def between(self, scores: Array) -> Array:
+        """See `_Pairs`."""
+        xp = namespace(scores)
+        u, L, k = (int(s) for s in scores.shape)
+        own = xp.reshape(self.member @ xp.reshape(scores, (u, L * k)), (-1, L, k))
+        along = xp.sum(self.vectors[:, None, :] * own, axis=2, dtype=xp.float64)
+        solved = xp.astype(self.solve(along), scores.dtype)
+        back = xp.reshape(self.vectors[:, None, :] * solved[:, :, None], (-1, L * k))
+        return xp.reshape(self.member.T @ back, (u, L, k))
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,13 +368,13 @@ def _pairs(candidates: Candidates, curvature: Curvature, chosen: np.ndarray, inv
     B[diagonal, diagonal] += 1.0
     if is_on_cpu(A):
         gather = _at_their_rows(to_numpy(vectors), row_of, len(different))
-        return _Pairs(candidates.A, different, rows, vectors, spd_solver(to_numpy(B)), gather, gather.T)
+        return _OnHost(candidates.A, different, rows, spd_solver(to_numpy(B)), gather, gather.T)
     member = xp.astype(i[:, None] == xp.arange(len(different), device=A.device)[None, :], vectors.dtype)
-    return _Pairs(candidates.A, different, rows, vectors, spd_solver(B), member=member)
+    return _OnAccelerator(candidates.A, different, rows, spd_solver(B), vectors, member)
 
 
 def _at_their_rows(vectors: np.ndarray, row_of: np.ndarray, u: int) -> csr_array:
-    """The vectors of the pairs as one sparse matrix, (m, u k): no scores are copied for the pairs of one row."""
+    """The vectors of the pairs as one sparse matrix, (m, u k)."""
     from scipy.sparse import csr_array
 
     m, k = vectors.shape

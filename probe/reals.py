@@ -12,6 +12,9 @@ from probe.errors import BadInput
 
 T = TypeVar("T")
 
+NUMBER: Any = (int, float, np.integer, np.floating)
+"""What counts as a number where options are looked at; True and False are whole numbers to Python."""
+
 
 def reals(values: Any, what: str, *, ndim: int | None = 1, finite: bool = False) -> np.ndarray:
     """Values as float64.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.arrays import rectangular, to_numpy
+from probe.arrays import rectangular
 from probe.errors import BadInput
 from probe.labels import Labels, encode, numbers, weights_of
 
@@ -70,7 +70,7 @@ def problems_of(y: Any, rows: Sequence[Any] | None, n: int, sample_weight: Any, 
         labels, chosen = label_sets[i % len(label_sets)], subsets[i % len(subsets)]
         mine, weight, size = labels, weights, n
         if chosen is not None:
-            whole = to_numpy(labels) if hasattr(labels, "shape") else rectangular(labels, f"label set {i}")
+            whole = rectangular(labels, f"label set {i}")
             if whole.ndim == 0 or len(whole) != n:
                 held = "is no list of labels" if whole.ndim == 0 else f"has {len(whole)}"
                 raise BadInput(f"X has {n} rows but label set {i} {held}; they must be of the same samples.")
@@ -115,7 +115,7 @@ def _is_several(y: Any, n: int) -> bool:
 
 
 def _numbers(rows: Any, n: int, i: int) -> np.ndarray:
-    found = np.asarray(_host(rows))
+    found = rectangular(rows, f"subset {i} of rows")
     if found.dtype == bool and found.shape == (n,):
         found = np.flatnonzero(found)
     if found.ndim != 1 or found.size == 0 or found.dtype.kind not in "iu" or found.min() < -n or found.max() >= n:
@@ -124,7 +124,3 @@ def _numbers(rows: Any, n: int, i: int) -> np.ndarray:
         )
     numbers: np.ndarray = found.astype(np.int64) % n
     return numbers
-
-
-def _host(x: Any) -> Any:
-    return to_numpy(x) if hasattr(x, "shape") else x

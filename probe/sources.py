@@ -15,10 +15,10 @@ import numpy as np
 
 from probe.arrays import Array, as_matrix, library_of, namespace, to_library
 from probe.errors import BadInput
+from probe.reals import NUMBER
 
 BLOCK_BYTES = 1 << 23
 _MOST_BYTES = 1 << 62
-_NUMBER = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def streamed(X: Any, memory: Any, device: Any = None) -> RowSource | None:
     """
     if memory is None:
         return None
-    if isinstance(memory, bool) or not isinstance(memory, _NUMBER) or not memory >= 1:
+    if isinstance(memory, bool) or not isinstance(memory, NUMBER) or not memory >= 1:
         raise BadInput(f"memory is {memory!r}, but it must be a number of bytes that features may take, such as 4e9.")
     source = source_of(X, int(min(memory, _MOST_BYTES)), device)
     if source.nbytes <= memory:

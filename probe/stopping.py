@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.arrays import Array, like, namespace, take, to_host
+from probe.arrays import like, namespace, take, to_host
 from probe.certificate import meets
 from probe.design import Design
 from probe.minimize import Point, Rule
@@ -30,12 +30,10 @@ def stopping_rule(design: Design, scale: np.ndarray, tol: float) -> Rule:
 
     _, d = design.shape
     shape = np.zeros(len(scale))  # largest entry over length of the last gradient that was rotated, of every lane
-    mask: Array = None  # of penalised coordinates, where the coefficients live
+    mask = like(design.example, design.penalised, namespace(design.example).float64)
 
     def is_converged(p: Point) -> tuple[np.ndarray, np.ndarray]:
-        nonlocal mask
         xp = namespace(p.T)
-        mask = like(p.T, design.penalised) if mask is None else mask
         by_W, by_b, size = to_host(
             xp.sum(mask * p.G * p.G, axis=(1, 2)),
             xp.sum((1 - mask) * p.G * p.G, axis=(1, 2)),

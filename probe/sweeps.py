@@ -24,8 +24,9 @@ from probe.grids import named_grid
 from probe.jobs import Draw, Features, Job, Labels, Source
 from probe.metrics import Metric
 from probe.numbering import absent_classes, common_labels, labels_digest
-from probe.path import NUMBER, checked_flag, grid_of, options_of
+from probe.path import checked_flag, checked_tol, grid_of
 from probe.progress import Progress
+from probe.reals import NUMBER
 from probe.records import Record, ResultFolder
 from probe.results import Results, absent_sentence
 from probe.seeds import checked_draws, checked_seed
@@ -148,15 +149,12 @@ def sweep(
     are the same.
     """
     store = _opened(store, for_others=scheduler is not None)
-    tol = options_of(tol, 1)["tol"]
+    tol = checked_tol(tol)
     draw, chosen = _draw(val, per_class), named_classifier(classifier)
     _check_memory(memory)
     widen, refit = checked_flag("widen", widen), refit if refit is None else checked_flag("refit", refit)
     protocol = Protocol(_grid(C, chosen), _metric(metric), _refits(refit, draw), tol, chosen, widen)
-    splits: dict[str, SplitLike | None] = {"train": train, "val": None, "test": test}
-    if draw.fraction is None:
-        splits["val"] = val  # type: ignore[assignment]  # a fraction would be in draw
-    _check_splits(splits)
+    splits = _splits(train, None if draw.fraction else val, test)
     which = {"backbone": backbone, "pool": pool, "dtype": dtype}
     sources = _sources(store, _units(store, units, train, backbone), splits, which)
     folder = ResultFolder(out)
@@ -185,10 +183,13 @@ def sweep(
     return Results(tuple(records[job.digest] for job in jobs), folder, len(fitted), len(jobs) - len(fitted))
 
 
-def _check_splits(splits: Mapping[str, Any]) -> None:
+def _splits(train: Any, val: Any, test: Any) -> dict[str, SplitLike | None]:
+    """The splits that are asked for, checked."""
+    splits: dict[str, SplitLike | None] = {"train": train, "val": val, "test": test}
     for part, split in splits.items():
         if not isinstance(split, str | featstore.Split) and (part == "train" or split is not None):
             raise BadInput(f"{part} is {split!r}, but must be a split, or the name of one that is stored.")
+    return splits
 
 
 def _check_memory(memory: float | None) -> None:
@@ -334,7 +335,7 @@ def _labels(found: dict[str, FeatureMatrix]) -> Labels:
 
 
 def _draw(val: SplitLike | float | None, per_class: int | None) -> Draw:
-    if isinstance(val, NUMBER) and (isinstance(val, bool) or not 0 < val < 1):
+    if isinstance(val, NUMBER) and not 0 < val < 1:
         raise BadInput(f"The fraction of train to hold out as val is {val}; it must lie strictly between 0 and 1.")
     if per_class is not None:
         checked_draws(per_class, "per_class")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from probe import folds, metrics
-from probe.arrays import as_matrix
+from probe.arrays import as_matrix, rectangular
 from probe.backends import check_backend
 from probe.errors import BadInput
 from probe.grids import C_GRID
 from probe.joining import joined, reordered
-from probe.parts import Given, Part, fit_all, fitter_of, host, parts_of
+from probe.parts import Given, Part, fit_all, fitter_of, parts_of
 from probe.path import Path, checked_flag, fit_path, grid_of
 from probe.selection import Choice
 from probe.sources import can_stay, streamed
@@ -193,7 +193,7 @@ def select_splits(
         options = {**options, "memory": memory, "device": device}
     options["n_jobs"] = n_jobs
     A = X if stays else as_matrix(X, device)
-    parts = parts_of(A, host(y), splits, rule, sample_weight, val_weight, fit, memory)
+    parts = parts_of(A, rectangular(y, "y"), splits, rule, sample_weight, val_weight, fit, memory)
     paths = fit_all(parts, grid, options)
     paths, scores, found = _search(parts, paths, options, DECADES if widen else 0.0)
     say(found)

@@ -1,5 +1,5 @@
 """Training on a GPU: what a run stores is what its network says anywhere, fed candidates are those trained from images, and
-the three papers' choices come out as on the CPU."""
+every method chooses."""
 
 from __future__ import annotations
 

@@ -383,9 +383,8 @@ def test_what_is_no_comparison(net: featstore.Backbone, digits: dict[str, featst
         "search",
     ],
 )
-def test_a_run_has_a_folder(backbone: Any, name: str, out: Any) -> None:
+def test_a_run_has_a_folder(backbone: Any, digits: dict[str, featstore.Split], name: str, out: Any) -> None:
     """None would be a folder of that name, or an error of pathlib's."""
-    digits = blurred_digits()
     options: dict[str, Any] = {"out": out, "progress": False}
     options |= {"unit": "conv1"} if name == "tune_unit" else {}
     given: tuple[Any, ...] = (backbone, digits["train"], digits["val"])

@@ -193,14 +193,14 @@ def test_what_an_accelerator_does_otherwise_gives_the_same_answer(monkeypatch: p
         monkeypatch.setattr(module, "is_on_cpu", lambda x: False)
     monkeypatch.setattr(preconditioner, "is_small", lambda *sizes: False)
     made: list[int] = []
-    between = preconditioner._Pairs.between
+    between = preconditioner._OnAccelerator.between
 
     def counted(pairs: Any, scores: Any) -> Any:
         assert pairs.member is not None
         made.append(int(scores.shape[1]))
         return between(pairs, scores)
 
-    monkeypatch.setattr(preconditioner._Pairs, "between", counted)
+    monkeypatch.setattr(preconditioner._OnAccelerator, "between", counted)
     X, y = digits(400)
     X = X.astype(np.float32)
     sets = [y, (y + y // 5) % 10, y[::-1].copy()]

@@ -77,6 +77,7 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_run(run: Run, as_json: bool) -> None:
+    """Print what a run scored, split by split, or all of it as JSON."""
     if as_json:
         print(json.dumps(run.to_json(), indent=1))
         return

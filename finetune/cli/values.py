@@ -36,6 +36,7 @@ def rows(text: str) -> tuple[int, ...]:
 
 
 def optimizer(text: str) -> Optimizer:
+    """One of `_OPTIMIZERS`."""
     if text not in _OPTIMIZERS:
         raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(_OPTIMIZERS)}")
     return _OPTIMIZERS[text]
@@ -59,7 +60,8 @@ def keep(text: str) -> Keep:
         return _KEEPS[text]
     with contextlib.suppress(ValueError, KeyError):
         if name == "stop":
-            drop, min_steps, kept = (*numbers.split(","), *("0", "best")[numbers.count(",") :])
+            given = numbers.split(",")
+            drop, min_steps, kept = given + ["0", "best"][len(given) - 1 :]
             return StopEarly(drop=float(drop), min_steps=int(min_steps), restore_best=_RESTORES[kept])
     raise argparse.ArgumentTypeError(
         f"{text!r} is none of {', '.join(_KEEPS)}, stop:0.025, stop:0.025,800, stop:0.025,800,last"
